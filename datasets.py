@@ -1,0 +1,120 @@
+"""Filelists and the waveforms behind them."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch.utils.data import Dataset
+
+from model.errors import InputError
+
+
+def read_filelist(path):
+    """Reads a list of paths, one a line, relative to the filelist's folder or absolute; empty lines are skipped.
+
+    Returns:
+        list of `Path`.
+
+    Raises:
+        OSError: the filelist cannot be read.
+        InputError: the filelist is empty or not text.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file (wanted: a filelist, one path a line)") from None
+    paths = [path.parent / line.strip() for line in lines if line.strip()]
+    if not paths:
+        raise InputError(f"{path}: the filelist is empty")
+    return paths
+
+
+def check_audio(path, sample_rate, mix_to_mono=False):
+    """Reads the header of a recording and returns its number of samples.
+
+    Raises:
+        OSError: there is no such file.
+        InputError: the file is unreadable, empty, of another sample rate, or has several channels.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(2, "No such file", str(path))
+    try:
+        info = soundfile.info(str(path))
+    except soundfile.SoundFileError:
+        raise InputError(f"{path}: not a readable audio file") from None
+    if info.samplerate != sample_rate:
+        raise InputError(f"{path}: sample rate is {info.samplerate} Hz (wanted: {sample_rate} Hz)")
+    if info.channels != 1 and not mix_to_mono:
+        raise InputError(f"{path}: {info.channels} channels (wanted: 1, or the option to mix to mono)")
+    if info.frames == 0:
+        raise InputError(f"{path}: the recording is empty")
+    return info.frames
+
+
+def read_audio(path, sample_rate, mix_to_mono=False):
+    """Reads a recording as `[T]` float32 in [-1, 1].
+
+    Raises:
+        OSError, InputError: as `check_audio`.
+    """
+    check_audio(path, sample_rate, mix_to_mono)
+    try:
+        audio, _ = soundfile.read(str(path), dtype="float32", always_2d=True)
+    except soundfile.SoundFileError:
+        raise InputError(f"{path}: not a readable audio file") from None
+    return torch.from_numpy(audio.mean(axis=1))
+
+
+class Recordings(Dataset):
+    """Whole recordings, cut to a multiple of the hop length. Every file is checked here, before anything else is done.
+
+    Args:
+        filelist: path of a filelist.
+        mel_config: a `model.config.MelConfig`; recordings must have its sample rate.
+        mix_to_mono: average the channels of a recording with several instead of refusing it.
+
+    Raises:
+        OSError, InputError: the filelist or one of its files cannot be used; the message names the file.
+    """
+
+    def __init__(self, filelist, mel_config, mix_to_mono=False):
+        self.paths = read_filelist(filelist)
+        self.mel_config = mel_config
+        self.mix_to_mono = mix_to_mono
+        self.n_samples = [check_audio(path, mel_config.sample_rate, mix_to_mono) for path in self.paths]
+        shortest = mel_config.n_fft // 2 + mel_config.hop_length
+        for path, n_samples in zip(self.paths, self.n_samples):
+            if n_samples < shortest:
+                raise InputError(f"{path}: {n_samples} samples are too short (wanted: {shortest} or more)")
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        audio = read_audio(self.paths[index], self.mel_config.sample_rate, self.mix_to_mono)
+        return audio[: len(audio) // self.mel_config.hop_length * self.mel_config.hop_length]
+
+    def segment(self, index, n_frames, context, generator):
+        """A random segment of a recording, with its surroundings.
+
+        Args:
+            n_frames: length of the segment in mel frames. A shorter recording is followed by silence.
+            context: samples wanted to the left and right of the segment, so that its mel can be that of the whole
+                recording. Beyond the recording's ends its reflection stands in, as it does for the whole.
+            generator: source of the position.
+
+        Returns:
+            `[left + n_frames * hop_length + right]` samples.
+        """
+        length = n_frames * self.mel_config.hop_length
+        audio = self[index].numpy()
+        if len(audio) < length:
+            audio = np.pad(audio, (0, length - len(audio)))
+        last_frame = (len(audio) - length) // self.mel_config.hop_length
+        frame = int(torch.randint(last_frame + 1, (1,), generator=generator))
+        start = frame * self.mel_config.hop_length
+        surrounded = np.pad(audio, context, mode="reflect")
+        return torch.from_numpy(surrounded[start : start + context[0] + length + context[1]])

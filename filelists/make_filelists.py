@@ -1,0 +1,61 @@
+"""Splits a folder of recordings into train.txt, validation.txt and test.txt, the same way every time."""
+
+import argparse
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from datasets import check_audio  # noqa: E402
+from model.checkpoint import save_atomically  # noqa: E402
+from model.errors import InputError, run_command  # noqa: E402
+
+SUFFIXES = {".wav", ".flac"}
+
+
+def split(paths, n_validation, n_test, last=False):
+    """Splits paths into train, validation and test.
+
+    Args:
+        last: test and validation are the last by name; else those whose name has the smallest hash, which does not
+            change when recordings are added.
+    """
+    paths = sorted(paths)
+    ranked = paths[::-1] if last else sorted(paths, key=lambda path: hashlib.sha256(path.stem.encode()).hexdigest())
+    test, validation = set(ranked[:n_test]), set(ranked[n_test : n_test + n_validation])
+    train = [path for path in paths if path not in test | validation]
+    return {"train": train, "validation": sorted(validation), "test": sorted(test)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder of .wav or .flac recordings, searched with all its subfolders")
+    parser.add_argument("output", type=Path, nargs="?", help="where the lists go (default: filelists/ and the folder's name)")
+    parser.add_argument("--validation", type=int, default=20, help="number of validation recordings")
+    parser.add_argument("--test", type=int, default=20, help="number of test recordings")
+    parser.add_argument("--sample_rate", type=int, help="refuse recordings of another sample rate")
+    parser.add_argument("--last", action="store_true", help="test and validation recordings are the last by name")
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    if not folder.is_dir():
+        raise InputError(f"{arguments.folder}: not a folder (wanted: a folder of recordings)")
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    wanted = arguments.validation + arguments.test + 1
+    if len(paths) < wanted:
+        raise InputError(f"{arguments.folder}: {len(paths)} recordings (wanted: {wanted} or more, .wav or .flac)")
+    if arguments.sample_rate:
+        for path in paths:
+            check_audio(path, arguments.sample_rate)
+    output = (arguments.output or Path(__file__).parent / folder.name).resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    for name, part in split(paths, arguments.validation, arguments.test, arguments.last).items():
+        text = "".join(f"{os.path.relpath(path, output)}\n" for path in part)
+        save_atomically(lambda temporary: temporary.write_text(text, encoding="utf-8"), output / f"{name}.txt")
+        print(f"{output / name}.txt: {len(part)} recordings")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

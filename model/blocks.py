@@ -1,0 +1,72 @@
+"""The three blocks of WaveGrad (section 4.1, figures 3 to 5). All signals are `[B, C, 1, T]`, channels last."""
+
+from torch import nn
+
+from model.layers import Conv1d, NoiseLevelEncoding, downsample, leaky_relu, upsample
+
+
+class FiLM(nn.Module):
+    """Feature-wise linear modulation: scale and shift from a noisy-waveform feature and the noise level (figure 5).
+
+    Scale and shift are one convolution, its first half of channels the scale.
+    """
+
+    def __init__(self, in_channels, out_channels, noise_level_scale=5000.0):
+        super().__init__()
+        self.conv = Conv1d(in_channels, in_channels)
+        self.encoding = NoiseLevelEncoding(in_channels, noise_level_scale)
+        self.scale_shift = Conv1d(in_channels, 2 * out_channels)
+
+    def forward(self, x, noise_level):
+        """`[B, in, 1, T]`, `[B]` -> scale and shift, `[B, out, 1, T]` each."""
+        x = leaky_relu(self.conv(x))
+        x = x + self.encoding(noise_level).to(x.dtype)
+        return self.scale_shift(x).chunk(2, dim=1)
+
+
+class UBlock(nn.Module):
+    """Upsamples by `factor`, modulated three times by one FiLM (figure 3)."""
+
+    def __init__(self, in_channels, out_channels, factor, dilations, interpolation="linear"):
+        super().__init__()
+        self.factor = factor
+        self.interpolation = interpolation
+        self.residual = Conv1d(in_channels, out_channels, kernel_size=1)
+        channels = [in_channels, out_channels, out_channels, out_channels]
+        self.convs = nn.ModuleList(
+            Conv1d(channels[i], out_channels, dilation=dilation) for i, dilation in enumerate(dilations)
+        )
+
+    def forward(self, x, scale, shift):
+        """`[B, in, 1, T]`, scale and shift `[B, out, 1, T * factor]` -> `[B, out, 1, T * factor]`."""
+
+        def modulated(x):
+            return leaky_relu(shift + scale * x)
+
+        h = self.convs[0](upsample(leaky_relu(x), self.factor, self.interpolation))
+        h = self.convs[1](modulated(h))
+        # A 1x1 convolution and an interpolation commute: the convolution goes on the shorter side.
+        h = h + upsample(self.residual(x), self.factor, self.interpolation)
+        return h + self.convs[3](modulated(self.convs[2](modulated(h))))
+
+
+class DBlock(nn.Module):
+    """Downsamples by `factor` (figure 4)."""
+
+    def __init__(self, in_channels, out_channels, factor, dilations, interpolation="linear"):
+        super().__init__()
+        self.factor = factor
+        self.interpolation = interpolation
+        self.residual = Conv1d(in_channels, out_channels, kernel_size=1)
+        channels = [in_channels] + [out_channels] * (len(dilations) - 1)
+        self.convs = nn.ModuleList(
+            Conv1d(channels[i], out_channels, dilation=dilation) for i, dilation in enumerate(dilations)
+        )
+
+    def forward(self, x):
+        """`[B, in, 1, T]` -> `[B, out, 1, T / factor]`."""
+        x = downsample(x, self.factor, self.interpolation)
+        h = x
+        for conv in self.convs:
+            h = conv(leaky_relu(h))
+        return h + self.residual(x)

@@ -1,0 +1,198 @@
+"""Configuration: frozen, typed, and strict about unknown keys, missing keys and impossible values."""
+
+import math
+from pathlib import Path
+from typing import Literal, Optional
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from model.errors import InputError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class MelConfig(_Section):
+    """What a log-mel spectrogram is. The names are those of `torchaudio.transforms.MelSpectrogram`.
+
+    Keys:
+        power: exponent of the magnitude, 1 = magnitude, 2 = power.
+        log: "ln" or "log10".
+        clamp_min: the smallest value before the logarithm.
+        clamp: "before" the logarithm, or "zero": only exact zeros are treated, after it, and become 0. The latter is what
+            ivanvovk/WaveGrad did, kept to read its checkpoints.
+        mean, std: the logarithm is normalised to (log - mean) / std.
+    """
+
+    sample_rate: PositiveInt
+    n_fft: PositiveInt
+    win_length: PositiveInt
+    hop_length: PositiveInt
+    n_mels: PositiveInt
+    f_min: float = Field(ge=0)
+    f_max: PositiveFloat
+    power: PositiveFloat = 2.0
+    mel_scale: Literal["htk", "slaney"] = "htk"
+    norm: Optional[Literal["slaney"]] = None
+    log: Literal["ln", "log10"] = "log10"
+    clamp_min: PositiveFloat = 1e-10
+    clamp: Literal["before", "zero"] = "before"
+    mean: float = 0.0
+    std: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.win_length > self.n_fft:
+            raise ValueError(f"win_length is {self.win_length}, more than n_fft, which is {self.n_fft}")
+        if self.hop_length > self.n_fft // 2:
+            raise ValueError(f"hop_length is {self.hop_length}, more than half of n_fft, which is {self.n_fft}")
+        if not self.f_min < self.f_max <= self.sample_rate / 2:
+            raise ValueError(
+                f"f_min < f_max <= sample_rate / 2 is wanted, found f_min {self.f_min:g}, f_max {self.f_max:g}, "
+                f"sample_rate {self.sample_rate}"
+            )
+        return self
+
+
+class NetworkConfig(_Section):
+    """The network's shape; channels and dilations are given for each block, in the order of the signal.
+
+    Keys:
+        factors: upsampling factor of each UBlock; their product is the hop length. 1 is a block that does not resample.
+        interpolation: "linear" (the default) or "nearest" (lmnt-com/wavegrad).
+        noise_level_scale: 5000 in the paper; 1 in lmnt-com/wavegrad.
+        zero_output: start with the output convolution at zero, so that the network first predicts no noise.
+    """
+
+    factors: tuple[PositiveInt, ...] = Field(min_length=1)
+    upsampling_preconv_channels: PositiveInt
+    upsampling_channels: tuple[PositiveInt, ...]
+    upsampling_dilations: tuple[tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt], ...]
+    downsampling_preconv_channels: PositiveInt
+    downsampling_channels: tuple[PositiveInt, ...]
+    downsampling_dilations: tuple[tuple[PositiveInt, ...], ...]
+    interpolation: Literal["linear", "nearest"] = "linear"
+    noise_level_scale: PositiveFloat = 5000.0
+    zero_output: bool = False
+
+    @property
+    def hop_length(self):
+        return math.prod(self.factors)
+
+    @model_validator(mode="after")
+    def _check(self):
+        n_ublocks = len(self.factors)
+        for key, wanted in [
+            ("upsampling_channels", n_ublocks),
+            ("upsampling_dilations", n_ublocks),
+            ("downsampling_channels", n_ublocks - 1),
+            ("downsampling_dilations", n_ublocks - 1),
+        ]:
+            if len(getattr(self, key)) != wanted:
+                raise ValueError(
+                    f"{key} has {len(getattr(self, key))} entries, but {n_ublocks} factors want {wanted}"
+                )
+        for channels in [self.downsampling_preconv_channels, *self.downsampling_channels]:
+            if channels % 2:
+                raise ValueError(f"the noise-level encoding wants even downsampling channels, found {channels}")
+        return self
+
+
+class ScheduleConfig(_Section):
+    """A noise schedule from `model.noise_schedule.BUILDERS`; the paper trains with linear(1e-6, 0.01, 1000)."""
+
+    name: Literal["linear", "geometric", "quadratic"] = "linear"
+    n_steps: PositiveInt = 1000
+    start: float = Field(gt=0, lt=1, default=1e-6)
+    stop: float = Field(gt=0, lt=1, default=0.01)
+
+
+class DataConfig(_Section):
+    """Where the recordings are. Filelists are relative to the configuration file, or absolute."""
+
+    train_filelist: str
+    validation_filelist: str
+    segment_frames: PositiveInt
+    mix_to_mono: bool = False
+    n_workers: int = Field(ge=0, default=1)
+
+
+class TrainingConfig(_Section):
+    """How to train.
+
+    Keys:
+        batch_size: segments per optimiser step, over all processes.
+        n_steps: optimiser steps in all; the learning rate has its final value there.
+        learning_rate, final_learning_rate, warmup_steps: linear warm-up, then cosine decay.
+        gradient_clip: largest gradient norm.
+        ema_decay: of the averaged weights, reached gradually.
+        precision: "fp32" or "bf16".
+    """
+
+    batch_size: PositiveInt
+    n_steps: PositiveInt
+    learning_rate: PositiveFloat
+    final_learning_rate: PositiveFloat
+    warmup_steps: int = Field(ge=0)
+    gradient_clip: PositiveFloat
+    ema_decay: float = Field(ge=0, lt=1)
+    precision: Literal["fp32", "bf16"]
+    seed: int = Field(ge=0)
+    log_every: PositiveInt = 50
+    validate_every: PositiveInt = 1000
+    save_every: PositiveInt = 1000
+    keep_checkpoints: PositiveInt = 3
+
+
+class Config(_Section):
+    mel: MelConfig
+    network: NetworkConfig
+    noise_schedule: ScheduleConfig
+    data: DataConfig
+    training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.network.hop_length != self.mel.hop_length:
+            raise ValueError(
+                f"the product of network.factors is {self.network.hop_length}, but mel.hop_length is {self.mel.hop_length}"
+            )
+        return self
+
+
+def parse_config(text, origin):
+    """Reads a configuration from JSON text.
+
+    Raises:
+        InputError: one line that names `origin`, the key, what was found and what was wanted.
+    """
+    try:
+        return Config.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            message = f"missing key '{key}'"
+        elif first["type"] == "extra_forbidden":
+            message = f"unknown key '{key}'"
+        elif key:
+            message = f"{key}: {message}"
+            if first["type"] != "value_error":
+                message += f", found {first['input']!r}"
+        raise InputError(f"{origin}: {message}") from None
+
+
+def load_config(path):
+    """Reads a configuration file.
+
+    Raises:
+        OSError: the file cannot be read.
+        InputError: see `parse_config`.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file (wanted: a configuration in JSON)") from None
+    return parse_config(text, path)

@@ -1,0 +1,44 @@
+"""The forward process and the training objective (WaveGrad, sections 2 and 3.2, algorithm 1)."""
+
+import torch
+
+
+def sample_noise_level(schedule, batch, generator=None):
+    """Draws noise levels hierarchically: a step s uniform in 1..S, then uniform between levels l_{s-1} and l_s (l_0 = 1).
+
+    Returns:
+        `[batch]` noise levels sqrt(alpha_bar), float32.
+    """
+    levels = torch.cat([torch.ones(1, dtype=torch.float64), torch.tensor(schedule.noise_levels)])
+    step = torch.randint(1, len(schedule) + 1, (batch,), generator=generator)
+    position = torch.rand(batch, generator=generator, dtype=torch.float64)
+    return torch.lerp(levels[step - 1], levels[step], position).float()
+
+
+def add_noise(y_0, noise, noise_level):
+    """y_n = sqrt(alpha_bar) y_0 + sqrt(1 - alpha_bar) noise (equation 8).
+
+    Args:
+        y_0: clean waveform, `[B, T]`.
+        noise: standard normal, `[B, T]`.
+        noise_level: sqrt(alpha_bar), `[B]`.
+    """
+    noise_level = noise_level[:, None].float()
+    return noise_level * y_0 + (1 - noise_level**2).sqrt() * noise
+
+
+def diffusion_loss(network, y_0, mel, noise_level, noise):
+    """L1 distance between the noise and the network's prediction of it (section 3.2).
+
+    Args:
+        network: called as `network(y_n, mel, noise_level)`.
+        y_0: clean waveform, `[B, T]`.
+        mel: its log-mel spectrogram, `[B, n_mels, frames]`.
+        noise_level: sqrt(alpha_bar), `[B]`.
+        noise: standard normal, `[B, T]`.
+
+    Returns:
+        the loss of each sample, `[B]`; its mean is the objective.
+    """
+    predicted_noise = network(add_noise(y_0, noise, noise_level), mel, noise_level)
+    return (noise - predicted_noise).abs().mean(dim=-1)

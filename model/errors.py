@@ -1,0 +1,26 @@
+"""Bad input from outside, and what a command says of it."""
+
+import sys
+
+
+class InputError(ValueError):
+    """Something given from outside cannot be used; the message is one line that names it, what was found and what was wanted."""
+
+
+def describe(error):
+    """One line for an `InputError` or an `OSError`."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def run_command(main):
+    """Runs a command's `main` and exits with its status; bad input is one line on standard error and status 2."""
+    try:
+        status = main()
+    except (InputError, OSError) as error:
+        print(f"error: {describe(error)}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)

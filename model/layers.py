@@ -1,0 +1,108 @@
+"""The network's elementary parts. Inside the network a signal is `[B, C, 1, T]` in channels-last memory.
+
+One-dimensional convolutions run as two-dimensional ones of height 1, because channels-last convolutions, which oneDNN
+and cuDNN are fastest at, exist in two dimensions only.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+LEAKY_RELU_SLOPE = 0.2  # WaveGrad, figures 3 and 4
+
+
+class Conv1d(nn.Conv2d):
+    """Convolution along the last axis of `[B, C, 1, T]` that keeps its length; orthogonal initialisation (section 4.1)."""
+
+    def __init__(self, in_channels, out_channels, kernel_size=3, dilation=1):
+        padding = dilation * (kernel_size - 1) // 2
+        super().__init__(in_channels, out_channels, (1, kernel_size), padding=(0, padding), dilation=(1, dilation))
+        nn.init.orthogonal_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x):
+        if x.device.type == "cpu" and self.weight.requires_grad and not torch.is_autocast_enabled("cpu"):
+            return _ConvWithMatmulWeightGradient.apply(x, self.weight, self.bias, self.padding, self.dilation)
+        return super().forward(x)
+
+
+class _ConvWithMatmulWeightGradient(torch.autograd.Function):
+    """The same convolution, its weight gradient as one matrix product per tap.
+
+    In float32 on CPUs without AVX-512, oneDNN's own weight gradient takes three times as long on channels-last signals.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, padding, dilation):
+        ctx.save_for_backward(x, weight)
+        ctx.padding, ctx.dilation = padding, dilation
+        return F.conv2d(x, weight, bias, padding=padding, dilation=dilation)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.ops.aten.convolution_backward(
+                grad, x, weight, None, (1, 1), ctx.padding, ctx.dilation, False, (0, 0), 1, (True, False, False)
+            )[0]
+        length, kernel_size = x.shape[-1], weight.shape[-1]
+        padding, dilation = ctx.padding[1], ctx.dilation[1]
+        rows = F.pad(x[:, :, 0].transpose(1, 2), (0, 0, padding, padding))  # [B, T, C]
+        grad_rows = grad[:, :, 0]  # [B, C, T]
+        taps = [
+            (grad_rows @ rows[:, k * dilation : k * dilation + length]).sum(0) for k in range(kernel_size)
+        ]
+        grad_weight = torch.stack(taps, 1)[:, None].permute(0, 3, 1, 2)  # channels last, like the weight
+        return grad_x, grad_weight, grad_rows.sum((0, 2)), None, None
+
+
+class NoiseLevelEncoding(nn.Module):
+    """Sinusoids of the noise level, the transformer's position encoding with the noise level as position (section 3.2).
+
+    Args:
+        channels: number of sinusoids, half of them sines, then as many cosines.
+        scale: factor on the noise level before the sinusoids; 5000 in the paper.
+    """
+
+    def __init__(self, channels, scale=5000.0):
+        super().__init__()
+        self.channels = channels
+        self.scale = scale
+
+    def forward(self, noise_level):
+        """`[B]` noise levels in (0, 1] -> `[B, channels, 1, 1]`, in the precision of the noise levels."""
+        half = self.channels // 2
+        exponents = torch.arange(half, dtype=noise_level.dtype, device=noise_level.device) / half
+        angles = self.scale * noise_level[:, None] * 1e-4**exponents
+        return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :, None, None]
+
+
+def downsample(x, factor, mode="linear"):
+    """`[B, C, 1, T]` -> `[B, C, 1, T / factor]`, by interpolation at the centre of each group of `factor` samples.
+
+    Linear interpolation there is the middle sample of an odd group and the mean of an even group's two middle ones.
+    """
+    if factor == 1:
+        return x
+    if mode == "nearest":
+        return x[..., ::factor]
+    middle = x[..., factor // 2 :: factor]
+    return middle if factor % 2 else (x[..., factor // 2 - 1 :: factor] + middle) * 0.5
+
+
+def upsample(x, factor, mode="linear"):
+    """`[B, C, 1, T]` -> `[B, C, 1, T * factor]`, by interpolation."""
+    if factor == 1:
+        return x
+    size = (1, x.shape[-1] * factor)
+    if mode == "nearest":
+        return F.interpolate(x, size=size, mode="nearest")
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def leaky_relu(x):
+    return F.leaky_relu(x, LEAKY_RELU_SLOPE)

@@ -1,0 +1,78 @@
+"""WaveGrad's network: (noisy waveform, mel spectrogram, noise level) -> predicted noise (section 4.1, figure 2)."""
+
+import torch
+from torch import nn
+
+from model.blocks import DBlock, FiLM, UBlock
+from model.layers import Conv1d
+
+
+class WaveGrad(nn.Module):
+    """Args:
+        config: a `model.config.NetworkConfig`.
+        n_mels: number of mel bands of the conditioning features.
+    """
+
+    def __init__(self, config, n_mels):
+        super().__init__()
+        self.hop_length = config.hop_length
+        up_channels, down_channels = config.upsampling_channels, config.downsampling_channels
+        interpolation, scale = config.interpolation, config.noise_level_scale
+
+        self.mel_conv = Conv1d(n_mels, config.upsampling_preconv_channels)
+        self.ublocks = nn.ModuleList(
+            UBlock(in_channels, out_channels, factor, dilations, interpolation)
+            for in_channels, out_channels, factor, dilations in zip(
+                [config.upsampling_preconv_channels, *up_channels],
+                up_channels,
+                config.factors,
+                config.upsampling_dilations,
+            )
+        )
+        self.output_conv = Conv1d(up_channels[-1], 1)
+
+        self.waveform_conv = Conv1d(1, config.downsampling_preconv_channels, kernel_size=5)
+        film_channels = [config.downsampling_preconv_channels, *down_channels]
+        self.dblocks = nn.ModuleList(
+            DBlock(in_channels, out_channels, factor, dilations, interpolation)
+            for in_channels, out_channels, factor, dilations in zip(
+                film_channels, down_channels, config.factors[::-1], config.downsampling_dilations
+            )
+        )
+        self.films = nn.ModuleList(
+            FiLM(in_channels, out_channels, scale) for in_channels, out_channels in zip(film_channels, up_channels[::-1])
+        )
+
+        if config.zero_output:
+            nn.init.zeros_(self.output_conv.weight)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, y_n, mel, noise_level):
+        """Predicts the noise in a waveform.
+
+        Args:
+            y_n: noisy waveform, `[B, frames * hop_length]`.
+            mel: log-mel spectrogram, `[B, n_mels, frames]`.
+            noise_level: sqrt(alpha_bar) in (0, 1], 1 = clean, `[B]`.
+
+        Returns:
+            predicted noise, `[B, frames * hop_length]`, float32.
+
+        Raises:
+            ValueError: the waveform is not `hop_length` samples per mel frame long.
+        """
+        if y_n.shape[-1] != mel.shape[-1] * self.hop_length:
+            raise ValueError(
+                f"the waveform has {y_n.shape[-1]} samples, but {mel.shape[-1]} mel frames "
+                f"of {self.hop_length} samples make {mel.shape[-1] * self.hop_length}"
+            )
+        h = self.waveform_conv(y_n[:, None, None, :])
+        modulations = [self.films[0](h, noise_level)]
+        for dblock, film in zip(self.dblocks, self.films[1:]):
+            h = dblock(h)
+            modulations.append(film(h, noise_level))
+
+        h = self.mel_conv(mel[:, :, None, :].contiguous(memory_format=torch.channels_last))
+        for ublock, (scale, shift) in zip(self.ublocks, reversed(modulations)):
+            h = ublock(h, scale, shift)
+        return self.output_conv(h)[:, 0, 0, :].float()

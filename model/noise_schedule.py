@@ -1,0 +1,166 @@
+"""Noise schedules: the betas of the diffusion, and everything that follows from them (WaveGrad, section 2)."""
+
+import json
+import math
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.errors import InputError
+
+MOST_SIGNAL_LEFT = 0.7  # a final noise level above this leaves more signal than noise (0.7^2 = 0.49 of the power)
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """An immutable noise schedule with its tables in float64.
+
+    All tables are read-only arrays of N values, index 0 the step nearest to the clean waveform.
+
+    Args:
+        betas: N variances, each inside (0, 1).
+        name: what to call it.
+        source: where the betas come from.
+
+    Attributes:
+        alphas: 1 - betas.
+        alphas_cumprod: alpha_bar, the running product of alphas.
+        noise_levels: sqrt(alpha_bar), what the network is told.
+
+    Raises:
+        InputError: betas are empty, of a wrong shape, not finite or not inside (0, 1).
+    """
+
+    betas: np.ndarray
+    name: str = "unnamed"
+    source: str = ""
+
+    def __post_init__(self):
+        try:
+            betas = np.array(self.betas, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise InputError("betas must be a list of numbers") from None
+        if betas.ndim != 1:
+            raise InputError(f"betas must be one list of numbers, found shape {list(betas.shape)}")
+        if len(betas) == 0:
+            raise InputError("betas must not be empty")
+        for i, beta in enumerate(betas):
+            if not 0 < beta < 1:  # NaN fails this too
+                raise InputError(f"betas must be inside (0, 1), found {beta} at index {i}")
+        alphas_cumprod = np.cumprod(1 - betas)
+        tables = {
+            "betas": betas,
+            "alphas": 1 - betas,
+            "alphas_cumprod": alphas_cumprod,
+            "noise_levels": np.sqrt(alphas_cumprod),
+        }
+        for key, table in tables.items():
+            table.setflags(write=False)
+            object.__setattr__(self, key, table)
+
+    def __len__(self):
+        return len(self.betas)
+
+    @property
+    def warning(self):
+        """One line if sampling from this schedule cannot start from pure noise, else None."""
+        final = self.noise_levels[-1]
+        if final <= MOST_SIGNAL_LEFT:
+            return None
+        return (
+            f"noise schedule {self.name}: final noise level {final:.3f} leaves most of the signal in place, but sampling "
+            f"starts from pure noise (wanted: at most {MOST_SIGNAL_LEFT})"
+        )
+
+    def save(self, path):
+        """Writes the schedule as JSON, atomically."""
+        path = Path(path)
+        content = {"name": self.name, "source": self.source, "betas": self.betas.tolist()}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path):
+        """Reads a schedule from `.json` (`name`, `betas`, `source`), `.npy`, or `.pt` (a tensor or list of betas).
+
+        Raises:
+            OSError: the file cannot be read.
+            InputError: the file is not a schedule; the message names the file.
+        """
+        path = Path(path)
+        readers = {".json": _read_json, ".npy": _read_npy, ".pt": _read_pt}
+        if path.suffix not in readers:
+            raise InputError(f"{path}: a noise schedule is a .json, .npy or .pt file, found '{path.suffix}'")
+        try:
+            content = readers[path.suffix](path)
+            return cls(**{"name": path.stem, **content})
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+
+def _read_json(path):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"not JSON ({error})") from None
+    if isinstance(content, list):
+        content = {"betas": content}
+    if not isinstance(content, dict) or "betas" not in content:
+        raise InputError("no key 'betas' (wanted: name, betas, source)")
+    unknown = sorted(set(content) - {"name", "betas", "source"})
+    if unknown:
+        raise InputError(f"unknown key '{unknown[0]}' (wanted: name, betas, source)")
+    return content
+
+
+def _read_npy(path):
+    try:
+        return {"betas": np.load(path, allow_pickle=False)}
+    except (ValueError, EOFError):
+        raise InputError("not a NumPy array of numbers") from None
+
+
+def _read_pt(path):
+    try:
+        betas = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        raise InputError("not a file of plain tensors") from None
+    if torch.is_tensor(betas):
+        betas = betas.double().numpy()
+    return {"betas": betas}
+
+
+def linear(n_steps, start, stop):
+    """`n_steps` betas from `start` to `stop` at equal distances; training uses linear(1000, 1e-6, 0.01)."""
+    return NoiseSchedule(np.linspace(start, stop, n_steps), f"linear-{n_steps}", f"linear({start:g}, {stop:g}, {n_steps})")
+
+
+def geometric(n_steps, start, stop):
+    """`n_steps` betas from `start` to `stop` at equal ratios."""
+    return NoiseSchedule(
+        np.geomspace(start, stop, n_steps), f"geometric-{n_steps}", f"geometric({start:g}, {stop:g}, {n_steps})"
+    )
+
+
+def quadratic(n_steps, start, stop):
+    """`n_steps` betas whose square roots are at equal distances."""
+    betas = np.linspace(math.sqrt(start), math.sqrt(stop), n_steps) ** 2
+    return NoiseSchedule(betas, f"quadratic-{n_steps}", f"quadratic({start:g}, {stop:g}, {n_steps})")
+
+
+def fibonacci(n_steps, start):
+    """`n_steps` betas, `start` times the Fibonacci numbers 1, 2, 3, 5, ... (WaveGrad's 25-step schedule, section 4.4)."""
+    numbers = [1, 2]
+    while len(numbers) < n_steps:
+        numbers.append(numbers[-1] + numbers[-2])
+    return NoiseSchedule(
+        np.array(numbers[:n_steps], dtype=np.float64) * start, f"fibonacci-{n_steps}", f"fibonacci({start:g}, {n_steps})"
+    )
+
+
+BUILDERS = {"linear": linear, "geometric": geometric, "quadratic": quadratic, "fibonacci": fibonacci}

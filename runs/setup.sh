@@ -1,0 +1,21 @@
+# Sourced by the other scripts: makes .venv and installs requirements.txt, once, and sets $root and $python.
+# A marker is written last, so an installation that was interrupted is started again from nothing.
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+venv=$root/.venv
+python=$venv/bin/python
+marker=$venv/installed-requirements.txt
+
+if ! cmp -s "$root/requirements.txt" "$marker" || ! "$python" -c pass 2>/dev/null; then
+    echo "Installing the packages of requirements.txt into $venv (a few minutes, once) ..." >&2
+    if [ ! -f "$marker" ] || ! "$python" -c pass 2>/dev/null; then
+        rm -rf "$venv"
+        if ! python3 -m venv "$venv"; then
+            echo "error: python3 cannot make a virtual environment (Debian and Ubuntu: apt install python3-venv)" >&2
+            exit 2
+        fi
+    fi
+    rm -f "$marker"
+    "$python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.txt" >&2
+    cp "$root/requirements.txt" "$marker"
+fi
