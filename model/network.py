@@ -32,15 +32,20 @@ class WaveGrad(nn.Module):
         self.output_conv = Conv1d(up_channels[-1], 1)
 
         self.waveform_conv = Conv1d(1, config.downsampling_preconv_channels, kernel_size=5)
-        film_channels = [config.downsampling_preconv_channels, *down_channels]
+        signal_channels = [config.downsampling_preconv_channels, *down_channels]
         self.dblocks = nn.ModuleList(
             DBlock(in_channels, out_channels, factor, dilations, interpolation)
             for in_channels, out_channels, factor, dilations in zip(
-                film_channels, down_channels, config.factors[::-1], config.downsampling_dilations
+                signal_channels, down_channels, config.dblock_factors, config.downsampling_dilations
             )
         )
+
+        # One FiLM per rate, from the last DBlock at that rate; UBlocks that do not resample share that of their rate.
+        self.ublock_strides, self.signal_strides = config.ublock_strides, config.dblock_strides
+        signal_of = dict(zip(self.signal_strides, signal_channels))
+        modulated_of = dict(zip(self.ublock_strides, up_channels))
         self.films = nn.ModuleList(
-            FiLM(in_channels, out_channels, scale) for in_channels, out_channels in zip(film_channels, up_channels[::-1])
+            FiLM(signal_of[stride], modulated_of[stride], scale) for stride in sorted(modulated_of)
         )
 
         if config.zero_output:
@@ -67,12 +72,13 @@ class WaveGrad(nn.Module):
                 f"of {self.hop_length} samples make {mel.shape[-1] * self.hop_length}"
             )
         h = self.waveform_conv(y_n[:, None, None, :])
-        modulations = [self.films[0](h, noise_level)]
-        for dblock, film in zip(self.dblocks, self.films[1:]):
-            h = dblock(h)
-            modulations.append(film(h, noise_level))
+        signals = {1: h}
+        for dblock, stride in zip(self.dblocks, self.signal_strides[1:]):
+            h = signals[stride] = dblock(h)
+        strides = sorted(set(self.ublock_strides))
+        modulations = {stride: film(signals[stride], noise_level) for stride, film in zip(strides, self.films)}
 
         h = self.mel_conv(mel[:, :, None, :].contiguous(memory_format=torch.channels_last))
-        for ublock, (scale, shift) in zip(self.ublocks, reversed(modulations)):
-            h = ublock(h, scale, shift)
+        for ublock, stride in zip(self.ublocks, self.ublock_strides):
+            h = ublock(h, *modulations[stride])
         return self.output_conv(h)[:, 0, 0, :].float()
