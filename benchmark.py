@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import sys
 
 from model.errors import run_command
 
@@ -17,10 +18,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (module_name, summary) in COMMANDS.items():
-        module = importlib.import_module(module_name)
-        subparser = subparsers.add_parser(name, help=summary, description=module.__doc__)
-        module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+        subparser = subparsers.add_parser(name, help=summary)
+        if sys.argv[1:2] == [name]:  # only what is used is imported: some of it takes seconds
+            module = importlib.import_module(module_name)
+            subparser.description = module.__doc__
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
     arguments = parser.parse_args()
     return arguments.run(arguments)
 

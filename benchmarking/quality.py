@@ -22,8 +22,8 @@ from model.errors import InputError
 
 
 def add_arguments(parser):
-    parser.add_argument("checkpoint", help="network to measure")
-    parser.add_argument("output", type=Path, help="folder for quality.json, quality.md, the journal and audio/")
+    parser.add_argument("-ch", "--checkpoint", required=True, help="network to measure")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for quality.json, quality.md, the journal and audio/")
     parser.add_argument("--filelist", required=True, help="test recordings")
     parser.add_argument(
         "--schedules", nargs="+", required=True, help="schedule files; FILE@SAMPLER goes with that sampler alone"
@@ -88,10 +88,24 @@ def quality_table(rows, metrics):
     return markdown_table(headings, lines)
 
 
-def run(arguments):
+def _examples(systems, by_system, excerpts):
+    """What there is to listen to: for each recording, every system's audio and figures."""
+    return [
+        {
+            "recording": excerpt.name,
+            "systems": [
+                {"system": system.name, "audio": audio_path(system, excerpt).as_posix(), "figures": entries[index]["figures"]}
+                for system, entries in zip(systems, by_system)
+            ],
+        }
+        for index, excerpt in enumerate(excerpts)
+    ]
+
+
+def _measurer(arguments):
+    """The `Measuring` of the arguments, and a `Measurer` of this process: everything is checked here, early."""
     if arguments.seed < 0 or arguments.audio < 0:
         raise InputError("--seed and --audio must be 0 or more")
-    systems = make_systems(arguments.schedules, arguments.samplers)
     measuring = Measuring(
         arguments.checkpoint,
         arguments.filelist,
@@ -102,10 +116,16 @@ def run(arguments):
         arguments.audio,
         arguments.output,
     )
-    measurer = Measurer(measuring, torch.device("cpu"))  # everything is checked here, before any process starts
+    measurer = Measurer(measuring, torch.device("cpu"))
     names = [excerpt.name for excerpt in measurer.excerpts]
     if len(set(names)) < len(names):
         raise InputError(f"{arguments.filelist}: two recordings have the same file name")
+    return measuring, measurer, names
+
+
+def run(arguments):
+    systems = make_systems(arguments.schedules, arguments.samplers)
+    measuring, measurer, names = _measurer(arguments)
     settings = {
         "checkpoint": file_digest(arguments.checkpoint),
         "recordings": fingerprint(measurer.excerpts),
@@ -129,16 +149,7 @@ def run(arguments):
         "n_recordings": len(names),
         "audio_seconds": sum(entry["audio_seconds"] for entry in by_system[0]),
         "rows": rows,
-        "examples": [
-            {
-                "recording": name,
-                "systems": [
-                    {"system": system.name, "audio": str(audio_path(system, excerpt)), "figures": some[index]["figures"]}
-                    for system, some in zip(systems, by_system)
-                ],
-            }
-            for index, (name, excerpt) in enumerate(zip(names[: arguments.audio], measurer.excerpts))
-        ],
+        "examples": _examples(systems, by_system, measurer.excerpts[: arguments.audio]),
     }
     save_json(content, arguments.output / "quality.json")
     table = quality_table(rows, arguments.metrics)

@@ -54,7 +54,7 @@ def measure(network, sample, batches, n_steps, sample_rate, repeats, device):
 
 
 def add_arguments(parser):
-    parser.add_argument("checkpoint", help="network to time")
+    parser.add_argument("-ch", "--checkpoint", required=True, help="network to time")
     parser.add_argument("--filelist", required=True, help="recordings whose mels are synthesised")
     parser.add_argument("--steps", type=int, nargs="+", default=[6], help="numbers of denoising steps (default: 6)")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1], help="(default: 1)")
@@ -64,7 +64,7 @@ def add_arguments(parser):
     parser.add_argument("--repeats", type=int, default=3, help="how often to time every batch (default: %(default)s)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
-    parser.add_argument("--output", type=Path, help="write the table as .md and .json with this path's stem too")
+    parser.add_argument("-o", "--output", type=Path, help="write the table as .md and .json with this path's stem too")
 
 
 def run(arguments):

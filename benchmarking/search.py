@@ -105,8 +105,8 @@ def drive(batches, search):
 
 
 def add_arguments(parser):
-    parser.add_argument("checkpoint", help="network to find a schedule for")
-    parser.add_argument("output", type=Path, help="schedule file to write (.json); the journal is written beside it")
+    parser.add_argument("-ch", "--checkpoint", required=True, help="network to find a schedule for")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="schedule file to write (.json); the journal is written beside it")
     parser.add_argument("--filelist", required=True, help="recordings to tune on: training or validation, never test")
     parser.add_argument("--steps", type=int, required=True, help="number of denoising steps")
     parser.add_argument("--method", choices=METHODS, default="tpe", help="(default: %(default)s)")
