@@ -156,7 +156,7 @@ def vocode_files(vocoder, inputs, outputs, batch_size=1, seed=0, progress=True):
     return factors, len(failures)
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description="Vocode mel files, or resynthesise audio files.")
     parser.add_argument("-c", "--config", help="configuration that the checkpoint must agree with (it carries its own)")
     parser.add_argument("-ch", "--checkpoint", required=True, help="weights: .safetensors, or a training checkpoint .pt")
@@ -167,7 +167,7 @@ def main():
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     parser.add_argument("--batch_size", type=int, default=1, help="neighbouring files of one length are vocoded together")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.batch_size < 1:
         raise InputError(f"--batch_size is {arguments.batch_size} (wanted: 1 or more)")
 
