@@ -12,6 +12,26 @@ def gaussian_noises(shape, generator=None, device=None):
         yield torch.randn(shape, generator=generator, device=source).to(device)
 
 
+def predict_y_0(network, y, mel, schedule, n):
+    """The clean waveform that the network sees in `y` at step index `n`, kept within [-1, 1], as a waveform is."""
+    noise_level = torch.full((len(y),), schedule.noise_levels[n], dtype=torch.float64, device=mel.device)
+    alpha_cumprod = schedule.alphas_cumprod[n]
+    predicted_noise = network(y, mel, noise_level)
+    y_0 = (y - math.sqrt(1 - alpha_cumprod) * predicted_noise) / math.sqrt(alpha_cumprod)
+    return y_0.clamp(-1, 1)
+
+
+def ancestral_step(schedule, n, y, y_0, previous_y_0, noise):
+    """y_{n-1} drawn from q(y_{n-1} | y_n, y_0) (Ho et al., 2020, equation 7); `previous_y_0` is for other samplers."""
+    alpha_cumprod = schedule.alphas_cumprod[n]
+    previous_cumprod = schedule.alphas_cumprod[n - 1] if n > 0 else 1.0
+    y_0_weight = math.sqrt(previous_cumprod) * schedule.betas[n] / (1 - alpha_cumprod)
+    y_n_weight = math.sqrt(schedule.alphas[n]) * (1 - previous_cumprod) / (1 - alpha_cumprod)
+    variance = (1 - previous_cumprod) / (1 - alpha_cumprod) * schedule.betas[n]
+    y = y_0_weight * y_0 + y_n_weight * y
+    return y + math.sqrt(variance) * noise if n > 0 else y
+
+
 @torch.inference_mode()
 def ancestral_sample(network, mel, schedule, generator=None, noises=None, callback=None):
     """Ancestral sampling (WaveGrad, algorithm 2): y_{n-1} is drawn from q(y_{n-1} | y_n, y_0) at the predicted y_0.
@@ -39,19 +59,8 @@ def ancestral_sample(network, mel, schedule, generator=None, noises=None, callba
     for n in reversed(range(len(schedule))):
         if callback is not None:
             callback(n + 1, y)
-        alpha_cumprod = schedule.alphas_cumprod[n]
-        previous_cumprod = schedule.alphas_cumprod[n - 1] if n > 0 else 1.0
-        noise_level = torch.full((batch,), schedule.noise_levels[n], dtype=torch.float64, device=mel.device)
-        predicted_noise = network(y, mel, noise_level)
-        y_0 = (y - math.sqrt(1 - alpha_cumprod) * predicted_noise) / math.sqrt(alpha_cumprod)
-        y_0 = y_0.clamp(-1, 1)
-        # Mean and variance of q(y_{n-1} | y_n, y_0) (Ho et al., 2020, equation 7).
-        y_0_weight = math.sqrt(previous_cumprod) * schedule.betas[n] / (1 - alpha_cumprod)
-        y_n_weight = math.sqrt(schedule.alphas[n]) * (1 - previous_cumprod) / (1 - alpha_cumprod)
-        variance = (1 - previous_cumprod) / (1 - alpha_cumprod) * schedule.betas[n]
-        y = y_0_weight * y_0 + y_n_weight * y
-        if n > 0:
-            y = y + math.sqrt(variance) * next(noises)
+        y_0 = predict_y_0(network, y, mel, schedule, n)
+        y = ancestral_step(schedule, n, y, y_0, None, next(noises) if n > 0 else None)
     if callback is not None:
         callback(0, y)
     return y
