@@ -5,6 +5,8 @@ So step n can denoise a frame as soon as step n + 1 has denoised those around it
 result is that of denoising the whole at once, up to rounding.
 """
 
+from collections import defaultdict
+
 import torch
 
 from model.sampler import ancestral_step, predict_y_0
@@ -40,8 +42,11 @@ class _Stage:
         self.mel = self.y = self.previous_y_0 = None
         self.closed = False
 
-    def receive(self, mel, y, previous_y_0):
-        """Takes the next frames: mel `[n_mels, F]`, y and the estimate before `[F * hop_length]`."""
+    def receive(self, mel, y, previous_y_0, last):
+        """Takes the next frames: mel `[n_mels, F]`, y and the estimate before `[F * hop_length]`; `last`: no more come."""
+        if self.closed:
+            raise RuntimeError("the stream has ended")
+        self.closed = last
         self.end += mel.shape[1]
         if self.mel is not None:
             mel, y = torch.cat([self.mel, mel], 1), torch.cat([self.y, y])
@@ -98,7 +103,6 @@ class SynthesisStream:
         """Frames that must have come after a frame before its waveform is given."""
         return len(self.schedule) * self.network.context_frames
 
-    @torch.inference_mode()
     def push(self, mel, last=False):
         """Takes the next frames and gives the waveform that they complete.
 
@@ -109,18 +113,41 @@ class SynthesisStream:
         Returns:
             waveform, `[T]`, within [-1, 1]; T is a multiple of the hop length, and may be 0.
         """
-        y, previous_y_0 = self.start_noise.draw(mel.shape[1]).to(mel.device), None
-        for stage in self.stages:
-            if stage.closed:
-                raise RuntimeError("the stream has ended")
-            stage.receive(mel, y, previous_y_0)
-            stage.closed = last
-            if stage.ready() == stage.done:
-                mel, y, previous_y_0 = mel[:, :0], y[:0], y[:0]
-                continue
-            estimate = predict_y_0(self.network, stage.y[None], stage.mel[None], self.schedule, stage.n)[0]
-            mel, y, previous_y_0 = stage.give(estimate)
-        return y
+        return push_together([self], [mel], [last])[0]
+
+
+@torch.inference_mode()
+def push_together(streams, mels, lasts):
+    """`SynthesisStream.push` for several streams of one network and schedule, which is called once for all where it can be.
+
+    Each stream gives what it would give alone.
+
+    Args:
+        streams: list of `SynthesisStream`.
+        mels: the next frames of each, `[n_mels, F]`.
+        lasts: whether no more frames will come, of each.
+
+    Returns:
+        the waveform of each, `[T]`.
+
+    Raises:
+        RuntimeError: a stream has ended before.
+    """
+    network, schedule = streams[0].network, streams[0].schedule
+    pieces = [(mel, stream.start_noise.draw(mel.shape[1]).to(mel.device), None) for stream, mel in zip(streams, mels)]
+    for stages in zip(*(stream.stages for stream in streams)):
+        for stage, piece, last in zip(stages, pieces, lasts):
+            stage.receive(*piece, last)
+        pieces = [(stage.mel[:, :0], stage.y[:0], stage.y[:0]) for stage in stages]
+        by_length = defaultdict(list)
+        for i, stage in enumerate(stages):
+            if stage.ready() > stage.done:
+                by_length[stage.mel.shape[1]].append(i)
+        for group in by_length.values():
+            y, mel = (torch.stack([getattr(stages[i], key) for i in group]) for key in ("y", "mel"))
+            for i, y_0 in zip(group, predict_y_0(network, y, mel, schedule, stages[0].n)):
+                pieces[i] = stages[i].give(y_0)
+    return [y for _, y, _ in pieces]
 
 
 def synthesize_stream(network, schedule, pieces, seed=0, step=ancestral_step):
@@ -135,8 +162,3 @@ def synthesize_stream(network, schedule, pieces, seed=0, step=ancestral_step):
         waiting = piece
     if waiting is not None:
         yield stream.push(waiting, last=True)
-
-
-def in_pieces(mel, n_frames):
-    """A mel `[n_mels, frames]` in pieces of `n_frames`."""
-    return mel.split(n_frames, dim=1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule
 from model.sampler import ancestral_sample
-from model.streaming import SynthesisStream, in_pieces, synthesize_stream, whole_noises
+from model.streaming import SynthesisStream, push_together, synthesize_stream, whole_noises
 from tests.conftest import config_of, tiny_config_values
 
 SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
@@ -30,7 +30,7 @@ def whole(network, mel, seed=0):
 @given(frames=st.integers(1, 90), piece=st.integers(1, 50), seed=st.integers(0, 100))
 def test_pieces_give_the_whole(network, frames, piece, seed):
     mel = torch.randn(20, frames, generator=torch.Generator().manual_seed(seed))
-    pieces = list(synthesize_stream(network, SCHEDULE, in_pieces(mel, piece), seed))
+    pieces = list(synthesize_stream(network, SCHEDULE, mel.split(piece, dim=1), seed))
     torch.testing.assert_close(torch.cat(pieces), whole(network, mel, seed), atol=1e-4, rtol=0)
 
 
@@ -43,6 +43,20 @@ def test_one_frame_at_a_time_comes_with_a_fixed_latency(network):
     assert stream.latency_frames == 3 * network.context_frames
     assert given[:-1] == [max(frame + 1 - stream.latency_frames, 0) for frame in range(59)]
     torch.testing.assert_close(torch.cat(result), whole(network, mel), atol=1e-4, rtol=0)
+
+
+def test_streams_pushed_together_give_what_each_gives_alone(network):
+    mels = [torch.randn(20, frames, generator=torch.Generator().manual_seed(frames)) for frames in (33, 7, 60, 33)]
+    streams, results = [SynthesisStream(network, SCHEDULE) for _ in mels], [[] for _ in mels]
+    open_streams = list(range(4))
+    for start in range(0, 60, 8):
+        chunks = [mels[i][:, start : start + 8] for i in open_streams]
+        lasts = [start + 8 >= mels[i].shape[1] for i in open_streams]
+        for i, waveform in zip(open_streams, push_together([streams[i] for i in open_streams], chunks, lasts)):
+            results[i].append(waveform)
+        open_streams = [i for i, last in zip(open_streams, lasts) if not last]
+    for mel, result in zip(mels, results):
+        torch.testing.assert_close(torch.cat(result), whole(network, mel), atol=1e-4, rtol=0)
 
 
 def test_what_a_stream_keeps_does_not_grow(network):
