@@ -156,13 +156,15 @@ def main(argv=None):
     inputs = read_filelist(arguments.mel_filelist)
     schedule = NoiseSchedule.load(arguments.noise_schedule)
     network, own_config = load_network(arguments.checkpoint, config)
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
     device, dtype = pick_device(arguments.device), DTYPES.get(arguments.dtype)
     vocoder = Vocoder(network, own_config.mel, schedule, device, dtype, arguments.chunk_frames)
     if schedule.warning:
         warn(schedule.warning)
 
     verbose = arguments.verbose == "yes"
-    outputs = output_paths(inputs, arguments.output_dir)
+    outputs = output_paths(inputs, arguments.output_dir)[rank::world_size]
+    inputs = inputs[rank::world_size]
     factors, n_failures = vocode_files(vocoder, inputs, outputs, arguments.batch_size, arguments.seed, verbose)
     if verbose and factors:
         spread = f" ± {np.std(factors):.3f}" if len(factors) > 1 else ""
@@ -170,19 +172,20 @@ def main(argv=None):
             f"{len(inputs) - n_failures} files in {arguments.output_dir}; real-time factor {np.mean(factors):.3f}{spread} "
             f"({len(schedule)} steps, {vocoder.device})"
         )
-    if n_failures == len(inputs):
+    if n_failures and n_failures == len(inputs):
         return 2
     return 1 if n_failures else 0
 
 
 def pick_device(name):
-    """The device of that name, or a GPU if there is one.
+    """The device of that name, or a GPU if there is one: that of this process, where torchrun started several.
 
     Raises:
         InputError: there is no such device.
     """
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        device = torch.device(name or (gpu if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not available ({str(error).splitlines()[0]})") from None

@@ -69,6 +69,16 @@ def test_the_seed_decides_and_batches_and_chunks_do_not(setup, run):
         assert not np.array_equal(one, seed)
 
 
+def test_processes_share_the_files(setup, run, monkeypatch):
+    """As under `torchrun inference.py`, which sets these variables."""
+    arguments, folder = setup
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for rank, wanted in enumerate([["a.wav"], ["a.wav", "b.wav"], ["a.wav", "b.wav", "c.wav"], ["a.wav", "b.wav", "c.wav"]]):
+        monkeypatch.setenv("RANK", str(rank))
+        assert run(*arguments).returncode == 0
+        assert names(folder / "out") == wanted
+
+
 def test_quiet_says_nothing(setup, run):
     arguments, _ = setup
     result = run(*arguments, "-v", "no")
