@@ -1,5 +1,6 @@
 """The samplers beside ancestral sampling, against networks whose answer is known."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_order_of_convergence(sample, order):
     errors = []
     for n_steps in (40, 80, 160):
         schedule = from_log_snr(np.linspace(16, -6, n_steps))
-        result = sample(network, mel, schedule, noises=[start])
+        result = sample(network, mel, schedule, noises=itertools.repeat(start))
         exact = network.exact(start, schedule.noise_levels[-1])
         errors.append((result - exact).abs().max().item())
     ratios = np.array(errors[:-1]) / errors[1:]
@@ -106,7 +107,7 @@ def test_results_stay_within_a_waveforms_range(name):
 
 
 @pytest.mark.parametrize(
-    "name, said", [("euler", "'euler' is unknown"), ("ddim:2", "eta is '2'"), ("ddim:x", "eta is 'x'"), ("heun:1", "takes no eta")]
+    "name, said", [("euler", "'euler' is unknown"), ("ddim:2", "eta is '2'"), ("ddim:x", "eta is 'x'"), ("heun:1", "is unknown"), ("sde-dpm-solver:1", "takes no eta")]
 )
 def test_unknown_samplers_are_refused(name, said):
     with pytest.raises(InputError, match=said):
