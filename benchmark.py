@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import sys
 
 from model.errors import run_command
@@ -12,6 +13,10 @@ COMMANDS = {
     "search": ("benchmarking.search", "find the best noise schedule of a number of steps"),
     "report": ("benchmarking.report", "make a page to listen to from a folder that 'quality' wrote"),
 }
+
+
+if importlib.util.find_spec("benchmark_training"):
+    COMMANDS["training"] = ("benchmark_training", "measure the speed of training")
 
 
 def main():

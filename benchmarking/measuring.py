@@ -8,9 +8,9 @@ import soundfile
 import torch
 
 from benchmarking.excerpts import excerpt_noises, load_excerpts
-from benchmarking.griffin_lim import griffin_lim
 from benchmarking.systems import GRIFFIN_LIM, RECORDING
 from benchmarking.timing import synchronized_time
+from griffin_lim import griffin_lim
 from metrics import METRICS
 from model.checkpoint import load_network
 from model.mel import LogMelSpectrogram

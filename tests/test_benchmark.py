@@ -9,17 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import benchmark
-from benchmarking.griffin_lim import griffin_lim
 from benchmarking.systems import make_systems
 from benchmarking.tables import markdown_table
-from metrics import log_mel_l1
-from model.config import load_config
 from model.errors import InputError, run_command
-from model.mel import LogMelSpectrogram
-from synthetic_speech import synthetic_speech
 
 ROOT = Path(__file__).parent.parent
 SCHEDULES = [str(ROOT / "schedules" / f"{name}.json") for name in ("wg-3", "wg-6")]
@@ -59,17 +53,6 @@ def quality(command, tiny_checkpoint, filelist, tmp_path):
         )  # fmt: skip
 
     return run
-
-
-def test_griffin_lim_keeps_the_mel():
-    config = load_config(ROOT / "configs" / "small-16k.json").mel
-    mel = LogMelSpectrogram(config)
-    speech = synthetic_speech(1.0)
-    result = griffin_lim(mel(speech), config)
-    assert result.shape == speech.shape
-    silence_l1 = log_mel_l1(mel(speech), mel(torch.zeros_like(speech)))
-    assert log_mel_l1(mel(speech), mel(result)) < 0.15 * silence_l1
-    assert torch.equal(result, griffin_lim(mel(speech), config))
 
 
 def test_real_time_factors(command, tiny_checkpoint, filelist, tmp_path, capsys):
