@@ -4,10 +4,7 @@ The same command again goes on where the run ended, however it ended.
 """
 
 import argparse
-import platform
 from pathlib import Path
-
-import torch
 
 from model.config import load_config
 from model.errors import run_command
@@ -19,7 +16,7 @@ from training.monitor import Monitor
 from training.run_folder import RunFolder
 from training.same_run import changes
 from training.stop_signal import StopSignal
-from training.trainer import Trainer
+from training.trainer import Trainer, versions
 
 PREVIEW_SCHEDULE = Path(__file__).parent / "schedules" / "wg-6.json"
 
@@ -66,9 +63,11 @@ def _open(folder, config):
     if state is not None:
         for key, old, new in changes(state, config, checkpoint):
             lines.append(f"changed since {checkpoint.name}: {key} was {old}, is {new}")
-        here = {"python": platform.python_version(), "torch": torch.__version__}
-        if state["versions"] != here:
-            lines.append(f"warning: saved by {state['versions']}, this is {here}: results may differ in the last digits")
+        if state["versions"] != versions():
+            lines.append(
+                f"warning: {checkpoint.name} is from {state['versions']}, this is {versions()}: "
+                "the run may differ in the last digits from one that was never interrupted"
+            )
     return checkpoint, state, lines
 
 

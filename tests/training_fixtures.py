@@ -1,9 +1,12 @@
 """A run so small that it trains in seconds: two seconds of tones and noise, a network of a few hundred weights."""
 
 import json
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,11 @@ import soundfile
 import torch
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import train  # noqa: E402
+from model.errors import run_command  # noqa: E402
+
 SAMPLE_RATE = 16000
 HOP_LENGTH = 20
 
@@ -92,16 +100,11 @@ def write_run(folder, **changes):
     return path
 
 
-def environment(n_threads=1):
-    """The tests' own environment: few threads, no GPU."""
-    return {**os.environ, "OMP_NUM_THREADS": str(n_threads), "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-
-
-def start(arguments, script="launch.py", **options):
-    """Starts the real script in a session of its own; returns the process."""
+def start(arguments, script="launch.py", variables=None, **options):
+    """Starts the real script in a session of its own, on one thread of the CPU; returns the process."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / script), *map(str, arguments)],
-        env=environment(),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(variables or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -110,7 +113,7 @@ def start(arguments, script="launch.py", **options):
     )
 
 
-def run(arguments, script="launch.py", timeout=120, **options):
+def run(arguments, script="launch.py", timeout=300, **options):
     """Runs the real script to its end; returns status, output and error output."""
     process = start(arguments, script, **options)
     output, errors = process.communicate(timeout=timeout)
@@ -132,3 +135,74 @@ def same(a, b):
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b))
     return a == b
+
+
+# Training processes are forked off a server that has imported everything once: a start takes milliseconds, not seconds.
+_FORKSERVER = multiprocessing.get_context("forkserver")
+_FORKSERVER.set_forkserver_preload(["train", "torch.utils.tensorboard", "training_fixtures"])
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+def start_processes(target, *arguments, n_processes=1, log=os.devnull):
+    """Starts `target(*arguments)` in processes that find each other as torchrun's would; their output goes to `log`."""
+    port = str(free_port())
+    processes = []
+    for rank in range(n_processes):
+        variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n_processes)}
+        variables.update(MASTER_ADDR="localhost", MASTER_PORT=port)
+        variables = variables if n_processes > 1 else {}
+        processes.append(_FORKSERVER.Process(target=_in_process, args=(variables, str(log), target, arguments)))
+        processes[-1].start()
+    return processes
+
+
+def finish(processes, timeout=300):
+    """Waits for processes and returns their exit statuses."""
+    for process in processes:
+        process.join(timeout)
+        assert process.exitcode is not None, "a process hangs"
+    return [process.exitcode for process in processes]
+
+
+def train_to_end(config, logdir, n_processes=1):
+    """Trains until the run is over, and returns what it said."""
+    log = Path(f"{logdir}.log")
+    statuses = finish(start_processes(train_command, config, logdir, n_processes=n_processes, log=log))
+    assert statuses == [0] * n_processes, log.read_text()
+    return log.read_text()
+
+
+def kill(processes):
+    """SIGKILL, and wait."""
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+
+
+def train_command(config, logdir, *options):
+    """What `python train.py` does; exits."""
+    sys.argv = ["train.py", "-c", str(config), "-l", str(logdir), *options]
+    run_command(train.main)
+
+
+def _in_process(variables, log, target, arguments):
+    os.environ.update(variables, CUDA_VISIBLE_DEVICES="")
+    torch.set_num_threads(1)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    target(*arguments)
+
+
+def wait_for(condition, timeout=300):
+    """Polls until `condition()` holds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)

@@ -94,6 +94,8 @@ def batches(examples, numbers, n_workers=0, pin_memory=False):
         examples,
         batch_sampler=numbers,
         num_workers=n_workers,
+        # Forked workers end when this process is killed; those of a fork server, newer Pythons' default, wait for ever.
+        multiprocessing_context="fork" if n_workers else None,
         pin_memory=pin_memory,
         collate_fn=_collate,
         worker_init_fn=_leave_signals_to_parent,

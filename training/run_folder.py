@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from model.checkpoint import load_training_state, save_atomically
-from model.errors import InputError
+from model.errors import InputError, describe
 
 LOCK = ".lock"
 LOCK_PATIENCE = 15  # seconds; the processes of a run that was killed a moment ago may take a few to end
@@ -83,12 +83,12 @@ class RunFolder:
             try:
                 state = read_state(path)
             except (InputError, OSError) as error:
-                damaged.append(f"warning: {error}; the one before is used")
+                damaged.append(describe(error))
                 continue
             if wanted(state):
-                return path, state, damaged
-        if paths and len(damaged) == len(paths):
-            raise InputError(f"{self.path}: all {len(paths)} checkpoints are damaged (wanted: one to go on from)")
+                return path, state, [f"warning: {line}; the one before is used" for line in damaged]
+        if damaged and len(damaged) == len(paths):
+            raise InputError(f"{self.path}: none of the {len(paths)} checkpoints can be used; the newest: {damaged[0]}")
         return None, None, damaged
 
     def save(self, state, milestone=False):

@@ -25,6 +25,11 @@ LEARNING_RATE_CUT = 0.5  # at each return to an earlier checkpoint
 AUTOCAST_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def versions():
+    """What the last digits of a result depend on."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__)}
+
+
 class StepResult(NamedTuple):
     """What one step did; the same on every process, but for `losses` and `noise_levels`, which are this process's share."""
 
@@ -194,7 +199,7 @@ class Trainer:
             # Examples have generators of their own, and the network draws nothing; this is for whoever adds dropout.
             "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if cuda else None},
             "config": self.config.model_dump_json(),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "versions": versions(),
         }
 
     def load_state_dict(self, state):
