@@ -27,7 +27,7 @@ from model.checkpoint import load_training_state
 from model.errors import InputError
 from training.run_folder import RunFolder, read_state
 
-N_STEPS = 24
+N_STEPS = 16
 
 
 def last_step(logdir):
@@ -41,7 +41,7 @@ def train_with_kills(config, logdir, n_processes, kills, seed):
     for i in range(kills):
         processes = start_processes(train_command, config, logdir, n_processes=n_processes)
         wait_for(lambda: last_step(logdir) >= i * 5 or not processes[0].is_alive())
-        time.sleep(rng.random() * 0.3)
+        time.sleep(rng.random() * 0.2)
         kill(processes)
     train_to_end(config, logdir, n_processes=n_processes)
 
@@ -52,12 +52,12 @@ def train_with_kills(config, logdir, n_processes, kills, seed):
 )
 def test_killed_run_ends_with_the_same_state(tmp_path, n_processes, precision, workers):
     """Fails if any part of the state is not saved, or if the data depends on the number of workers or on the start."""
-    changes = {"training__n_steps": N_STEPS, "training__precision": precision, "training__validate_every": 10}
+    changes = {"training__n_steps": N_STEPS, "training__precision": precision, "training__validate_every": 8}
     config = write_run(tmp_path, **changes, data__n_workers=workers[0])
     train_to_end(config, tmp_path / "whole", n_processes=n_processes)
     config = write_run(tmp_path, **changes, data__n_workers=workers[1])
     train_with_kills(config, tmp_path / "killed", n_processes, kills=3, seed=n_processes)
-    for name in ("checkpoint-00000024.pt", "best.pt"):
+    for name in (f"checkpoint-{N_STEPS:08d}.pt", "best.pt"):
         whole, killed = weights_of(tmp_path / "whole" / name), weights_of(tmp_path / "killed" / name)
         assert [key for key in whole if not same(whole[key], killed[key])] == []
 

@@ -137,9 +137,10 @@ def same(a, b):
     return a == b
 
 
-# Training processes are forked off a server that has imported everything once: a start takes milliseconds, not seconds.
+# Training processes are forked off a server that has imported everything once, torch._dynamo too, which optimisers
+# import: a start takes milliseconds, not seconds.
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["train", "torch.utils.tensorboard", "training_fixtures"])
+_FORKSERVER.set_forkserver_preload(["train", "torch._dynamo", "training_fixtures"])
 
 
 def free_port():

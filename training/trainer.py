@@ -61,7 +61,7 @@ class Trainer:
         self.validation_examples = self._examples(folder / config.data.validation_filelist, 0)
 
         torch.manual_seed(training.seed)
-        self.network = WaveGrad(config.network, config.mel.n_mels).to(self.device)
+        self.network = self._new_network().to(self.device)
         self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(training.ema_decay))
         if training.activation_checkpointing:
             checkpoint_activations(self.network)
@@ -88,6 +88,9 @@ class Trainer:
             raise InputError("training.precision is fp16, which needs a GPU (wanted on a CPU: fp32 or bf16)")
         if training.precision == "bf16" and self.device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
             raise InputError("training.precision is bf16, which this GPU does not have (wanted: fp32 or fp16)")
+
+    def _new_network(self):
+        return WaveGrad(self.config.network, self.config.mel.n_mels)
 
     def _examples(self, filelist, seed):
         data = self.config.data
