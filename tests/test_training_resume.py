@@ -25,7 +25,7 @@ from training_fixtures import (
 
 from model.checkpoint import load_training_state
 from model.errors import InputError
-from training.run_folder import RunFolder, read_state
+from training.run_folder import NEEDED, RunFolder, read_state
 
 N_STEPS = 16
 
@@ -89,7 +89,7 @@ def test_finished_run_is_left_alone(tmp_path):
 
 
 def state_at(step):
-    return {"step": step, "config": "{}", "ema": {"weight": torch.full((50,), float(step))}}
+    return {**dict.fromkeys(NEEDED), "step": step, "config": "{}", "ema": {"weight": torch.full((50,), float(step))}}
 
 
 @pytest.fixture

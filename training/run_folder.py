@@ -18,6 +18,7 @@ import torch
 from model.checkpoint import load_training_state, save_atomically
 from model.errors import InputError, describe
 
+NEEDED = ("network", "optimizer", "lr_scheduler", "scaler", "step", "position", "stability", "rng", "versions")
 LOCK = ".lock"
 LOCK_PATIENCE = 15  # seconds; the processes of a run that was killed a moment ago may take a few to end
 
@@ -132,7 +133,11 @@ def read_state(path):
         damaged = True
     if damaged:
         raise InputError(f"{path}: the checkpoint is damaged")
-    return load_training_state(path)
+    state = load_training_state(path)
+    for key in NEEDED:
+        if key not in state:
+            raise InputError(f"{path}: no '{key}' in the checkpoint, so training cannot go on from it")
+    return state
 
 
 def _write_state(state, path):
