@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_fixtures import finish, run, start, start_processes, train_to_end, wait_for, write_run
+from training_fixtures import finish, one_thread, run, start, start_processes, train_to_end, wait_for, write_run
 
 from model.config import load_config
 from training import processes

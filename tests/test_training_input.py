@@ -13,6 +13,7 @@ from training_fixtures import (
     SAMPLE_RATE,
     finish,
     kill,
+    one_thread,
     run,
     speech_like,
     start_processes,

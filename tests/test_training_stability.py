@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from training_fixtures import SAMPLE_RATE, same, speech_like, write_corpus, write_run
+from training_fixtures import SAMPLE_RATE, one_thread, same, speech_like, write_corpus, write_run
 
 from model.config import load_config
 from model.noise_schedule import NoiseSchedule

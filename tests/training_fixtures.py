@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 
@@ -141,6 +142,15 @@ def same(a, b):
 # import: a start takes milliseconds, not seconds.
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["train", "torch._dynamo", "training_fixtures"])
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Import it, and a module's tests run on one thread: the tensors are so small that more only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def free_port():

@@ -99,6 +99,7 @@ def batches(examples, numbers, n_workers=0, pin_memory=False):
         pin_memory=pin_memory,
         collate_fn=_collate,
         worker_init_fn=_leave_signals_to_parent,
+        generator=torch.Generator(),  # else each start of a loader would draw from the global one, which is saved
     )
     for batch in loader:
         if isinstance(batch, Exception):
