@@ -1,5 +1,6 @@
-"""Filelists and the waveforms behind them."""
+"""Filelists, and the recordings and mel files behind them."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def check_audio(path, sample_rate, mix_to_mono=False):
     if info.samplerate != sample_rate:
         raise InputError(f"{path}: sample rate is {info.samplerate} Hz (wanted: {sample_rate} Hz)")
     if info.channels != 1 and not mix_to_mono:
-        raise InputError(f"{path}: {info.channels} channels (wanted: 1, or the option to mix to mono)")
+        raise InputError(f"{path}: {info.channels} channels (wanted: 1, or mix_to_mono)")
     if info.frames == 0:
         raise InputError(f"{path}: the recording is empty")
     return info.frames
@@ -66,6 +67,42 @@ def read_audio(path, sample_rate, mix_to_mono=False):
     except soundfile.SoundFileError:
         raise InputError(f"{path}: not a readable audio file") from None
     return torch.from_numpy(audio.mean(axis=1))
+
+
+def read_mel(path, n_mels):
+    """Reads a log-mel spectrogram from `.npy` or `.pt`, `[n_mels, frames]` or `[1, n_mels, frames]`.
+
+    Returns:
+        `[n_mels, frames]`, float32.
+
+    Raises:
+        OSError: the file cannot be read.
+        InputError: the file is not one array of numbers, has another shape, is empty, or holds NaN or infinity.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npy":
+            mel = torch.from_numpy(np.load(path, allow_pickle=False))
+        else:
+            mel = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, KeyError):
+        raise InputError(f"{path}: not a file of one plain tensor, or a damaged one") from None
+    if not torch.is_tensor(mel):
+        raise InputError(f"{path}: holds a {type(mel).__name__} (wanted: one tensor)")
+    shape = list(mel.shape)
+    if mel.ndim == 3 and shape[0] == 1:
+        mel = mel[0]
+    if mel.ndim != 2 or mel.shape[0] != n_mels:
+        hint = "; frames along the first axis?" if mel.ndim == 2 and mel.shape[1] == n_mels else ""
+        raise InputError(f"{path}: mel has shape {shape} (wanted: [{n_mels}, frames] or [1, {n_mels}, frames]{hint})")
+    if mel.shape[1] == 0:
+        raise InputError(f"{path}: mel has no frames")
+    if mel.is_complex() or mel.dtype == torch.bool:
+        raise InputError(f"{path}: mel holds {mel.dtype} (wanted: real numbers)")
+    mel = mel.float()
+    if not mel.isfinite().all():
+        raise InputError(f"{path}: mel holds NaN or infinity")
+    return mel
 
 
 class Recordings(Dataset):

@@ -65,7 +65,8 @@ def save_weights(network, config, path):
     """Writes a network's weights as safetensors, with its configuration as metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"config": config.model_dump_json()}
-    save_atomically(lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata), path)
+    content = safetensors.torch.save(tensors, metadata)
+    save_atomically(lambda temporary: temporary.write_bytes(content), path)
 
 
 def _read(path):

@@ -1,6 +1,8 @@
 """Configuration: frozen, typed, and strict about unknown keys, missing keys and impossible values."""
 
+import itertools
 import math
+import operator
 from pathlib import Path
 from typing import Literal, Optional
 
@@ -60,6 +62,8 @@ class NetworkConfig(_Section):
 
     Keys:
         factors: upsampling factor of each UBlock; their product is the hop length. 1 is a block that does not resample.
+        downsampling_factors: downsampling factor of each DBlock, likewise. Every rate that a UBlock works at must be one
+            that the DBlocks pass. Left out, it is the factors other than 1, reversed, without the last.
         interpolation: "linear" (the default) or "nearest" (lmnt-com/wavegrad).
         noise_level_scale: 5000 in the paper; 1 in lmnt-com/wavegrad.
         zero_output: start with the output convolution at zero, so that the network first predicts no noise.
@@ -69,6 +73,7 @@ class NetworkConfig(_Section):
     upsampling_preconv_channels: PositiveInt
     upsampling_channels: tuple[PositiveInt, ...]
     upsampling_dilations: tuple[tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt], ...]
+    downsampling_factors: Optional[tuple[PositiveInt, ...]] = None
     downsampling_preconv_channels: PositiveInt
     downsampling_channels: tuple[PositiveInt, ...]
     downsampling_dilations: tuple[tuple[PositiveInt, ...], ...]
@@ -80,18 +85,43 @@ class NetworkConfig(_Section):
     def hop_length(self):
         return math.prod(self.factors)
 
+    @property
+    def dblock_factors(self):
+        if self.downsampling_factors is not None:
+            return self.downsampling_factors
+        return tuple(factor for factor in self.factors[::-1] if factor > 1)[:-1]
+
+    @property
+    def ublock_strides(self):
+        """Samples of waveform per sample of each UBlock's output."""
+        return [math.prod(self.factors[i + 1 :]) for i in range(len(self.factors))]
+
+    @property
+    def dblock_strides(self):
+        """Samples of waveform per sample of the first convolution's output and of each DBlock's."""
+        return list(itertools.accumulate(self.dblock_factors, operator.mul, initial=1))
+
     @model_validator(mode="after")
     def _check(self):
-        n_ublocks = len(self.factors)
-        for key, wanted in [
-            ("upsampling_channels", n_ublocks),
-            ("upsampling_dilations", n_ublocks),
-            ("downsampling_channels", n_ublocks - 1),
-            ("downsampling_dilations", n_ublocks - 1),
+        for key, wanted, blocks in [
+            ("upsampling_channels", len(self.factors), "factors"),
+            ("upsampling_dilations", len(self.factors), "factors"),
+            ("downsampling_channels", len(self.dblock_factors), "downsampling factors"),
+            ("downsampling_dilations", len(self.dblock_factors), "downsampling factors"),
         ]:
             if len(getattr(self, key)) != wanted:
+                raise ValueError(f"{key} has {len(getattr(self, key))} entries, but {wanted} {blocks} want {wanted}")
+        missing = set(self.ublock_strides) - set(self.dblock_strides)
+        if missing:
+            raise ValueError(
+                f"downsampling_factors {list(self.dblock_factors)} pass no rate of one in {min(missing)} samples, "
+                f"which a UBlock of factors {list(self.factors)} works at"
+            )
+        channels_at = {}
+        for stride, channels in zip(self.ublock_strides, self.upsampling_channels):
+            if channels_at.setdefault(stride, channels) != channels:
                 raise ValueError(
-                    f"{key} has {len(getattr(self, key))} entries, but {n_ublocks} factors want {wanted}"
+                    f"upsampling_channels {channels_at[stride]} and {channels} at one rate, which shares one FiLM (wanted: equal)"
                 )
         for channels in [self.downsampling_preconv_channels, *self.downsampling_channels]:
             if channels % 2:

@@ -9,6 +9,8 @@ from torchaudio.transforms import MelSpectrogram
 
 from model.errors import InputError
 
+RANGE_TOLERANCE = 0.01  # rounding of features that were stored in half precision
+
 
 class LogMelSpectrogram(nn.Module):
     """Waveform -> log-mel spectrogram with `hop_length` samples per frame, exactly.
@@ -63,18 +65,24 @@ class LogMelSpectrogram(nn.Module):
             mel = torch.where(torch.isinf(mel), torch.zeros_like(mel), mel)
         return (mel - self.config.mean) / self.config.std
 
-    @property
-    def floor(self):
-        """The smallest value that this definition can produce, or None."""
-        if self.config.clamp != "before":
-            return None
-        floor = math.log(self.config.clamp_min) if self.config.log == "ln" else math.log10(self.config.clamp_min)
-        return (floor - self.config.mean) / self.config.std
+    def range(self):
+        """The smallest and largest value that this definition can give a waveform within [-1, 1].
 
-    @property
-    def ceiling(self):
-        """The largest value of a waveform within [-1, 1]: all of the window's energy in one bin."""
-        window, bank = self.spectrogram.spectrogram.window, self.spectrogram.mel_scale.fb
-        largest = window.sum().item() ** self.config.power * bank.sum(0).max().item()
-        ceiling = math.log(largest) if self.config.log == "ln" else math.log10(largest)
-        return (ceiling - self.config.mean) / self.config.std
+        The largest has the whole window's energy in the widest band; the smallest is -infinity where nothing clamps.
+        """
+        window, filters = self.spectrogram.spectrogram.window, self.spectrogram.mel_scale.fb
+        largest = window.sum().item() ** self.config.power * filters.sum(0).max().item()
+        logarithm = math.log if self.config.log == "ln" else math.log10
+        smallest = logarithm(self.config.clamp_min) if self.config.clamp == "before" else -math.inf
+        return tuple((value - self.config.mean) / self.config.std for value in (smallest, logarithm(largest)))
+
+    def misfit(self, mel):
+        """One line if `mel` cannot be on this scale, else None."""
+        low, high = self.range()
+        found_low, found_high = mel.min().item(), mel.max().item()
+        if low - RANGE_TOLERANCE <= found_low and found_high <= high + RANGE_TOLERANCE:
+            return None
+        return (
+            f"values from {found_low:.3g} to {found_high:.3g} cannot be on the model's mel scale "
+            f"(wanted: within {low:.3g} to {high:.3g}, {self.config.log} of mel power {self.config.power:g})"
+        )

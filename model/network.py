@@ -1,5 +1,7 @@
 """WaveGrad's network: (noisy waveform, mel spectrogram, noise level) -> predicted noise (section 4.1, figure 2)."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -16,6 +18,7 @@ class WaveGrad(nn.Module):
     def __init__(self, config, n_mels):
         super().__init__()
         self.hop_length = config.hop_length
+        self.context_frames = self.receptive_field(config)
         up_channels, down_channels = config.upsampling_channels, config.downsampling_channels
         interpolation, scale = config.interpolation, config.noise_level_scale
 
@@ -32,20 +35,44 @@ class WaveGrad(nn.Module):
         self.output_conv = Conv1d(up_channels[-1], 1)
 
         self.waveform_conv = Conv1d(1, config.downsampling_preconv_channels, kernel_size=5)
-        film_channels = [config.downsampling_preconv_channels, *down_channels]
+        signal_channels = [config.downsampling_preconv_channels, *down_channels]
         self.dblocks = nn.ModuleList(
             DBlock(in_channels, out_channels, factor, dilations, interpolation)
             for in_channels, out_channels, factor, dilations in zip(
-                film_channels, down_channels, config.factors[::-1], config.downsampling_dilations
+                signal_channels, down_channels, config.dblock_factors, config.downsampling_dilations
             )
         )
+
+        # One FiLM per rate, from the last DBlock at that rate; UBlocks that do not resample share that of their rate.
+        self.ublock_strides, self.signal_strides = config.ublock_strides, config.dblock_strides
+        signal_of = dict(zip(self.signal_strides, signal_channels))
+        modulated_of = dict(zip(self.ublock_strides, up_channels))
         self.films = nn.ModuleList(
-            FiLM(in_channels, out_channels, scale) for in_channels, out_channels in zip(film_channels, up_channels[::-1])
+            FiLM(signal_of[stride], modulated_of[stride], scale) for stride in sorted(modulated_of)
         )
 
         if config.zero_output:
             nn.init.zeros_(self.output_conv.weight)
         self.to(memory_format=torch.channels_last)
+
+    @staticmethod
+    def receptive_field(config):
+        """Mel frames on either side of a frame that its prediction depends on, at most."""
+        signal, stride = 2, 1  # the first convolution has five taps
+        signal_reach = {stride: signal}
+        for stride, dilations in zip(config.dblock_strides[1:], config.downsampling_dilations):
+            signal += sum(dilations) * stride
+            signal_reach[stride] = signal
+
+        reach, upsampling_reach = 0, 1  # of the output convolution
+        for factor, stride, dilations in zip(
+            config.factors[::-1], config.ublock_strides[::-1], config.upsampling_dilations[::-1]
+        ):
+            film_reach = signal_reach[stride] + 2 * stride
+            reach = max(reach, film_reach + sum(dilations[1:]) * stride + upsampling_reach)
+            upsampling_reach += sum(dilations) * stride + factor * stride  # interpolation looks one sample to each side
+        reach = max(reach, upsampling_reach + config.hop_length)
+        return math.ceil(reach / config.hop_length)
 
     def forward(self, y_n, mel, noise_level):
         """Predicts the noise in a waveform.
@@ -67,12 +94,13 @@ class WaveGrad(nn.Module):
                 f"of {self.hop_length} samples make {mel.shape[-1] * self.hop_length}"
             )
         h = self.waveform_conv(y_n[:, None, None, :])
-        modulations = [self.films[0](h, noise_level)]
-        for dblock, film in zip(self.dblocks, self.films[1:]):
-            h = dblock(h)
-            modulations.append(film(h, noise_level))
+        signals = {1: h}
+        for dblock, stride in zip(self.dblocks, self.signal_strides[1:]):
+            h = signals[stride] = dblock(h)
+        strides = sorted(set(self.ublock_strides))
+        modulations = {stride: film(signals[stride], noise_level) for stride, film in zip(strides, self.films)}
 
         h = self.mel_conv(mel[:, :, None, :].contiguous(memory_format=torch.channels_last))
-        for ublock, (scale, shift) in zip(self.ublocks, reversed(modulations)):
-            h = ublock(h, scale, shift)
+        for ublock, stride in zip(self.ublocks, self.ublock_strides):
+            h = ublock(h, *modulations[stride])
         return self.output_conv(h)[:, 0, 0, :].float()

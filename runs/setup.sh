@@ -15,7 +15,6 @@ if ! cmp -s "$root/requirements.txt" "$marker" || ! "$python" -c pass 2>/dev/nul
             exit 2
         fi
     fi
-    rm -f "$marker"
     "$python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.txt" >&2
     cp "$root/requirements.txt" "$marker"
 fi

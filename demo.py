@@ -1,0 +1,104 @@
+"""Vocodes the shipped mels with the shipped checkpoint, draws the results, and prints how good they are."""
+
+import argparse
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+
+from datasets import read_audio, read_mel
+from griffin_lim import griffin_lim
+from inference import wav_writer
+from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
+from model.errors import run_command
+from vocoder import Vocoder
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+ROOT = Path(__file__).parent
+CHECKPOINT = ROOT / "checkpoints" / "small-16k.safetensors"
+SCHEDULE = ROOT / "schedules" / "small-16k-6.json"
+RECORDINGS = ROOT / "generated_samples" / "recordings"
+OUTPUT = ROOT / "generated_samples" / "demo"
+COLUMNS = ["PESQ", "STOI", "log-mel L1", "real-time factor"]
+
+
+def measure(recording, waveform, seconds, mel):
+    """The figures of one waveform, in the order of `COLUMNS`.
+
+    Args:
+        recording, waveform: `[T]`.
+        seconds: what it took.
+        mel: the `LogMelSpectrogram`.
+    """
+    sample_rate = mel.config.sample_rate
+    return [
+        pesq_wideband(recording, waveform, sample_rate),
+        short_time_intelligibility(recording, waveform, sample_rate),
+        log_mel_l1(mel(recording), mel(waveform)) * mel.config.std,
+        seconds / (len(waveform) / sample_rate),
+    ]
+
+
+def draw(path, title, recording_mel, result_mel, mel_config):
+    """A picture of the mel of a recording above that of the result."""
+    seconds = recording_mel.shape[1] * mel_config.hop_length / mel_config.sample_rate
+    figure, axes = plt.subplots(2, 1, figsize=(10, 5), sharex=True, sharey=True, constrained_layout=True)
+    for axis, name, mel in zip(axes, ["recording", title], [recording_mel, result_mel]):
+        image = axis.imshow(
+            mel,
+            origin="lower",
+            aspect="auto",
+            extent=(0, seconds, 0, mel_config.n_mels),
+            vmin=recording_mel.min(),
+            vmax=recording_mel.max(),
+            cmap="magma",
+        )
+        axis.set_title(name, loc="left", fontsize=10)
+        axis.set_ylabel("mel band")
+    axes[-1].set_xlabel("seconds")
+    figure.colorbar(image, ax=axes, label="log magnitude, normalised")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def timed(function, *arguments):
+    start = time.perf_counter()
+    result = function(*arguments)
+    return result, time.perf_counter() - start
+
+
+def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    vocoder = Vocoder.load(CHECKPOINT, SCHEDULE)
+    mel_of, config = vocoder.mel, vocoder.mel.config
+    vocoder.synthesize(torch.zeros(1, config.n_mels, 400))  # warm-up
+
+    names = [f"WaveGrad, {len(vocoder.schedule)} steps", "Griffin-Lim, 32 iterations"]
+    rows = {name: [] for name in names}
+    print(f"{'recording':10} {'':28}" + "".join(f"{column:>18}" for column in COLUMNS), flush=True)
+    for mel_path in sorted(RECORDINGS.glob("*.npy")):
+        mel = read_mel(mel_path, config.n_mels)
+        recording = read_audio(mel_path.with_suffix(".flac"), config.sample_rate)
+        wavegrad, wavegrad_seconds = timed(lambda: vocoder.synthesize(mel[None])[0])
+        reference, reference_seconds = timed(griffin_lim, mel, config)
+        with wav_writer(OUTPUT / f"{mel_path.stem}.wav", config.sample_rate) as write:
+            write(wavegrad)
+        draw(OUTPUT / f"{mel_path.stem}.png", names[0], mel, mel_of(wavegrad), config)
+        for name, waveform, seconds in [
+            (names[0], wavegrad, wavegrad_seconds),
+            (names[1], reference, reference_seconds),
+        ]:
+            rows[name].append(measure(recording, waveform, seconds, mel_of))
+            print(f"{mel_path.stem:10} {name:28}" + "".join(f"{value:18.3f}" for value in rows[name][-1]), flush=True)
+    for name in names:
+        print(f"{'mean':10} {name:28}" + "".join(f"{value:18.3f}" for value in np.nanmean(rows[name], axis=0)))
+    print(f"\nListen to {OUTPUT}/*.wav and look at the pictures beside them.")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

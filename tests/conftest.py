@@ -1,0 +1,112 @@
+"""A small WaveGrad, small recordings, and the golden tensors that public implementations computed."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the tests say what the CPU does
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from model.checkpoint import save_weights
+from model.config import load_config, parse_config
+from model.network import WaveGrad
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(__file__).parent / "data"
+
+
+def tiny_config_values():
+    """A configuration of some 7,000 parameters at 8 kHz, hop 40, as plain values that a test may change."""
+    return {
+        "mel": {
+            "sample_rate": 8000,
+            "n_fft": 160,
+            "win_length": 160,
+            "hop_length": 40,
+            "n_mels": 20,
+            "f_min": 0.0,
+            "f_max": 4000.0,
+        },
+        "network": {
+            "factors": [5, 4, 2],
+            "upsampling_preconv_channels": 8,
+            "upsampling_channels": [8, 8, 8],
+            "upsampling_dilations": [[1, 2, 1, 2], [1, 2, 4, 8], [1, 2, 4, 8]],
+            "downsampling_preconv_channels": 4,
+            "downsampling_channels": [8, 8],
+            "downsampling_dilations": [[1, 2, 4], [1, 2, 4]],
+        },
+        "noise_schedule": {"name": "linear", "n_steps": 1000, "start": 1e-6, "stop": 0.01},
+        "data": {
+            "train_filelist": "train.txt",
+            "validation_filelist": "validation.txt",
+            "segment_frames": 12,
+            "n_workers": 0,
+        },
+        "training": {
+            "batch_size": 4,
+            "n_steps": 4,
+            "learning_rate": 1e-3,
+            "final_learning_rate": 1e-4,
+            "warmup_steps": 2,
+            "gradient_clip": 1.0,
+            "ema_decay": 0.9,
+            "precision": "fp32",
+            "seed": 0,
+            "log_every": 2,
+            "validate_every": 2,
+            "save_every": 2,
+        },
+    }
+
+
+def config_of(values):
+    return parse_config(json.dumps(values), "test.json")
+
+
+@pytest.fixture
+def tiny_config():
+    return config_of(tiny_config_values())
+
+
+@pytest.fixture
+def tiny_network(tiny_config):
+    torch.manual_seed(0)
+    return WaveGrad(tiny_config.network, tiny_config.mel.n_mels).eval()
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path, tiny_network, tiny_config):
+    path = tmp_path / "tiny.safetensors"
+    save_weights(tiny_network, tiny_config, path)
+    return path
+
+
+@pytest.fixture
+def write_recording():
+    """write_recording(path, seconds, ...): a vibrating tone with noise, as an audio file."""
+
+    def write(path, seconds=1.0, sample_rate=8000, channels=1, seed=0):
+        time = np.arange(int(seconds * sample_rate)) / sample_rate
+        generator = np.random.default_rng(seed)
+        audio = 0.4 * np.sin(2 * np.pi * (200 * time + np.sin(6 * time))) + 0.02 * generator.standard_normal(len(time))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.stack([audio] * channels, axis=1), sample_rate)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """golden(name): the tensors of a file in tests/data."""
+    return lambda name: torch.load(DATA / name, weights_only=True)
+
+
+@pytest.fixture(scope="session")
+def default_config():
+    return load_config(ROOT / "configs" / "default.json")

@@ -1,0 +1,84 @@
+"""A configuration that cannot be meant is refused with the key and what was found."""
+
+import json
+
+import pytest
+
+from model.config import load_config, parse_config
+from model.errors import InputError
+from tests.conftest import ROOT, config_of, tiny_config_values
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.json")), ids=lambda path: path.name)
+def test_shipped_configurations_load(path):
+    config = load_config(path)
+    assert config.network.hop_length == config.mel.hop_length
+
+
+def test_survives_a_round_trip_through_the_checkpoint(tiny_config):
+    assert parse_config(tiny_config.model_dump_json(), "checkpoint") == tiny_config
+
+
+def test_is_immutable(tiny_config):
+    with pytest.raises(ValueError):
+        tiny_config.mel.sample_rate = 1
+
+
+def changed(path, value):
+    values = tiny_config_values()
+    *parents, key = path.split(".")
+    section = values
+    for parent in parents:
+        section = section[parent]
+    if value is None:
+        del section[key]
+    else:
+        section[key] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    "path, value, words",
+    [
+        ("mel.sample_rat", 8000, ["unknown key 'mel.sample_rat'"]),
+        ("mel.sample_rate", None, ["missing key 'mel.sample_rate'"]),
+        ("training", None, ["missing key 'training'"]),
+        ("mel.sample_rate", -8000, ["mel.sample_rate", "-8000"]),
+        ("mel.sample_rate", "8000", ["mel.sample_rate", "'8000'"]),
+        ("mel.f_max", 5000.0, ["f_max 5000", "sample_rate 8000"]),
+        ("mel.win_length", 200, ["win_length is 200", "160"]),
+        ("mel.log", "log2", ["mel.log", "'log2'"]),
+        ("network.factors", [5, 4, 3], ["60", "40"]),
+        ("network.upsampling_channels", [8, 8], ["upsampling_channels has 2", "3 factors"]),
+        ("network.downsampling_channels", [8, 7], ["7"]),
+        ("network.downsampling_factors", [3, 2], ["downsampling_factors [3, 2]"]),
+        ("training.precision", "fp8", ["training.precision", "'fp8'"]),
+        ("training.batch_size", 0, ["training.batch_size", "0"]),
+    ],
+)
+def test_names_the_key_and_what_was_found(path, value, words):
+    with pytest.raises(InputError) as error:
+        config_of(changed(path, value))
+    message = str(error.value)
+    assert "\n" not in message
+    for word in ["test.json", *words]:
+        assert word in message
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"mel": {"sample_rate": NaN}}'])
+def test_text_that_is_no_configuration_is_refused_in_one_line(text):
+    with pytest.raises(InputError, match="test.json"):
+        parse_config(text, "test.json")
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(b"\xff\xfe\x00binary")
+    with pytest.raises(InputError, match="not a text file"):
+        load_config(path)
+
+
+def test_error_messages_stay_on_one_line():
+    with pytest.raises(InputError) as error:
+        parse_config(json.dumps({"mel": "a\nb"}), "test.json")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,151 @@
+"""Noise schedules are immutable, exact, and refuse what is not one."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.errors import InputError
+from model.noise_schedule import BUILDERS, NoiseSchedule, fibonacci, linear
+from tests.conftest import ROOT
+
+betas_inside = st.lists(st.floats(1e-9, 0.999, exclude_max=True), min_size=1, max_size=30)
+
+
+@given(betas_inside)
+def test_tables_follow_from_the_betas(betas):
+    schedule = NoiseSchedule(betas)
+    product = 1.0
+    for n, beta in enumerate(betas):
+        product *= 1 - beta
+        assert schedule.alphas[n] == 1 - beta
+        assert schedule.alphas_cumprod[n] == pytest.approx(product, rel=1e-12)
+        assert schedule.noise_levels[n] == pytest.approx(product**0.5, rel=1e-12)
+    assert (np.diff(schedule.noise_levels) < 0).all() or min(betas) < 1e-15
+
+
+def test_tables_are_in_float64():
+    """In float32, 1 - alpha_bar of a first beta of 1e-6 is wrong by 1 %, and every output too quiet by as much."""
+    schedule = NoiseSchedule([1e-6, 1e-5])
+    exact = float(Fraction(1) - (1 - Fraction(1e-6)))
+    assert 1 - schedule.alphas_cumprod[0] == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize("table", ["betas", "alphas", "alphas_cumprod", "noise_levels"])
+def test_is_immutable(table):
+    schedule = linear(5, 0.1, 0.2)
+    with pytest.raises(ValueError):
+        getattr(schedule, table)[0] = 0.5
+    with pytest.raises(AttributeError):
+        setattr(schedule, table, np.zeros(5))
+
+
+def test_does_not_share_memory_with_its_betas():
+    betas = np.array([0.1, 0.2])
+    schedule = NoiseSchedule(betas)
+    betas[0] = 0.9
+    assert schedule.betas[0] == 0.1
+
+
+@pytest.mark.parametrize(
+    "betas, words",
+    [
+        ([], "empty"),
+        ([0.0, 0.1], "found 0.0 at index 0"),
+        ([0.1, 1.0], "found 1.0 at index 1"),
+        ([0.1, -0.1], "found -0.1 at index 1"),
+        ([float("nan")], "found nan"),
+        ([[0.1], [0.2]], r"shape \[2, 1\]"),
+        (0.1, r"shape \[\]"),
+        (["a"], "list of numbers"),
+        ([[0.1], [0.2, 0.3]], "list of numbers"),
+        (None, "found nan|list of numbers|shape"),
+    ],
+)
+def test_refuses_betas_that_are_none(betas, words):
+    with pytest.raises(InputError, match=words):
+        NoiseSchedule(betas)
+
+
+def test_builders():
+    assert linear(1000, 1e-6, 0.01).noise_levels[-1] == pytest.approx(0.081, abs=5e-4)
+    assert list(fibonacci(5, 1e-6).betas) == pytest.approx([1e-6, 2e-6, 3e-6, 5e-6, 8e-6])
+    assert fibonacci(25, 1e-6).noise_levels[-1] == pytest.approx(0.848, abs=5e-4)
+    for name in ("linear", "geometric", "quadratic"):
+        betas = BUILDERS[name](10, 1e-6, 0.01).betas
+        assert betas[0] == pytest.approx(1e-6) and betas[-1] == pytest.approx(0.01) and (np.diff(betas) > 0).all()
+
+
+FINAL_NOISE_LEVELS = {"ivanvovk-6": 0.964, "ivanvovk-7": 0.964, "ivanvovk-12": 0.954, "ivanvovk-25": 0.848, "wg-6": 0.435}
+
+
+@pytest.mark.parametrize("name, wanted", FINAL_NOISE_LEVELS.items())
+def test_shipped_schedules_end_where_their_source_says(name, wanted):
+    schedule = NoiseSchedule.load(ROOT / "schedules" / f"{name}.json")
+    assert schedule.noise_levels[-1] == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "schedules").glob("*.json")), ids=lambda path: path.stem)
+def test_shipped_schedules_say_where_they_come_from(path):
+    schedule = NoiseSchedule.load(path)
+    assert schedule.name == path.stem and schedule.source
+
+
+def test_warns_of_a_schedule_that_cannot_start_from_noise():
+    assert "final noise level 0.964" in NoiseSchedule.load(ROOT / "schedules" / "ivanvovk-6.json").warning
+    assert NoiseSchedule.load(ROOT / "schedules" / "wg-6.json").warning is None
+
+
+@given(betas=betas_inside)
+def test_json_gives_back_the_same_bits(tmp_path_factory, betas):
+    path = tmp_path_factory.mktemp("schedule") / "s.json"
+    NoiseSchedule(betas, "s", "made up").save(path)
+    loaded = NoiseSchedule.load(path)
+    assert list(loaded.betas) == betas and loaded.name == "s" and loaded.source == "made up"
+    assert [entry.name for entry in path.parent.iterdir()] == ["s.json"]
+
+
+def test_reads_what_users_have(tmp_path):
+    betas = [1e-4, 1e-2, 0.5]
+    torch.save(torch.tensor(betas, dtype=torch.float64), tmp_path / "tensor.pt")
+    torch.save(betas, tmp_path / "list.pt")
+    np.save(tmp_path / "array.npy", np.array(betas))
+    (tmp_path / "bare.json").write_text(json.dumps(betas))
+    for path in tmp_path.iterdir():
+        assert list(NoiseSchedule.load(path).betas) == betas
+
+
+class Anything:
+    pass
+
+
+@pytest.mark.parametrize(
+    "name, write",
+    [
+        ("broken.json", lambda path: path.write_text("{")),
+        ("no_betas.json", lambda path: path.write_text("{}")),
+        ("unknown_key.json", lambda path: path.write_text('{"betas": [0.1], "bteas": [0.1]}')),
+        ("text.json", lambda path: path.write_text('{"betas": "abc"}')),
+        ("pickle.pt", lambda path: torch.save(Anything(), path)),
+        ("dictionary.pt", lambda path: torch.save({"betas": 1}, path)),
+        ("truncated.pt", lambda path: path.write_bytes(b"PK\x03\x04")),
+        ("objects.npy", lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True)),
+        ("empty.npy", lambda path: path.write_bytes(b"")),
+        ("schedule.txt", lambda path: path.write_text("0.1")),
+    ],
+)
+def test_refuses_files_that_are_no_schedule_by_name(tmp_path, name, write):
+    path = tmp_path / name
+    write(path)
+    with pytest.raises(InputError) as error:
+        NoiseSchedule.load(path)
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        NoiseSchedule.load(tmp_path / "none.json")
