@@ -18,13 +18,14 @@ from model.checkpoint import load_network
 from model.config import load_config
 from model.errors import InputError, describe, run_command
 from model.noise_schedule import NoiseSchedule
+from model.sampler import STEPS
 from vocoder import DTYPES, Vocoder
 
 AUDIO_SUFFIXES = {".wav", ".flac"}
 MEL_SUFFIXES = {".npy", ".pt"}
 
 
-def features(path, vocoder):
+def features(path, vocoder, mix_to_mono=False):
     """The mel `[n_mels, frames]` of a mel or audio file, as `vocoder` wants it.
 
     Raises:
@@ -34,7 +35,7 @@ def features(path, vocoder):
     if path.suffix in MEL_SUFFIXES:
         return read_mel(path, config.n_mels)
     if path.suffix in AUDIO_SUFFIXES:
-        audio = read_audio(path, config.sample_rate)
+        audio = read_audio(path, config.sample_rate, mix_to_mono)
         try:
             return vocoder.mel(audio)
         except InputError as error:
@@ -75,13 +76,13 @@ def warn(message):
     tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
-def usable_files(vocoder, inputs, outputs, refuse):
+def usable_files(vocoder, inputs, outputs, mix_to_mono, refuse):
     """Yields output path and mel of each file; those that cannot be used are handed to `refuse(error)` instead."""
     for path, output in zip(inputs, outputs):
         try:
             if os.path.abspath(path) == os.path.abspath(output):
                 raise InputError(f"{path}: the result would overwrite it (wanted: another --output_dir)")
-            mel = features(path, vocoder)
+            mel = features(path, vocoder, mix_to_mono)
         except (InputError, OSError) as error:
             refuse(error)
             continue
@@ -109,7 +110,7 @@ def vocode_batch(vocoder, outputs, mels, seed):
     return seconds
 
 
-def vocode_files(vocoder, inputs, outputs, batch_size=1, seed=0, progress=True):
+def vocode_files(vocoder, inputs, outputs, batch_size=1, seed=0, mix_to_mono=False, progress=True):
     """Vocodes files to files, `batch_size` at a time.
 
     Returns:
@@ -125,7 +126,7 @@ def vocode_files(vocoder, inputs, outputs, batch_size=1, seed=0, progress=True):
     factors = []
     seconds_per_frame = vocoder.mel.config.hop_length / vocoder.mel.config.sample_rate
     with tqdm(total=len(inputs), unit="file", disable=not progress) as bar:
-        files = usable_files(vocoder, inputs, outputs, refuse)
+        files = usable_files(vocoder, inputs, outputs, mix_to_mono, refuse)
         while batch := list(itertools.islice(files, batch_size)):
             batch_outputs, mels = zip(*batch)
             seconds = vocode_batch(vocoder, batch_outputs, mels, seed)
@@ -145,6 +146,8 @@ def main(argv=None):
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     parser.add_argument("--batch_size", type=int, default=1, help="files that are vocoded together")
+    parser.add_argument("--sampler", default="ancestral", help=f"one of {', '.join(STEPS)} (default: ancestral)")
+    parser.add_argument("--mix_to_mono", action="store_true", help="average the channels of recordings that have several")
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="precision (default: the device's fastest)")
     parser.add_argument("--chunk_frames", type=int, default=400, help="mel frames at once; bounds the memory")
     arguments = parser.parse_args(argv)
@@ -158,14 +161,16 @@ def main(argv=None):
     network, own_config = load_network(arguments.checkpoint, config)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
     device, dtype = pick_device(arguments.device), DTYPES.get(arguments.dtype)
-    vocoder = Vocoder(network, own_config.mel, schedule, device, dtype, arguments.chunk_frames)
+    vocoder = Vocoder(network, own_config.mel, schedule, device, dtype, arguments.chunk_frames, arguments.sampler)
     if schedule.warning:
         warn(schedule.warning)
 
     verbose = arguments.verbose == "yes"
     outputs = output_paths(inputs, arguments.output_dir)[rank::world_size]
     inputs = inputs[rank::world_size]
-    factors, n_failures = vocode_files(vocoder, inputs, outputs, arguments.batch_size, arguments.seed, verbose)
+    factors, n_failures = vocode_files(
+        vocoder, inputs, outputs, arguments.batch_size, arguments.seed, arguments.mix_to_mono, verbose
+    )
     if verbose and factors:
         spread = f" ± {np.std(factors):.3f}" if len(factors) > 1 else ""
         print(

@@ -5,6 +5,7 @@ import torch
 from model.checkpoint import load_network
 from model.mel import LogMelSpectrogram
 from model.noise_schedule import NoiseSchedule
+from model.sampler import find_step
 from model.streaming import SynthesisStream, push_together
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -31,15 +32,22 @@ class Vocoder:
         device: where to compute.
         dtype: what to compute in; None is the device's fastest.
         chunk_frames: mel frames that are vocoded at once. Memory grows with it, the result does not depend on it.
+        sampler: a name that `model.sampler.find_step` knows.
+
+    Raises:
+        InputError: there is no such sampler.
     """
 
-    def __init__(self, network, mel_config, schedule, device="cpu", dtype=None, chunk_frames=400):
+    def __init__(
+        self, network, mel_config, schedule, device="cpu", dtype=None, chunk_frames=400, sampler="ancestral"
+    ):
         self.device = torch.device(device)
         self.dtype = dtype or fastest_dtype(self.device)
         self.network = network.to(self.device)
         self.mel = LogMelSpectrogram(mel_config)
         self.schedule = schedule
         self.chunk_frames = chunk_frames
+        self.step = find_step(sampler)
 
     @classmethod
     def load(cls, checkpoint, schedule, **options):
@@ -63,7 +71,7 @@ class Vocoder:
         Yields:
             (i, waveform `[T]`, on the CPU): the next piece of the i-th mel's waveform.
         """
-        streams = [SynthesisStream(self.network, self.schedule, seed) for _ in mels]
+        streams = [SynthesisStream(self.network, self.schedule, seed, self.step) for _ in mels]
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
         for k in range(max(map(len, chunks))):
             open_ = [i for i in range(len(mels)) if k < len(chunks[i])]

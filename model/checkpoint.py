@@ -18,7 +18,7 @@ from model.network import WaveGrad
 
 
 def save_atomically(write, path):
-    """Calls `write(temporary_path)` and renames the result to `path`, so that `path` is always whole."""
+    """Calls `write(temporary_path)` and renames the result to `path`: `path` is always whole, and survives a power cut."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -26,8 +26,21 @@ def save_atomically(write, path):
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder):
+    """Makes a rename durable, where the system lets a folder be opened."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_training_state(path):

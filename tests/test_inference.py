@@ -94,6 +94,23 @@ def test_audio_files_are_resynthesised(setup, run, write_recording):
     assert soundfile.info(folder / "out" / "speech.wav").frames == 800
 
 
+def test_stereo_is_mixed_only_on_request(setup, run, write_recording):
+    arguments, folder = setup
+    write_recording(folder / "stereo.wav", seconds=0.1, channels=2)
+    (folder / "list.txt").write_text("stereo.wav\n")
+    refused = run(*arguments)
+    assert refused.returncode == 2 and "stereo.wav: 2 channels" in refused.err
+    assert run(*arguments, "--mix_to_mono").returncode == 0
+    assert names(folder / "out") == ["stereo.wav"]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddim:0.5", "dpm-solver", "sde-dpm-solver"])
+def test_samplers_can_be_chosen(setup, run, sampler):
+    arguments, folder = setup
+    assert run(*arguments, "--sampler", sampler).returncode == 0
+    assert names(folder / "out") == ["a.wav", "b.wav", "c.wav"]
+
+
 def test_one_bad_file_does_not_stop_the_others(setup, run):
     arguments, folder = setup
     np.save(folder / "a.npy", np.full((20, 7), np.nan))
@@ -136,6 +153,7 @@ def corrupt(path, content):
         (lambda d: ["-m", corrupt(d / "l.txt", b"schedule.json\n")], "schedule.json: unknown kind of file"),
         (lambda d: ["-c", corrupt(d / "c.json", b"{}")], "c.json: missing key"),
         (lambda d: ["-c", ROOT / "configs" / "default.json"], "tiny.safetensors: network.factors is"),
+        (lambda d: ["--sampler", "euler"], "sampler 'euler' is unknown"),
         (lambda d: ["--batch_size", "0"], "--batch_size is 0"),
         (lambda d: ["--chunk_frames", "-1"], "--chunk_frames is -1"),
         (lambda d: ["--device", "nonsense"], "--device nonsense: not available"),

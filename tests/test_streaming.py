@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule
-from model.sampler import ancestral_sample
+from model.sampler import SAMPLERS, STEPS, ancestral_sample
 from model.streaming import SynthesisStream, push_together, synthesize_stream, whole_noises
 from tests.conftest import config_of, tiny_config_values
 
@@ -32,6 +32,15 @@ def test_pieces_give_the_whole(network, frames, piece, seed):
     mel = torch.randn(20, frames, generator=torch.Generator().manual_seed(seed))
     pieces = list(synthesize_stream(network, SCHEDULE, mel.split(piece, dim=1), seed))
     torch.testing.assert_close(torch.cat(pieces), whole(network, mel, seed), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm-solver", "sde-dpm-solver"])
+def test_every_sampler_made_of_steps_can_stream(network, name):
+    mel = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
+    noises = whole_noises(0, len(SCHEDULE), 50, network.hop_length)
+    at_once = SAMPLERS[name](network, mel[None], SCHEDULE, noises=noises)[0]
+    pieces = synthesize_stream(network, SCHEDULE, mel.split(7, dim=1), step=STEPS[name])
+    torch.testing.assert_close(torch.cat(list(pieces)), at_once, atol=1e-4, rtol=0)
 
 
 def test_one_frame_at_a_time_comes_with_a_fixed_latency(network):
