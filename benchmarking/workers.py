@@ -10,7 +10,7 @@ import signal
 import threading
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 
 import torch
 
@@ -32,7 +32,6 @@ def _device(number):
 
 def _start(make_worker, counter):
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     torch.backends.cudnn.deterministic = True
@@ -40,6 +39,20 @@ def _start(make_worker, counter):
         number = counter.value
         counter.value += 1
     _worker = make_worker(_device(number))
+
+
+def _start_pool(make_worker, jobs):
+    context = get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, _start, (make_worker, context.Value("i", 0)))
+    # Ctrl-C reaches all processes of a terminal, and is the parent's to handle. A process inherits that a signal is ignored,
+    # and a pool starts one process for each task until there are enough.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for _ in range(jobs):
+            pool.submit(os.getpid)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    return pool
 
 
 def _ask(task):
@@ -83,9 +96,13 @@ def start_workers(make_worker, jobs):
         finally:
             torch.set_num_threads(n_threads)
         return
-    context = get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _start, (make_worker, context.Value("i", 0)))
+    others = set(active_children())
+    pool = _start_pool(make_worker, jobs)
     try:
         yield lambda tasks: _in_order(pool, tasks, 2 * jobs)
+    except BaseException:
+        for process in set(active_children()) - others:  # nobody waits for their answers
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
