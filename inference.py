@@ -12,16 +12,14 @@ import soundfile
 import torch
 from tqdm import tqdm
 
-from datasets import read_audio, read_filelist, read_mel
-from model.checkpoint import load_network, save_atomically
+from datasets import AUDIO_SUFFIXES, MEL_SUFFIXES, read_audio, read_filelist, read_mel
+from model.checkpoint import build_network, read_checkpoint, save_atomically
 from model.config import load_config
 from model.errors import InputError, describe, run_command
 from model.mel import LogMelSpectrogram
+from model.mel_diagnosis import diagnose
 from model.noise_schedule import NoiseSchedule
 from model.sampler import ancestral_sample, gaussian_noises
-
-AUDIO_SUFFIXES = {".wav", ".flac"}
-MEL_SUFFIXES = {".npy", ".pt"}
 
 
 class Vocoder:
@@ -31,13 +29,15 @@ class Vocoder:
         network: a `WaveGrad`.
         mel_config: the `MelConfig` it was trained with.
         schedule: a `NoiseSchedule`.
+        mel_statistics: `MelStatistics` of its training, if the checkpoint has them.
     """
 
-    def __init__(self, network, mel_config, schedule, device="cpu"):
+    def __init__(self, network, mel_config, schedule, device="cpu", mel_statistics=None):
         self.device = torch.device(device)
         self.network = network.to(self.device)
         self.mel = LogMelSpectrogram(mel_config)
         self.schedule = schedule
+        self.mel_statistics = mel_statistics
 
     def synthesize(self, mels, seed=0):
         """Vocodes a batch of mels of one length. Each gets the waveform that it would get alone.
@@ -117,9 +117,9 @@ def batches_of_one_length(vocoder, inputs, outputs, batch_size, refuse):
             except (InputError, OSError) as error:
                 refuse(path, error)
                 continue
-            misfit = vocoder.mel.misfit(mel)
-            if misfit:
-                warn(f"{path}: {misfit}")
+            complaint = diagnose(mel, vocoder.mel, vocoder.mel_statistics)
+            if complaint:
+                warn(f"{path}: {complaint}")
             yield output, mel
 
     for _, group in itertools.groupby(usable(), key=lambda item: item[1].shape[1]):
@@ -161,7 +161,7 @@ def main(argv=None):
     parser.add_argument("-c", "--config", help="configuration that the checkpoint must agree with (it carries its own)")
     parser.add_argument("-ch", "--checkpoint", required=True, help="weights: .safetensors, or a training checkpoint .pt")
     parser.add_argument("-ns", "--noise_schedule", required=True, help="noise schedule: .json, .pt or .npy")
-    parser.add_argument("-m", "--mel_filelist", required=True, help="list of .npy or .pt mels, or .wav or .flac recordings")
+    parser.add_argument("-m", "--mel_filelist", required=True, help="list or folder of .npy or .pt mels, or .wav or .flac recordings")
     parser.add_argument("-v", "--verbose", choices=["yes", "no"], default="yes", help="show progress and speed")
     parser.add_argument("-o", "--output_dir", default="outputs", help="folder for the wav files (default: outputs)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
@@ -172,10 +172,11 @@ def main(argv=None):
         raise InputError(f"--batch_size is {arguments.batch_size} (wanted: 1 or more)")
 
     config = load_config(arguments.config) if arguments.config else None
-    inputs = read_filelist(arguments.mel_filelist)
+    inputs = read_filelist(arguments.mel_filelist, AUDIO_SUFFIXES | MEL_SUFFIXES)
     schedule = NoiseSchedule.load(arguments.noise_schedule)
-    network, own_config = load_network(arguments.checkpoint, config)
-    vocoder = Vocoder(network, own_config.mel, schedule, pick_device(arguments.device))
+    checkpoint = read_checkpoint(arguments.checkpoint, config)
+    network, device = build_network(checkpoint, arguments.checkpoint), pick_device(arguments.device)
+    vocoder = Vocoder(network, checkpoint.config.mel, schedule, device, checkpoint.mel_statistics)
     if schedule.warning:
         warn(schedule.warning)
 
