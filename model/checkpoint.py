@@ -160,15 +160,16 @@ def load_strictly(network, weights, path):
     Raises:
         InputError: names or shapes differ; the message lists the differences.
     """
-    differences, expected = [], network.state_dict()
-    for name, tensor in expected.items():
-        if name not in weights:
-            differences.append(f"weight '{name}' is missing (wanted: {list(tensor.shape)})")
-        elif weights[name].shape != tensor.shape:
-            differences.append(
-                f"weight '{name}' has shape {list(weights[name].shape)} (wanted: {list(tensor.shape)})"
-            )
-    differences += [f"unknown weight '{name}'" for name in sorted(set(weights) - set(expected))]
+    expected = network.state_dict()
+    differences = [
+        *(f"weight '{name}' is missing (wanted: {list(expected[name].shape)})" for name in expected if name not in weights),
+        *(f"unknown weight '{name}'" for name in sorted(set(weights) - set(expected))),
+        *(
+            f"weight '{name}' has shape {list(weights[name].shape)} (wanted: {list(tensor.shape)})"
+            for name, tensor in expected.items()
+            if name in weights and weights[name].shape != tensor.shape
+        ),
+    ]
     if differences:
         more = len(differences) - MOST_DIFFERENCES
         listed = "; ".join(differences[:MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")

@@ -1,6 +1,7 @@
 """Weights of the two public WaveGrads of 2020, ivanvovk/WaveGrad and lmnt-com/wavegrad, under this project's names."""
 
 import re
+from collections import Counter
 
 import torch
 from pydantic import ValidationError
@@ -178,17 +179,17 @@ def _weight(weights, name, path):
 def _network_config(weights, path, config, behaviour):
     """The shape of the network from the shapes of its weights."""
 
-    def channels(pattern):
-        """Output channels of the weights that `pattern` numbers, in order."""
-        numbers = sorted(int(match[1]) for name in weights if (match := re.fullmatch(pattern, name)))
-        if numbers != list(range(len(numbers))):
-            raise InputError(f"{path}: weights '{pattern}' are numbered {numbers} (wanted: from 0, without a gap)")
-        name = pattern.replace(r"(\d+)", "{}").replace("\\", "")
-        return tuple(weights[name.format(number)].shape[0] for number in numbers)
+    def channels(kind):
+        """Output channels of the blocks of a kind, in order: those that most of a block's weights have."""
+        blocks = {}
+        for name, tensor in weights.items():
+            if match := re.fullmatch(rf"{kind}\.(\d+)\..*weight", name):
+                blocks.setdefault(int(match[1]), []).append(tensor.shape[0])
+        return tuple(Counter(blocks[number]).most_common(1)[0][0] for number in sorted(blocks))
 
     own = config.network if config is not None else None
     factors = own.factors if own else BASE_FACTORS
-    upsampling = channels(r"ublocks\.(\d+)\.convs\.0\.weight")
+    upsampling = channels("ublocks")
     if len(upsampling) != len(factors):
         raise InputError(
             f"{path}: {len(upsampling)} UBlocks, but {len(factors)} factors {list(factors)} "
@@ -202,7 +203,7 @@ def _network_config(weights, path, config, behaviour):
             upsampling_dilations=own.upsampling_dilations if own else BASE_UPSAMPLING_DILATIONS,
             downsampling_factors=own.downsampling_factors if own else None,
             downsampling_preconv_channels=_weight(weights, "waveform_conv.weight", path).shape[0],
-            downsampling_channels=channels(r"dblocks\.(\d+)\.convs\.0\.weight"),
+            downsampling_channels=channels("dblocks"),
             downsampling_dilations=own.downsampling_dilations if own else BASE_DOWNSAMPLING_DILATIONS,
             **behaviour,
         )

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from model.checkpoint import convert, load_network, load_strictly, read_checkpoint
+from model.checkpoint import convert, load_network, load_strictly, main, read_checkpoint
 from model.config import parse_config
-from model.errors import InputError
+from model.errors import InputError, run_command
 from model.mel_presets import preset
 from model.network import WaveGrad
 from model.published import IVANVOVK_TABLES, load_published, recognise
@@ -44,12 +44,10 @@ def test_loads_directly_and_computes_the_golden_tensors(published):
     assert config.mel == preset(path.stem)
 
 
-def test_converted_once_it_is_a_file_of_ours(published, tmp_path):
+def test_converted_once_it_is_a_file_of_ours(published, tmp_path, capsys):
     path, tensors = published
-    command = [sys.executable, "-m", "model.checkpoint", "convert", path, tmp_path / "ours.safetensors"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
-    assert "ours.safetensors" in result.stdout
+    assert main(["convert", str(path), str(tmp_path / "ours.safetensors")]) == 0
+    assert "ours.safetensors" in capsys.readouterr().out
     network, config = load_network(tmp_path / "ours.safetensors")
     assert_computes(network, tensors)
     assert config == load_network(path)[1]
@@ -136,12 +134,22 @@ def test_neither_of_both_is_not_recognised():
 @pytest.mark.parametrize(
     "target, words", [("out.pt", "released weights are a .safetensors file"), ("none/out.safetensors", "No such file")]
 )
-def test_convert_refuses_what_it_cannot_write(published, tmp_path, target, words):
-    path, _ = published
-    command = [sys.executable, "-m", "model.checkpoint", "convert", path, tmp_path / target]
+def test_convert_refuses_what_it_cannot_write(tiny_checkpoint, tmp_path, capsys, target, words):
+    with pytest.raises(SystemExit) as exit:
+        run_command(lambda: main(["convert", str(tiny_checkpoint), str(tmp_path / target)]))
+    error = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert words in error and len(error.splitlines()) == 1
+
+
+def test_convert_records_the_statistics_of_recordings(tiny_checkpoint, tmp_path, write_recording):
+    """As a command of its own, as a user starts it."""
+    write_recording(tmp_path / "recordings" / "a.wav", seconds=0.5)
+    target = tmp_path / "with statistics.safetensors"
+    command = [sys.executable, "-m", "model.checkpoint", "convert", tiny_checkpoint, target, "-r", tmp_path / "recordings"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 2
-    assert words in result.stderr and "Traceback" not in result.stderr and len(result.stderr.splitlines()) == 1
+    assert result.returncode == 0, result.stderr
+    assert read_checkpoint(target).mel_statistics.n_frames == 100
 
 
 def test_convert_does_not_overwrite_its_source(tiny_checkpoint):
