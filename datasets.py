@@ -74,7 +74,7 @@ def check_audio(path, sample_rate, mix_to_mono=False):
     if info.samplerate != sample_rate:
         raise InputError(f"{path}: sample rate is {info.samplerate} Hz (wanted: {sample_rate} Hz)")
     if info.channels != 1 and not mix_to_mono:
-        raise InputError(f"{path}: {info.channels} channels (wanted: 1, or the option to mix to mono)")
+        raise InputError(f"{path}: {info.channels} channels (wanted: 1, or mix_to_mono)")
     if info.frames == 0:
         raise InputError(f"{path}: the recording is empty")
     return info.frames

@@ -10,12 +10,10 @@ import torch
 
 from datasets import read_audio, read_mel
 from griffin_lim import griffin_lim
-from inference import Vocoder, write_wav
+from inference import wav_writer
 from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
-from model.checkpoint import load_network
 from model.errors import run_command
-from model.mel import LogMelSpectrogram
-from model.noise_schedule import NoiseSchedule
+from vocoder import Vocoder
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -75,22 +73,21 @@ def timed(function, *arguments):
 
 def main():
     argparse.ArgumentParser(description=__doc__).parse_args()
-    network, config = load_network(CHECKPOINT)
-    schedule = NoiseSchedule.load(SCHEDULE)
-    vocoder = Vocoder(network, config.mel, schedule)
-    mel_of = LogMelSpectrogram(config.mel)
-    vocoder.synthesize(torch.zeros(1, config.mel.n_mels, 80))  # warm-up
+    vocoder = Vocoder.load(CHECKPOINT, SCHEDULE)
+    mel_of, config = vocoder.mel, vocoder.mel.config
+    vocoder.synthesize(torch.zeros(1, config.n_mels, 400))  # warm-up
 
-    names = [f"WaveGrad, {len(schedule)} steps", "Griffin-Lim, 32 iterations"]
+    names = [f"WaveGrad, {len(vocoder.schedule)} steps", "Griffin-Lim, 32 iterations"]
     rows = {name: [] for name in names}
     print(f"{'recording':10} {'':28}" + "".join(f"{column:>18}" for column in COLUMNS), flush=True)
     for mel_path in sorted(RECORDINGS.glob("*.npy")):
-        mel = read_mel(mel_path, config.mel.n_mels)
-        recording = read_audio(mel_path.with_suffix(".flac"), config.mel.sample_rate)
+        mel = read_mel(mel_path, config.n_mels)
+        recording = read_audio(mel_path.with_suffix(".flac"), config.sample_rate)
         wavegrad, wavegrad_seconds = timed(lambda: vocoder.synthesize(mel[None])[0])
-        reference, reference_seconds = timed(griffin_lim, mel, config.mel)
-        write_wav(OUTPUT / f"{mel_path.stem}.wav", wavegrad, config.mel.sample_rate)
-        draw(OUTPUT / f"{mel_path.stem}.png", names[0], mel, mel_of(wavegrad), config.mel)
+        reference, reference_seconds = timed(griffin_lim, mel, config)
+        with wav_writer(OUTPUT / f"{mel_path.stem}.wav", config.sample_rate) as write:
+            write(wavegrad)
+        draw(OUTPUT / f"{mel_path.stem}.png", names[0], mel, mel_of(wavegrad), config)
         for name, waveform, seconds in [
             (names[0], wavegrad, wavegrad_seconds),
             (names[1], reference, reference_seconds),

@@ -1,6 +1,7 @@
 """Vocodes mel files, or resynthesises audio files: `python inference.py -ch CHECKPOINT -ns SCHEDULE -m FILELIST`."""
 
 import argparse
+import contextlib
 import itertools
 import os
 import sys
@@ -13,67 +14,31 @@ import torch
 from tqdm import tqdm
 
 from datasets import AUDIO_SUFFIXES, MEL_SUFFIXES, read_audio, read_filelist, read_mel
-from model.checkpoint import build_network, read_checkpoint, save_atomically
+from model.checkpoint import build_network, read_checkpoint
 from model.config import load_config
 from model.errors import InputError, describe, run_command
-from model.mel import LogMelSpectrogram
-from model.mel_diagnosis import diagnose
 from model.noise_schedule import NoiseSchedule
-from model.sampler import ancestral_sample, gaussian_noises
+from model.sampler import STEPS
+from vocoder import DTYPES, Vocoder
 
 
-class Vocoder:
-    """A network with what it takes to use it: mel definition, noise schedule, device.
+def features(path, vocoder, mix_to_mono=False):
+    """The mel `[n_mels, frames]` of a mel or audio file, as `vocoder` wants it.
 
-    Args:
-        network: a `WaveGrad`.
-        mel_config: the `MelConfig` it was trained with.
-        schedule: a `NoiseSchedule`.
-        mel_statistics: `MelStatistics` of its training, if the checkpoint has them.
+    Raises:
+        OSError, InputError: the file cannot be used; the message names it.
     """
-
-    def __init__(self, network, mel_config, schedule, device="cpu", mel_statistics=None):
-        self.device = torch.device(device)
-        self.network = network.to(self.device)
-        self.mel = LogMelSpectrogram(mel_config)
-        self.schedule = schedule
-        self.mel_statistics = mel_statistics
-
-    def synthesize(self, mels, seed=0):
-        """Vocodes a batch of mels of one length. Each gets the waveform that it would get alone.
-
-        Args:
-            mels: `[B, n_mels, frames]`.
-            seed: of the noise, which is the same for each of the batch.
-
-        Returns:
-            `[B, frames * hop_length]`, within [-1, 1], on the CPU.
-        """
-        batch, _, frames = mels.shape
-        shape = (1, frames * self.network.hop_length)
-        noises = (
-            noise.expand(batch, -1).to(self.device)
-            for noise in gaussian_noises(shape, torch.Generator().manual_seed(seed))
-        )
-        return ancestral_sample(self.network, mels.to(self.device), self.schedule, noises=noises).cpu()
-
-    def features(self, path):
-        """The mel `[n_mels, frames]` of a mel or audio file.
-
-        Raises:
-            OSError, InputError: the file cannot be used; the message names it.
-        """
-        path, config = Path(path), self.mel.config
-        if path.suffix in MEL_SUFFIXES:
-            return read_mel(path, config.n_mels)
-        if path.suffix in AUDIO_SUFFIXES:
-            audio = read_audio(path, config.sample_rate)
-            try:
-                return self.mel(audio)
-            except InputError as error:
-                raise InputError(f"{path}: {error}") from None
-        wanted = ", ".join(sorted(MEL_SUFFIXES | AUDIO_SUFFIXES))
-        raise InputError(f"{path}: unknown kind of file '{path.suffix}' (wanted: one of {wanted})")
+    path, config = Path(path), vocoder.mel.config
+    if path.suffix in MEL_SUFFIXES:
+        return read_mel(path, config.n_mels)
+    if path.suffix in AUDIO_SUFFIXES:
+        audio = read_audio(path, config.sample_rate, mix_to_mono)
+        try:
+            return vocoder.mel(audio)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+    wanted = ", ".join(sorted(MEL_SUFFIXES | AUDIO_SUFFIXES))
+    raise InputError(f"{path}: unknown kind of file '{path.suffix}' (wanted: one of {wanted})")
 
 
 def output_paths(inputs, output_dir):
@@ -91,68 +56,79 @@ def output_paths(inputs, output_dir):
     return [Path(output_dir) / name.with_name(name.name + ".wav") for name in names]
 
 
-def write_wav(path, waveform, sample_rate):
-    """Writes `[T]` in [-1, 1] as 16-bit wav, atomically."""
-    pcm = np.round(waveform.numpy() * 32767).astype(np.int16)
+@contextlib.contextmanager
+def wav_writer(path, sample_rate):
+    """Writes a 16-bit wav piece by piece, atomically: yields a function that takes `[T]` in [-1, 1]."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_atomically(lambda temporary: soundfile.write(temporary, pcm, sample_rate, "PCM_16", format="WAV"), path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with soundfile.SoundFile(temporary, "w", sample_rate, 1, "PCM_16", format="WAV") as file:
+            yield lambda waveform: file.write(np.round(waveform.numpy() * 32767).astype(np.int16))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def warn(message):
     tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
-def batches_of_one_length(vocoder, inputs, outputs, batch_size, refuse):
-    """Yields lists of (output path, mel): neighbours of one length together, at most `batch_size`.
-
-    Files that cannot be used are handed to `refuse(path, error)` instead.
-    """
-
-    def usable():
-        for path, output in zip(inputs, outputs):
-            try:
-                if os.path.abspath(path) == os.path.abspath(output):
-                    raise InputError(f"{path}: the result would overwrite it (wanted: another --output_dir)")
-                mel = vocoder.features(path)
-            except (InputError, OSError) as error:
-                refuse(path, error)
-                continue
-            complaint = diagnose(mel, vocoder.mel, vocoder.mel_statistics)
-            if complaint:
-                warn(f"{path}: {complaint}")
-            yield output, mel
-
-    for _, group in itertools.groupby(usable(), key=lambda item: item[1].shape[1]):
-        while batch := list(itertools.islice(group, batch_size)):
-            yield batch
+def usable_files(vocoder, inputs, outputs, mix_to_mono, refuse):
+    """Yields output path and mel of each file; those that cannot be used are handed to `refuse(error)` instead."""
+    for path, output in zip(inputs, outputs):
+        try:
+            if os.path.abspath(path) == os.path.abspath(output):
+                raise InputError(f"{path}: the result would overwrite it (wanted: another --output_dir)")
+            mel = features(path, vocoder, mix_to_mono)
+        except (InputError, OSError) as error:
+            refuse(error)
+            continue
+        complaint = vocoder.diagnose(mel)
+        if complaint:
+            warn(f"{path}: {complaint}")
+        yield output, mel
 
 
-def vocode_files(vocoder, inputs, outputs, batch_size=1, seed=0, progress=True):
-    """Vocodes files to files.
+def vocode_batch(vocoder, outputs, mels, seed):
+    """Vocodes mels to files; returns the seconds that the synthesis took."""
+    sample_rate, seconds = vocoder.mel.config.sample_rate, 0.0
+    clipped = [0] * len(mels)
+    with contextlib.ExitStack() as stack:
+        write = [stack.enter_context(wav_writer(output, sample_rate)) for output in outputs]
+        start = time.perf_counter()
+        for i, waveform in vocoder.stream(mels, seed):
+            seconds += time.perf_counter() - start
+            write[i](waveform)
+            clipped[i] += int((waveform.abs() >= 1).sum())
+            start = time.perf_counter()
+    for output, n_clipped in zip(outputs, clipped):
+        if n_clipped:
+            warn(f"{output}: {n_clipped} samples are clipped at full scale")
+    return seconds
+
+
+def vocode_files(vocoder, inputs, outputs, batch_size=1, seed=0, mix_to_mono=False, progress=True):
+    """Vocodes files to files, `batch_size` at a time.
 
     Returns:
         the real-time factor of each batch, and the number of files that could not be used.
     """
     failures = []
 
-    def refuse(path, error):
-        failures.append(path)
+    def refuse(error):
+        failures.append(error)
         tqdm.write(f"error: {describe(error)}", file=sys.stderr)
         bar.update()
 
-    sample_rate, factors = vocoder.mel.config.sample_rate, []
+    factors = []
+    seconds_per_frame = vocoder.mel.config.hop_length / vocoder.mel.config.sample_rate
     with tqdm(total=len(inputs), unit="file", disable=not progress) as bar:
-        for batch in batches_of_one_length(vocoder, inputs, outputs, batch_size, refuse):
-            start = time.perf_counter()
-            waveforms = vocoder.synthesize(torch.stack([mel for _, mel in batch]), seed)
-            seconds = time.perf_counter() - start
-            factors.append(seconds / (waveforms.numel() / sample_rate))
-            for (output, _), waveform in zip(batch, waveforms):
-                clipped = int((waveform.abs() >= 1).sum())
-                if clipped:
-                    warn(f"{output}: {clipped} of {len(waveform)} samples are clipped at full scale")
-                write_wav(output, waveform, sample_rate)
-                bar.update()
+        files = usable_files(vocoder, inputs, outputs, mix_to_mono, refuse)
+        while batch := list(itertools.islice(files, batch_size)):
+            batch_outputs, mels = zip(*batch)
+            seconds = vocode_batch(vocoder, batch_outputs, mels, seed)
+            factors.append(seconds / (sum(mel.shape[1] for mel in mels) * seconds_per_frame))
+            bar.update(len(batch))
     return factors, len(failures)
 
 
@@ -166,42 +142,56 @@ def main(argv=None):
     parser.add_argument("-o", "--output_dir", default="outputs", help="folder for the wav files (default: outputs)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
-    parser.add_argument("--batch_size", type=int, default=1, help="neighbouring files of one length are vocoded together")
+    parser.add_argument("--batch_size", type=int, default=1, help="files that are vocoded together")
+    parser.add_argument("--sampler", default="ancestral", help=f"one of {', '.join(STEPS)} (default: ancestral)")
+    parser.add_argument("--mix_to_mono", action="store_true", help="average the channels of recordings that have several")
+    parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="precision (default: the device's fastest)")
+    parser.add_argument("--chunk_frames", type=int, default=400, help="mel frames at once; bounds the memory")
     arguments = parser.parse_args(argv)
-    if arguments.batch_size < 1:
-        raise InputError(f"--batch_size is {arguments.batch_size} (wanted: 1 or more)")
+    for key in ("batch_size", "chunk_frames"):
+        if getattr(arguments, key) < 1:
+            raise InputError(f"--{key} is {getattr(arguments, key)} (wanted: 1 or more)")
 
     config = load_config(arguments.config) if arguments.config else None
     inputs = read_filelist(arguments.mel_filelist, AUDIO_SUFFIXES | MEL_SUFFIXES)
     schedule = NoiseSchedule.load(arguments.noise_schedule)
     checkpoint = read_checkpoint(arguments.checkpoint, config)
-    network, device = build_network(checkpoint, arguments.checkpoint), pick_device(arguments.device)
-    vocoder = Vocoder(network, checkpoint.config.mel, schedule, device, checkpoint.mel_statistics)
+    network = build_network(checkpoint, arguments.checkpoint)
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
+    device, dtype = pick_device(arguments.device), DTYPES.get(arguments.dtype)
+    vocoder = Vocoder(
+        network, checkpoint.config.mel, schedule, device, dtype, arguments.chunk_frames, arguments.sampler,
+        checkpoint.mel_statistics,
+    )
     if schedule.warning:
         warn(schedule.warning)
 
     verbose = arguments.verbose == "yes"
-    outputs = output_paths(inputs, arguments.output_dir)
-    factors, n_failures = vocode_files(vocoder, inputs, outputs, arguments.batch_size, arguments.seed, verbose)
+    outputs = output_paths(inputs, arguments.output_dir)[rank::world_size]
+    inputs = inputs[rank::world_size]
+    factors, n_failures = vocode_files(
+        vocoder, inputs, outputs, arguments.batch_size, arguments.seed, arguments.mix_to_mono, verbose
+    )
     if verbose and factors:
         spread = f" ± {np.std(factors):.3f}" if len(factors) > 1 else ""
         print(
             f"{len(inputs) - n_failures} files in {arguments.output_dir}; real-time factor {np.mean(factors):.3f}{spread} "
             f"({len(schedule)} steps, {vocoder.device})"
         )
-    if n_failures == len(inputs):
+    if n_failures and n_failures == len(inputs):
         return 2
     return 1 if n_failures else 0
 
 
 def pick_device(name):
-    """The device of that name, or a GPU if there is one.
+    """The device of that name, or a GPU if there is one: that of this process, where torchrun started several.
 
     Raises:
         InputError: there is no such device.
     """
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        device = torch.device(name or (gpu if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not available ({str(error).splitlines()[0]})") from None

@@ -28,7 +28,7 @@ MOST_DIFFERENCES = 12  # to list in one line
 
 
 def save_atomically(write, path):
-    """Calls `write(temporary_path)` and renames the result to `path`, so that `path` is always whole."""
+    """Calls `write(temporary_path)` and renames the result to `path`: `path` is always whole, and survives a power cut."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -36,8 +36,21 @@ def save_atomically(write, path):
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder):
+    """Makes a rename durable, where the system lets a folder be opened."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _load_plain_tensors(path):

@@ -170,7 +170,19 @@ class TrainingConfig(_Section):
         learning_rate, final_learning_rate, warmup_steps: linear warm-up, then cosine decay.
         gradient_clip: largest gradient norm.
         ema_decay: of the averaged weights, reached gradually.
-        precision: "fp32" or "bf16".
+        precision: "fp32"; "bf16"; "fp16", on GPUs only.
+        micro_batch_size: segments that a process has in memory at once; the gradient is accumulated over as many such
+            portions as its share of the batch needs. All at once if absent.
+        activation_checkpointing: spare memory by computing the blocks' insides a second time in the backward pass.
+        log_every, validate_every, save_every: steps between.
+        keep_checkpoints: how many of the last checkpoints are kept; beside them the best by validation loss is, and one
+            every `milestone_every` steps, if given.
+        n_previews: validation recordings that are resynthesised at every validation.
+        on_failed_save: what to do when a checkpoint cannot be written (a full disk, say).
+        skip_limit: updates with a non-finite loss or gradient are skipped; so many in a row are a divergence.
+        explosion_factor: a median loss so many times its lowest value is a divergence.
+        max_rollbacks: after a divergence, training goes on from the last good checkpoint with half the learning rate; it
+            gives up at the next divergence after so many times.
     """
 
     batch_size: PositiveInt
@@ -180,12 +192,20 @@ class TrainingConfig(_Section):
     warmup_steps: int = Field(ge=0)
     gradient_clip: PositiveFloat
     ema_decay: float = Field(ge=0, lt=1)
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]
     seed: int = Field(ge=0)
+    micro_batch_size: Optional[PositiveInt] = None
+    activation_checkpointing: bool = False
     log_every: PositiveInt = 50
     validate_every: PositiveInt = 1000
     save_every: PositiveInt = 1000
     keep_checkpoints: PositiveInt = 3
+    milestone_every: Optional[PositiveInt] = None
+    n_previews: int = Field(ge=0, default=3)
+    on_failed_save: Literal["continue", "stop"] = "continue"
+    skip_limit: PositiveInt = 20
+    explosion_factor: float = Field(gt=1, default=3.0)
+    max_rollbacks: int = Field(ge=0, default=3)
 
 
 class Config(_Section):

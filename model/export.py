@@ -13,6 +13,7 @@ import onnxruntime
 import torch
 
 from model.checkpoint import load_network, save_atomically
+from model.config import parse_config
 from model.errors import InputError, run_command
 
 OPSET = 18
@@ -38,9 +39,11 @@ class OnnxNetwork:
         options.intra_op_num_threads = n_threads
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            self.hop_length = int(self.session.get_modelmeta().custom_metadata_map["hop_length"])
+            metadata = self.session.get_modelmeta().custom_metadata_map
+            self.hop_length, text = int(metadata["hop_length"]), metadata["config"]
         except Exception as error:  # onnxruntime's exceptions have no base class of their own
             raise InputError(f"{path}: not a network written by model.export ({type(error).__name__})") from None
+        self.config = parse_config(text, f"{path} (configuration in the file)")
 
     def __call__(self, y_n, mel, noise_level):
         """`[B, T]`, `[B, n_mels, frames]`, `[B]` -> predicted noise `[B, T]`, tensors on the CPU."""

@@ -1,5 +1,7 @@
 """WaveGrad's network: (noisy waveform, mel spectrogram, noise level) -> predicted noise (section 4.1, figure 2)."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -16,6 +18,7 @@ class WaveGrad(nn.Module):
     def __init__(self, config, n_mels):
         super().__init__()
         self.hop_length = config.hop_length
+        self.context_frames = self.receptive_field(config)
         up_channels, down_channels = config.upsampling_channels, config.downsampling_channels
         interpolation, scale = config.interpolation, config.noise_level_scale
 
@@ -51,6 +54,25 @@ class WaveGrad(nn.Module):
         if config.zero_output:
             nn.init.zeros_(self.output_conv.weight)
         self.to(memory_format=torch.channels_last)
+
+    @staticmethod
+    def receptive_field(config):
+        """Mel frames on either side of a frame that its prediction depends on, at most."""
+        signal, stride = 2, 1  # the first convolution has five taps
+        signal_reach = {stride: signal}
+        for stride, dilations in zip(config.dblock_strides[1:], config.downsampling_dilations):
+            signal += sum(dilations) * stride
+            signal_reach[stride] = signal
+
+        reach, upsampling_reach = 0, 1  # of the output convolution
+        for factor, stride, dilations in zip(
+            config.factors[::-1], config.ublock_strides[::-1], config.upsampling_dilations[::-1]
+        ):
+            film_reach = signal_reach[stride] + 2 * stride
+            reach = max(reach, film_reach + sum(dilations[1:]) * stride + upsampling_reach)
+            upsampling_reach += sum(dilations) * stride + factor * stride  # interpolation looks one sample to each side
+        reach = max(reach, upsampling_reach + config.hop_length)
+        return math.ceil(reach / config.hop_length)
 
     def forward(self, y_n, mel, noise_level):
         """Predicts the noise in a waveform.

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.interpolate import PchipInterpolator
+from scipy.special import expit
 
 from model.errors import InputError
 
@@ -30,6 +32,7 @@ class NoiseSchedule:
         alphas: 1 - betas.
         alphas_cumprod: alpha_bar, the running product of alphas.
         noise_levels: sqrt(alpha_bar), what the network is told.
+        log_snr: ln(alpha_bar / (1 - alpha_bar)), falling; the coordinate in which solvers and searches take steps.
 
     Raises:
         InputError: betas are empty, of a wrong shape, not finite or not inside (0, 1).
@@ -52,11 +55,14 @@ class NoiseSchedule:
             if not 0 < beta < 1:  # NaN fails this too
                 raise InputError(f"betas must be inside (0, 1), found {beta} at index {i}")
         alphas_cumprod = np.cumprod(1 - betas)
+        with np.errstate(divide="ignore"):  # a beta below 1e-16 is 0 beside 1, and leaves the signal infinitely clean
+            log_snr = np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)
         tables = {
             "betas": betas,
             "alphas": 1 - betas,
             "alphas_cumprod": alphas_cumprod,
             "noise_levels": np.sqrt(alphas_cumprod),
+            "log_snr": log_snr,
         }
         for key, table in tables.items():
             table.setflags(write=False)
@@ -161,6 +167,35 @@ def fibonacci(n_steps, start):
     return NoiseSchedule(
         np.array(numbers[:n_steps], dtype=np.float64) * start, f"fibonacci-{n_steps}", f"fibonacci({start:g}, {n_steps})"
     )
+
+
+def from_log_snr(log_snr, name="unnamed", source=""):
+    """The schedule whose log-SNR is the given falling sequence.
+
+    Raises:
+        InputError: the sequence does not fall, or leaves a beta outside (0, 1).
+    """
+    log_snr = np.asarray(log_snr, dtype=np.float64)
+    if not (np.diff(log_snr) < 0).all():
+        raise InputError("a log-SNR must fall from step to step")
+    # 1 - alpha_bar by the logistic function itself: a difference from 1 would lose the digits of a beta near 1e-6.
+    variances = np.concatenate([[0.0], expit(-log_snr)])
+    return NoiseSchedule(np.diff(variances) / (1 - variances[:-1]), name, source)
+
+
+def interpolate(schedule, n_steps):
+    """The same curve of log-SNR in another number of steps, with the same ends (monotone cubic interpolation).
+
+    Raises:
+        InputError: one of the two has a single step, which is no curve.
+    """
+    if n_steps == len(schedule):
+        return schedule
+    if min(n_steps, len(schedule)) < 2:
+        raise InputError(f"a schedule of {len(schedule)} steps has no curve to take {n_steps} from (wanted: 2 or more)")
+    curve = PchipInterpolator(np.linspace(0, 1, len(schedule)), schedule.log_snr)
+    source = f"interpolated in log-SNR from {schedule.name} ({schedule.source})"
+    return from_log_snr(curve(np.linspace(0, 1, n_steps)), f"{schedule.name}-in-{n_steps}", source)
 
 
 BUILDERS = {"linear": linear, "geometric": geometric, "quadratic": quadratic, "fibonacci": fibonacci}

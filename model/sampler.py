@@ -1,8 +1,15 @@
-"""The reverse process: from noise to a waveform, given a network, mels and a noise schedule."""
+"""The reverse process: from noise to a waveform, given a network, mels and a noise schedule.
 
+A sampler is its step: how y_{n-1} follows from y_n and the clean waveform that the network sees in it. `STEPS` lists them, and
+`SAMPLERS` what samples with them from beginning to end. The network takes any noise level, so none needs training of its own.
+"""
+
+import functools
 import math
 
 import torch
+
+from model.errors import InputError
 
 
 def gaussian_noises(shape, generator=None, device=None):
@@ -12,7 +19,88 @@ def gaussian_noises(shape, generator=None, device=None):
         yield torch.randn(shape, generator=generator, device=source).to(device)
 
 
+def predict_y_0(network, y, mel, schedule, n):
+    """The clean waveform that the network sees in `y` at step index `n`, kept within [-1, 1], as a waveform is."""
+    noise_level = torch.full((len(y),), schedule.noise_levels[n], dtype=torch.float64, device=mel.device)
+    alpha_cumprod = schedule.alphas_cumprod[n]
+    predicted_noise = network(y, mel, noise_level)
+    y_0 = (y - math.sqrt(1 - alpha_cumprod) * predicted_noise) / math.sqrt(alpha_cumprod)
+    return y_0.clamp(-1, 1)
+
+
+def ancestral_step(schedule, n, y, y_0, previous_y_0, noise):
+    """y_{n-1} drawn from q(y_{n-1} | y_n, y_0) (Ho et al., 2020, equation 7).
+
+    Args:
+        schedule, n: the `NoiseSchedule` and the index of the step; after step 0 no noise is left.
+        y: y_n, of any shape.
+        y_0: the estimate of the clean waveform at this step.
+        previous_y_0: that of the step before (n + 1), None at the first; for samplers of second order.
+        noise: standard normal; not used at step 0, and by deterministic samplers never.
+    """
+    alpha_cumprod = schedule.alphas_cumprod[n]
+    previous_cumprod = schedule.alphas_cumprod[n - 1] if n > 0 else 1.0
+    y_0_weight = math.sqrt(previous_cumprod) * schedule.betas[n] / (1 - alpha_cumprod)
+    y_n_weight = math.sqrt(schedule.alphas[n]) * (1 - previous_cumprod) / (1 - alpha_cumprod)
+    variance = (1 - previous_cumprod) / (1 - alpha_cumprod) * schedule.betas[n]
+    y = y_0_weight * y_0 + y_n_weight * y
+    return y + math.sqrt(variance) * noise if n > 0 else y
+
+
+def ddim_step(schedule, n, y, y_0, previous_y_0, noise, eta=0.0):
+    """DDIM (Song et al., 2021, equations 12 and 16). Arguments as in `ancestral_step`.
+
+    The noise in y_n is taken from the estimate, y_n = sqrt(a_n) y_0 + sqrt(1 - a_n) noise, so that the two always agree.
+
+    Args:
+        eta: share of the noise of ancestral sampling that is added: 0 is deterministic, 1 is ancestral sampling.
+    """
+    if n == 0:
+        return y_0
+    alpha_cumprod, previous_cumprod = schedule.alphas_cumprod[n], schedule.alphas_cumprod[n - 1]
+    variance = eta**2 * (1 - previous_cumprod) / (1 - alpha_cumprod) * schedule.betas[n]
+    predicted_noise = (y - math.sqrt(alpha_cumprod) * y_0) / math.sqrt(1 - alpha_cumprod)
+    y = math.sqrt(previous_cumprod) * y_0 + math.sqrt(1 - previous_cumprod - variance) * predicted_noise
+    return y + math.sqrt(variance) * noise if eta else y
+
+
+def dpm_solver_step(schedule, n, y, y_0, previous_y_0, noise, eta=0.0):
+    """DPM-Solver++(2M) (Lu et al., 2022, algorithm 2), second order. Arguments as in `ancestral_step`.
+
+    A step of DPM-Solver++ in data prediction is a step of DDIM; the second order comes from extrapolating y_0, linear in
+    half the log-SNR, to the middle of the step. The first step has nothing to extrapolate from; the last one ends at an
+    infinite log-SNR and takes y_0 as it is.
+
+    Args:
+        eta: 0 solves the ODE, 1 the SDE, SDE-DPM-Solver++(2M): the noise of ancestral sampling, in second order.
+    """
+    if previous_y_0 is not None and n > 0:
+        log_snr = schedule.log_snr[n - 1 : n + 2].tolist()
+        ratio = (log_snr[0] - log_snr[1]) / (log_snr[1] - log_snr[2])  # this step to the one before
+        y_0 = y_0 + ratio / 2 * (y_0 - previous_y_0)
+    return ddim_step(schedule, n, y, y_0, None, noise, eta)
+
+
 @torch.inference_mode()
+def sample_with(step, network, mel, schedule, generator=None, noises=None, callback=None):
+    """Samples with a step of `STEPS`; arguments and result as in `ancestral_sample`."""
+    batch, _, frames = mel.shape
+    if noises is None:
+        noises = gaussian_noises((batch, frames * network.hop_length), generator, mel.device)
+    noises = iter(noises)
+
+    y, previous_y_0 = next(noises), None
+    for n in reversed(range(len(schedule))):
+        if callback is not None:
+            callback(n + 1, y)
+        y_0 = predict_y_0(network, y, mel, schedule, n)
+        y = step(schedule, n, y, y_0, previous_y_0, next(noises) if n > 0 else None)
+        previous_y_0 = y_0
+    if callback is not None:
+        callback(0, y)
+    return y
+
+
 def ancestral_sample(network, mel, schedule, generator=None, noises=None, callback=None):
     """Ancestral sampling (WaveGrad, algorithm 2): y_{n-1} is drawn from q(y_{n-1} | y_n, y_0) at the predicted y_0.
 
@@ -30,28 +118,77 @@ def ancestral_sample(network, mel, schedule, generator=None, noises=None, callba
     Returns:
         waveform, `[B, frames * hop_length]`, within [-1, 1].
     """
+    return sample_with(ancestral_step, network, mel, schedule, generator, noises, callback)
+
+
+def ddim_sample(network, mel, schedule, generator=None, noises=None, callback=None, eta=0.0):
+    """DDIM, see `ddim_step`; arguments and result as in `ancestral_sample`."""
+    return sample_with(functools.partial(ddim_step, eta=eta), network, mel, schedule, generator, noises, callback)
+
+
+def dpm_solver_sample(network, mel, schedule, generator=None, noises=None, callback=None, eta=0.0):
+    """DPM-Solver++(2M), see `dpm_solver_step`; arguments and result as in `ancestral_sample`."""
+    return sample_with(functools.partial(dpm_solver_step, eta=eta), network, mel, schedule, generator, noises, callback)
+
+
+@torch.inference_mode()
+def heun_sample(network, mel, schedule, generator=None, noises=None, callback=None):
+    """Heun's method on the ODE of DDIM (Karras et al., 2022, algorithm 1), second order: 2 N - 1 network calls.
+
+    Arguments and result as in `ancestral_sample`; only the first of the noises is used. In x = y_n / sqrt(a_n) and
+    sigma = sqrt(1 - a_n) / sqrt(a_n) the ODE is dx / dsigma = (x - y_0) / sigma.
+    """
     batch, _, frames = mel.shape
     if noises is None:
         noises = gaussian_noises((batch, frames * network.hop_length), generator, mel.device)
-    noises = iter(noises)
-
-    y = next(noises)
-    for n in reversed(range(len(schedule))):
+    y = next(iter(noises))
+    levels = schedule.noise_levels.tolist()
+    sigmas = [math.sqrt(1 - level**2) / level for level in levels]
+    for n in reversed(range(1, len(schedule))):
         if callback is not None:
             callback(n + 1, y)
-        alpha_cumprod = schedule.alphas_cumprod[n]
-        previous_cumprod = schedule.alphas_cumprod[n - 1] if n > 0 else 1.0
-        noise_level = torch.full((batch,), schedule.noise_levels[n], dtype=torch.float64, device=mel.device)
-        predicted_noise = network(y, mel, noise_level)
-        y_0 = (y - math.sqrt(1 - alpha_cumprod) * predicted_noise) / math.sqrt(alpha_cumprod)
-        y_0 = y_0.clamp(-1, 1)
-        # Mean and variance of q(y_{n-1} | y_n, y_0) (Ho et al., 2020, equation 7).
-        y_0_weight = math.sqrt(previous_cumprod) * schedule.betas[n] / (1 - alpha_cumprod)
-        y_n_weight = math.sqrt(schedule.alphas[n]) * (1 - previous_cumprod) / (1 - alpha_cumprod)
-        variance = (1 - previous_cumprod) / (1 - alpha_cumprod) * schedule.betas[n]
-        y = y_0_weight * y_0 + y_n_weight * y
-        if n > 0:
-            y = y + math.sqrt(variance) * next(noises)
+        slope = (y / levels[n] - predict_y_0(network, y, mel, schedule, n)) / sigmas[n]
+        euler = levels[n - 1] * (y / levels[n] + (sigmas[n - 1] - sigmas[n]) * slope)
+        end_slope = (euler / levels[n - 1] - predict_y_0(network, euler, mel, schedule, n - 1)) / sigmas[n - 1]
+        y = levels[n - 1] * (y / levels[n] + (sigmas[n - 1] - sigmas[n]) * (slope + end_slope) / 2)
+    y_0 = predict_y_0(network, y, mel, schedule, 0)  # the step to sigma = 0 is Euler's
     if callback is not None:
-        callback(0, y)
-    return y
+        callback(1, y)
+        callback(0, y_0)
+    return y_0
+
+
+STEPS = {
+    "ancestral": ancestral_step,
+    "ddim": ddim_step,
+    "dpm-solver": dpm_solver_step,
+    "sde-dpm-solver": functools.partial(dpm_solver_step, eta=1.0),
+}
+SAMPLERS = {name: functools.partial(sample_with, step) for name, step in STEPS.items()} | {"heun": heun_sample}
+
+
+def find_step(name):
+    """The step of a name in `STEPS`; `ddim:0.5` and `dpm-solver:0.5` are those with that eta.
+
+    Raises:
+        InputError: there is no such sampler, it is not made of steps, or eta is not within 0 and 1.
+    """
+    base, separator, text = name.partition(":")
+    if base not in STEPS:
+        raise InputError(f"sampler '{name}' is unknown (wanted: {', '.join(STEPS)}, or ddim:ETA)")
+    if not separator:
+        return STEPS[base]
+    if base not in ("ddim", "dpm-solver"):
+        raise InputError(f"sampler '{name}': {base} takes no eta (wanted: ddim:ETA or dpm-solver:ETA)")
+    try:
+        eta = float(text)
+    except ValueError:
+        eta = -1.0
+    if not 0 <= eta <= 1:
+        raise InputError(f"sampler '{name}': eta is '{text}' (wanted: a number from 0 to 1)")
+    return functools.partial(STEPS[base], eta=eta)
+
+
+def find_sampler(name):
+    """The sampler of a name in `SAMPLERS`, or of one with eta; see `find_step`, which raises what this raises."""
+    return SAMPLERS[name] if name in SAMPLERS else functools.partial(sample_with, find_step(name))

@@ -8,10 +8,11 @@ import pytest
 import soundfile
 import torch
 
-from inference import Vocoder, main, output_paths, vocode_files, write_wav
+from inference import main, output_paths, vocode_files, wav_writer
 from model.errors import run_command
 from model.noise_schedule import linear
 from tests.conftest import ROOT
+from vocoder import Vocoder
 
 
 @pytest.fixture
@@ -56,16 +57,26 @@ def test_vocodes_a_filelist_with_the_flags_of_the_manual(setup, run):
         assert (info.frames, info.samplerate, info.subtype, info.channels) == (frames * 40, 8000, "PCM_16", 1)
 
 
-def test_the_seed_decides_and_the_batch_does_not(setup, run):
+def test_the_seed_decides_and_batches_and_chunks_do_not(setup, run):
     arguments, folder = setup
     contents = {}
-    for key, extra in [("one", []), ("again", []), ("batch", ["--batch_size", "2"]), ("seed", ["--seed", "1"])]:
+    for key, extra in [("one", []), ("again", []), ("batch", ["--batch_size", "3", "--chunk_frames", "2"]), ("seed", ["--seed", "1"])]:
         assert run(*arguments, "-v", "no", *extra, "-o", folder / key).returncode == 0
         contents[key] = [soundfile.read(folder / key / f"{name}.wav", dtype="int16")[0] for name in "abc"]
     for one, again, batch, seed in zip(*contents.values()):
         assert np.array_equal(one, again)
         assert np.abs(one.astype(int) - batch).max() <= 1
         assert not np.array_equal(one, seed)
+
+
+def test_processes_share_the_files(setup, run, monkeypatch):
+    """As under `torchrun inference.py`, which sets these variables."""
+    arguments, folder = setup
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for rank, wanted in enumerate([["a.wav"], ["a.wav", "b.wav"], ["a.wav", "b.wav", "c.wav"], ["a.wav", "b.wav", "c.wav"]]):
+        monkeypatch.setenv("RANK", str(rank))
+        assert run(*arguments).returncode == 0
+        assert names(folder / "out") == wanted
 
 
 def test_quiet_says_nothing(setup, run):
@@ -81,6 +92,23 @@ def test_audio_files_are_resynthesised(setup, run, write_recording):
     (folder / "list.txt").write_text("speech.flac\n")
     assert run(*arguments).returncode == 0
     assert soundfile.info(folder / "out" / "speech.wav").frames == 800
+
+
+def test_stereo_is_mixed_only_on_request(setup, run, write_recording):
+    arguments, folder = setup
+    write_recording(folder / "stereo.wav", seconds=0.1, channels=2)
+    (folder / "list.txt").write_text("stereo.wav\n")
+    refused = run(*arguments)
+    assert refused.returncode == 2 and "stereo.wav: 2 channels" in refused.err
+    assert run(*arguments, "--mix_to_mono").returncode == 0
+    assert names(folder / "out") == ["stereo.wav"]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddim:0.5", "dpm-solver", "sde-dpm-solver"])
+def test_samplers_can_be_chosen(setup, run, sampler):
+    arguments, folder = setup
+    assert run(*arguments, "--sampler", sampler).returncode == 0
+    assert names(folder / "out") == ["a.wav", "b.wav", "c.wav"]
 
 
 def test_one_bad_file_does_not_stop_the_others(setup, run):
@@ -125,7 +153,9 @@ def corrupt(path, content):
         (lambda d: ["-m", corrupt(d / "l.txt", b"schedule.json\n")], "schedule.json: unknown kind of file"),
         (lambda d: ["-c", corrupt(d / "c.json", b"{}")], "c.json: missing key"),
         (lambda d: ["-c", ROOT / "configs" / "default.json"], "tiny.safetensors: network.factors is"),
+        (lambda d: ["--sampler", "euler"], "sampler 'euler' is unknown"),
         (lambda d: ["--batch_size", "0"], "--batch_size is 0"),
+        (lambda d: ["--chunk_frames", "-1"], "--chunk_frames is -1"),
         (lambda d: ["--device", "nonsense"], "--device nonsense: not available"),
         (lambda d: ["--device", "cuda:99"], "--device cuda:99: not available"),
         (lambda d: ["-v", "maybe"], "invalid choice: 'maybe'"),
@@ -167,14 +197,23 @@ def test_no_two_inputs_share_an_output(inputs, wanted):
     assert [str(path) for path in output_paths(inputs, "out")] == [f"out/{name}" for name in wanted]
 
 
+def test_an_interrupted_write_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), wav_writer(tmp_path / "a.wav", 8000) as write:
+        write(torch.zeros(100))
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_full_scale_is_written_without_wrapping(tmp_path):
-    write_wav(tmp_path / "a.wav", torch.tensor([1.0, -1.0, 0.0]), 8000)
+    with wav_writer(tmp_path / "a.wav", 8000) as write:
+        write(torch.tensor([1.0, -1.0]))
+        write(torch.tensor([0.0]))
     assert list(soundfile.read(tmp_path / "a.wav", dtype="int16")[0]) == [32767, -32767, 0]
 
 
 def test_clipping_is_said(setup, tiny_network, tiny_config, capsys):
     arguments, folder = setup
     vocoder = Vocoder(tiny_network, tiny_config.mel, linear(2, 1e-3, 0.6))
-    vocoder.synthesize = lambda mels, seed: torch.ones(len(mels), mels.shape[2] * 40)
+    vocoder.stream = lambda mels, seed: [(0, torch.ones(280))]
     vocode_files(vocoder, [folder / "a.npy"], [folder / "a.wav"], progress=False)
-    assert "280 of 280 samples are clipped" in capsys.readouterr().err
+    assert "280 samples are clipped" in capsys.readouterr().err

@@ -1,0 +1,120 @@
+"""Measures one recording with one system: its figures, its time, and its audio for those who want to listen."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from benchmarking.excerpts import excerpt_noises, load_excerpts
+from benchmarking.systems import GRIFFIN_LIM, RECORDING
+from benchmarking.timing import synchronized_time
+from griffin_lim import griffin_lim
+from metrics import METRICS
+from model.checkpoint import load_network
+from model.mel import LogMelSpectrogram
+from model.noise_schedule import linear
+from model.sampler import ancestral_sample, find_sampler
+
+WARM_UP_FRAMES = 50
+
+
+class CountedNetwork:
+    """A network that counts its calls."""
+
+    def __init__(self, network):
+        self.network = network
+        self.hop_length = network.hop_length
+        self.n_calls = 0
+
+    def __call__(self, *arguments):
+        self.n_calls += 1
+        return self.network(*arguments)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What a measurement depends on, beside system and recording.
+
+    Args:
+        checkpoint, filelist: paths.
+        n_recordings, seconds: how many, and how much of each; see `load_excerpts`.
+        metrics: names in `metrics.METRICS`.
+        seed: of the noise; a recording hears the same noise with every system.
+        n_audio: of how many recordings to keep the audio.
+        folder: where it goes.
+    """
+
+    checkpoint: str
+    filelist: str
+    n_recordings: int
+    seconds: float
+    metrics: tuple
+    seed: int
+    n_audio: int
+    folder: Path
+
+
+def audio_path(system, excerpt):
+    """Where the audio of a system and recording is, relative to the folder."""
+    return Path("audio") / excerpt.name / f"{system.file_stem}.wav"
+
+
+class Measurer:
+    """`Measurer(measuring, device)((system, index))` measures recording `index` with a system.
+
+    Raises:
+        OSError, InputError: a file cannot be used.
+    """
+
+    def __init__(self, measuring, device):
+        self.measuring, self.device = measuring, device
+        network, self.config = load_network(measuring.checkpoint)
+        self.network = CountedNetwork(network.to(device))
+        self.mel = LogMelSpectrogram(self.config.mel)
+        self.excerpts = load_excerpts(measuring.filelist, self.mel, measuring.n_recordings, measuring.seconds)
+        self.is_warm = False
+
+    def _warm_up(self):
+        mel = torch.zeros(1, self.config.mel.n_mels, WARM_UP_FRAMES, device=self.device)
+        ancestral_sample(self.network, mel, linear(2, 0.1, 0.5), torch.Generator().manual_seed(0))
+        self.is_warm = True
+
+    def synthesize(self, system, index):
+        """Waveform `[T]`, and the seconds that it took; None where nothing is computed."""
+        excerpt = self.excerpts[index]
+        if system.name == RECORDING:
+            return excerpt.waveform, None
+        if system.name == GRIFFIN_LIM:
+            start = synchronized_time(torch.device("cpu"))
+            waveform = griffin_lim(excerpt.mel, self.config.mel)
+            return waveform, synchronized_time(torch.device("cpu")) - start
+        if not self.is_warm:
+            self._warm_up()
+        sample = find_sampler(system.sampler)
+        mel = excerpt.mel[None].to(self.device)
+        noises = excerpt_noises([index], len(excerpt.waveform), self.measuring.seed)
+        self.network.n_calls = 0
+        start = synchronized_time(self.device)
+        waveform = sample(self.network, mel, system.schedule, noises=(noise.to(self.device) for noise in noises))[0]
+        return waveform.cpu(), synchronized_time(self.device) - start
+
+    def __call__(self, task):
+        system, index = task
+        excerpt = self.excerpts[index]
+        waveform, elapsed = self.synthesize(system, index)
+        sample_rate = self.config.mel.sample_rate
+        if index < self.measuring.n_audio:
+            path = self.measuring.folder / audio_path(system, excerpt)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, waveform.numpy(), sample_rate)
+        values = {name: METRICS[name].measure(excerpt.waveform, waveform, self.mel) for name in self.measuring.metrics}
+        return {
+            "key": system.key,
+            "recording": excerpt.name,
+            "network_calls": self.network.n_calls if system.schedule is not None else 0,
+            "audio_seconds": len(excerpt.waveform) / sample_rate,
+            "synthesis_seconds": elapsed,
+            "figures": {name: value if np.isfinite(value) else None for name, value in values.items()},
+        }

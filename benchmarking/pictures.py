@@ -1,0 +1,52 @@
+"""The pictures of a report."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import ScalarFormatter  # noqa: E402
+
+from metrics import METRICS  # noqa: E402
+
+
+def save_mel_picture(mel, config, path, limits):
+    """Draws a log-mel spectrogram `[n_mels, frames]`, low frequencies at the bottom; `limits` fix the colours."""
+    frames = mel.shape[1]
+    seconds = frames * config.hop_length / config.sample_rate
+    figure, axes = plt.subplots(figsize=(6, 1.8), layout="constrained")
+    axes.imshow(mel.numpy(), origin="lower", aspect="auto", extent=(0, seconds, 0, mel.shape[0]), vmin=limits[0], vmax=limits[1])
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("mel band")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def save_plot(rows, references, metric, x, x_label, path):
+    """Plots the mean of a metric against `x`, a key of a row, with a line for each sampler.
+
+    Args:
+        rows: those of `quality.json` that have a network.
+        references: rows without one, drawn as horizontal lines.
+        metric: a name in `METRICS`.
+    """
+    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    markers = "osD^vP*X"
+    for number, sampler in enumerate(dict.fromkeys(row["sampler"] for row in rows)):
+        own = [row for row in rows if row["sampler"] == sampler and None not in (row[x], row["means"][metric])]
+        points = sorted((row[x], row["means"][metric], row["system"]) for row in own)
+        color = f"C{number}"
+        axes.plot(*zip(*[point[:2] for point in points]) if points else ([], []), markers[number % 8], color=color, label=sampler)
+        for value, mean, system in points:
+            name = system.removesuffix(f" {sampler}")
+            axes.annotate(name, (value, mean), xytext=(4, 3), textcoords="offset points", fontsize=7, color=color)
+    for row, style in zip(references, ("--", ":")):
+        if row["means"][metric] is not None:
+            axes.axhline(row["means"][metric], color="grey", linestyle=style, label=row["system"])
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(METRICS[metric].label)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

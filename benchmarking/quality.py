@@ -1,0 +1,158 @@
+"""`benchmark.py quality`: a table of metrics for a network over schedules and samplers, beside the recordings
+themselves and Griffin-Lim. What is measured stays in the output folder, so a killed run goes on where it was."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarking.excerpts import fingerprint
+from benchmarking.journal import Journal
+from benchmarking.measuring import Measurer, Measuring, audio_path
+from benchmarking.scoring import file_digest
+from benchmarking.systems import make_systems
+from benchmarking.tables import markdown_table, number, save_json, save_text
+from benchmarking.timing import device_name
+from benchmarking.workers import default_jobs, start_workers
+from metrics import METRICS
+from model.errors import InputError
+
+
+def add_arguments(parser):
+    parser.add_argument("-ch", "--checkpoint", required=True, help="network to measure")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for quality.json, quality.md, the journal and audio/")
+    parser.add_argument("--filelist", required=True, help="test recordings")
+    parser.add_argument(
+        "--schedules", nargs="+", required=True, help="schedule files; FILE@SAMPLER goes with that sampler alone"
+    )
+    parser.add_argument("--samplers", nargs="+", default=["ancestral"], help="(default: ancestral)")
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="(default: all)")
+    parser.add_argument("--recordings", type=int, help="how many, spread over the filelist (default: all)")
+    parser.add_argument("--seconds", type=float, help="of each recording (default: all)")
+    parser.add_argument("--audio", type=int, default=5, help="of how many recordings to keep audio (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes (default: one a GPU, or a core)")
+
+
+def measure_all(tasks, measurer, measure, journal):
+    """Entries of all (system, index) tasks, from the journal or measured now, in the order of the tasks."""
+    known = {(entry["key"], entry["recording"]): entry for entry in journal.entries}
+    keys = [(system.key, measurer.excerpts[index].name) for system, index in tasks]
+
+    def is_known(task, key):
+        system, index = task
+        wants_audio = index < measurer.measuring.n_audio
+        path = measurer.measuring.folder / audio_path(system, measurer.excerpts[index])
+        return key in known and (path.is_file() or not wants_audio)
+
+    missing = [(task, key) for task, key in zip(tasks, keys) if not is_known(task, key)]
+    bar = tqdm(total=len(tasks), initial=len(tasks) - len(missing), unit="waveform", disable=not sys.stderr.isatty())
+    with bar:
+        for (_, key), entry in zip(missing, measure([task for task, _ in missing])):
+            journal.append(entry)
+            known[key] = entry
+            bar.update()
+    return [known[key] for key in keys]
+
+
+def summarize(system, entries, metrics):
+    """One row: means over the recordings, their standard errors, and how many had no value."""
+    row = {"system": system.name, "steps": None, "sampler": system.sampler, "final_noise_level": None}
+    if system.schedule is not None:
+        row |= {"steps": len(system.schedule), "final_noise_level": float(system.schedule.noise_levels[-1])}
+    row["network_calls"] = entries[0]["network_calls"]
+    times = [entry["synthesis_seconds"] for entry in entries]
+    row["real_time_factor"] = None if None in times else sum(times) / sum(entry["audio_seconds"] for entry in entries)
+    row |= {"means": {}, "standard_errors": {}, "without_value": {}}
+    for name in metrics:
+        values = [entry["figures"][name] for entry in entries if entry["figures"][name] is not None]
+        row["means"][name] = float(np.mean(values)) if values else None
+        row["standard_errors"][name] = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+        row["without_value"][name] = len(entries) - len(values)
+    return row
+
+
+def quality_table(rows, metrics):
+    """The rows as Markdown. A star marks a mean over fewer recordings than there are."""
+    headings = ["system", "calls", "RTF"] + [
+        f"{METRICS[name].label} {'↑' if METRICS[name].higher_is_better else '↓'}" for name in metrics
+    ]
+    lines = []
+    for row in rows:
+        calls = row["network_calls"] or "-"
+        cells = [number(row["means"][name]) + "*" * bool(row["without_value"][name]) for name in metrics]
+        lines.append([row["system"], calls, number(row["real_time_factor"]), *cells])
+    return markdown_table(headings, lines)
+
+
+def _examples(systems, by_system, excerpts):
+    """What there is to listen to: for each recording, every system's audio and figures."""
+    return [
+        {
+            "recording": excerpt.name,
+            "systems": [
+                {"system": system.name, "audio": audio_path(system, excerpt).as_posix(), "figures": entries[index]["figures"]}
+                for system, entries in zip(systems, by_system)
+            ],
+        }
+        for index, excerpt in enumerate(excerpts)
+    ]
+
+
+def _measurer(arguments):
+    """The `Measuring` of the arguments, and a `Measurer` of this process: everything is checked here, early."""
+    if arguments.seed < 0 or arguments.audio < 0:
+        raise InputError("--seed and --audio must be 0 or more")
+    measuring = Measuring(
+        arguments.checkpoint,
+        arguments.filelist,
+        arguments.recordings,
+        arguments.seconds,
+        tuple(arguments.metrics),
+        arguments.seed,
+        arguments.audio,
+        arguments.output,
+    )
+    measurer = Measurer(measuring, torch.device("cpu"))
+    names = [excerpt.name for excerpt in measurer.excerpts]
+    if len(set(names)) < len(names):
+        raise InputError(f"{arguments.filelist}: two recordings have the same file name")
+    return measuring, measurer, names
+
+
+def run(arguments):
+    systems = make_systems(arguments.schedules, arguments.samplers)
+    measuring, measurer, names = _measurer(arguments)
+    settings = {
+        "checkpoint": file_digest(arguments.checkpoint),
+        "recordings": fingerprint(measurer.excerpts),
+        "metrics": arguments.metrics,
+        "seed": arguments.seed,
+    }
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    journal = Journal(arguments.output / "journal.jsonl", settings)
+    tasks = [(system, index) for system in systems for index in range(len(names))]
+    with start_workers(partial(Measurer, measuring), arguments.jobs) as measure:
+        entries = measure_all(tasks, measurer, measure, journal)
+
+    by_system = [entries[i * len(names) : (i + 1) * len(names)] for i in range(len(systems))]
+    rows = [summarize(system, some, arguments.metrics) for system, some in zip(systems, by_system)]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    content = settings | {
+        "checkpoint": f"{Path(arguments.checkpoint).name}, sha256 {settings['checkpoint']}...",
+        "device": device_name(device) if device.type == "cuda" else f"{device_name(device)}, one thread",
+        "jobs": arguments.jobs,
+        "mel": measurer.config.mel.model_dump(),
+        "n_recordings": len(names),
+        "audio_seconds": sum(entry["audio_seconds"] for entry in by_system[0]),
+        "rows": rows,
+        "examples": _examples(systems, by_system, measurer.excerpts[: arguments.audio]),
+    }
+    save_json(content, arguments.output / "quality.json")
+    table = quality_table(rows, arguments.metrics)
+    save_text(table, arguments.output / "quality.md")
+    print(table)
+    return 0

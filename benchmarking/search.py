@@ -1,0 +1,212 @@
+"""`benchmark.py search`: finds the noise schedule of a number of steps that scores best with a network."""
+
+import math
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarking.curves import FINAL_NOISE_LEVEL, ScheduleCurves, rounded
+from benchmarking.excerpts import fingerprint
+from benchmarking.grid import default_ladder, grid_candidates
+from benchmarking.journal import Journal
+from benchmarking.optimizers import OPTIMIZERS
+from benchmarking.scoring import Scorer, Scoring, file_digest, scorer_factory
+from benchmarking.workers import default_jobs, start_workers
+from metrics import METRICS
+from model.errors import InputError
+from model.noise_schedule import NoiseSchedule
+
+METHODS = ["grid", *OPTIMIZERS]
+WORST_LOSS = 1e6  # where a metric has no value; an optimiser wants a number
+
+
+class Search:
+    """Goes through candidates, writes their scores to the journal, and the best schedule so far to a file.
+
+    Args:
+        journal: a `Journal`; what it holds is not scored again.
+        score: takes an iterable of betas, yields their scores in order.
+        metric: a `metrics.Metric`.
+        save: called with betas, score and number of candidates scored whenever there is a better one, and by `finish`.
+        bar: progress bar.
+    """
+
+    def __init__(self, journal, score, metric, save, bar):
+        self.journal, self.score, self.metric, self.save, self.bar = journal, score, metric, save, bar
+        self.n_scored = 0
+        self.best = None  # (loss, betas, score)
+
+    def losses(self, candidates):
+        """Losses of a list of betas, lower is better: the scores, or their negatives."""
+        n_known = min(len(self.journal.entries) - self.n_scored, len(candidates))
+        known = self.journal.entries[self.n_scored : self.n_scored + n_known]
+        for entry, betas in zip(known, candidates):
+            if entry["betas"] != betas:
+                raise InputError(
+                    f"{self.journal.path}: candidate {entry['betas']} is not the one that follows from its settings "
+                    f"({betas}); remove it to start anew"
+                )
+        losses = [self._note(betas, entry["score"]) for entry, betas in zip(known, candidates)]
+        rest = candidates[n_known:]
+        for betas, score in zip(rest, self.score(rest)):
+            score = score if math.isfinite(score) else None  # JSON has no NaN
+            self.journal.append({"betas": betas, "score": score})
+            losses.append(self._note(betas, score))
+        return losses
+
+    def _note(self, betas, score):
+        self.n_scored += 1
+        loss = WORST_LOSS
+        if score is not None:
+            loss = -score if self.metric.higher_is_better else score
+            if self.best is None or loss < self.best[0]:
+                self.best = (loss, betas, score)
+                self.save(betas, score, self.n_scored)
+                self.bar.set_postfix_str(f"best {self.metric.label} {score:.4f}")
+        self.bar.update()
+        return loss
+
+    def finish(self):
+        """Saves the best once more, with the final number of candidates, and returns its betas and score."""
+        if self.best is None:
+            raise InputError("no candidate has a score: the metric has no value for these recordings")
+        _, betas, score = self.best
+        self.save(betas, score, self.n_scored)
+        return betas, score
+
+
+def grid_batches(candidates):
+    """A grid as a search that does not learn: one batch."""
+    yield [betas.tolist() for betas in candidates]
+
+
+def optimizer_batches(name, curves, start, seed, n_candidates):
+    """Batches of betas from an optimiser, as a generator that is sent their losses."""
+    search = OPTIMIZERS[name](start, seed)
+    points = next(search)
+    while n_candidates > 0:
+        points = points[:n_candidates]
+        n_candidates -= len(points)
+        losses = yield [rounded(curves.schedule(point)).betas.tolist() for point in points]
+        if n_candidates > 0:
+            points = search.send(losses)
+
+
+def drive(batches, search):
+    """Runs a generator of batches of betas to its end."""
+    losses = None
+    while True:
+        try:
+            candidates = batches.send(losses)
+        except StopIteration:
+            return
+        losses = search.losses(candidates)
+
+
+def add_arguments(parser):
+    parser.add_argument("-ch", "--checkpoint", required=True, help="network to find a schedule for")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="schedule file to write (.json); the journal is written beside it")
+    parser.add_argument("--filelist", required=True, help="recordings to tune on: training or validation, never test")
+    parser.add_argument("--steps", type=int, required=True, help="number of denoising steps")
+    parser.add_argument("--method", choices=METHODS, default="tpe", help="(default: %(default)s)")
+    parser.add_argument("--candidates", default="200", help="schedules to score, or 'all' of a grid (default: %(default)s)")
+    parser.add_argument("--metric", choices=METRICS, default="log_mel_l1", help="(default: %(default)s)")
+    parser.add_argument("--sampler", default="ancestral", help="as in inference.py (default: %(default)s)")
+    parser.add_argument("--recordings", type=int, default=8, help="spread over the filelist (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each recording (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise and of the candidates (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes (default: one a GPU, or a core)")
+    parser.add_argument(
+        "--final_noise_level", type=float, nargs=2, metavar=("LEAST", "MOST"), help="allowed at the noisiest step"
+    )
+    grid = parser.add_argument_group("grid")
+    grid.add_argument("--ladder", type=float, nargs="*", help="one value a step (default: 1e-6 to 0.1 at equal ratios)")
+    grid.add_argument("--non_decreasing", action="store_true", help="only betas that never fall towards the noise")
+    optimizer = parser.add_argument_group("optimisers")
+    optimizer.add_argument("--start", type=Path, help="schedule to start from, of any number of steps")
+    optimizer.add_argument("--knots", type=int, default=6, help="of the curve of noise levels (default: %(default)s)")
+
+
+def _check(arguments):
+    if arguments.steps < 1:
+        raise InputError(f"--steps is {arguments.steps} (wanted: 1 or more)")
+    if arguments.output.suffix != ".json":
+        raise InputError(f"{arguments.output}: a schedule file ends in .json")
+    if arguments.candidates != "all":
+        try:
+            arguments.candidates = int(arguments.candidates)
+        except ValueError:
+            raise InputError(f"--candidates is '{arguments.candidates}' (wanted: a number, or 'all')") from None
+        if arguments.candidates < 1:
+            raise InputError(f"--candidates is {arguments.candidates} (wanted: 1 or more)")
+    if arguments.seed < 0:
+        raise InputError(f"--seed is {arguments.seed} (wanted: 0 or more)")
+    levels = arguments.final_noise_level
+    if levels is not None and not 0.001 <= levels[0] < levels[1] <= 0.999:
+        raise InputError(f"--final_noise_level is {levels[0]:g} {levels[1]:g} (wanted: two rising numbers, .001 to .999)")
+
+
+def _batches(arguments):
+    """The candidates that the arguments ask for, their number, and the settings that they follow from."""
+    settings = {"final_noise_level": arguments.final_noise_level}
+    n_candidates = None if arguments.candidates == "all" else arguments.candidates
+    if arguments.method == "grid":
+        if arguments.start:
+            raise InputError("--start is for the optimisers, a grid has no start")
+        ladder = default_ladder(arguments.steps) if arguments.ladder is None else arguments.ladder
+        if len(ladder) != arguments.steps:
+            raise InputError(f"--ladder has {len(ladder)} values (wanted: {arguments.steps}, one a step)")
+        settings |= {"ladder": ladder, "non_decreasing": arguments.non_decreasing}
+        candidates = grid_candidates(ladder, n_candidates, arguments.seed, **{k: v for k, v in settings.items() if k != "ladder"})
+        return grid_batches(candidates), len(candidates), settings
+    if n_candidates is None or arguments.ladder is not None or arguments.non_decreasing:
+        raise InputError(f"--candidates all, --ladder and --non_decreasing are for the grid, not for {arguments.method}")
+    if arguments.knots < 2:
+        raise InputError(f"--knots is {arguments.knots} (wanted: 2 or more)")
+    curves = ScheduleCurves(arguments.steps, arguments.knots, arguments.final_noise_level or FINAL_NOISE_LEVEL)
+    start = curves.point(NoiseSchedule.load(arguments.start)) if arguments.start else curves.middle
+    settings |= {"knots": arguments.knots, "start": start.tolist()}
+    batches = optimizer_batches(arguments.method, curves, start, arguments.seed, n_candidates)
+    return batches, n_candidates, settings
+
+
+def run(arguments):
+    _check(arguments)
+    scoring = Scoring(
+        arguments.checkpoint,
+        arguments.filelist,
+        arguments.recordings,
+        arguments.seconds,
+        arguments.metric,
+        arguments.sampler,
+        arguments.seed,
+    )
+    batches, n_candidates, settings = _batches(arguments)
+    excerpts = Scorer(scoring, "cpu").excerpts  # everything is checked here, before any process starts
+    checkpoint = file_digest(arguments.checkpoint)
+    settings |= {key: getattr(arguments, key) for key in ("steps", "method", "candidates", "metric", "sampler", "seed")}
+    settings |= {"checkpoint": checkpoint, "recordings": fingerprint(excerpts)}
+
+    def save(betas, score, n_scored):
+        source = (
+            f"{arguments.method} search, {n_scored} of {n_candidates} candidates, seed {arguments.seed}: "
+            f"{arguments.metric} {score:.5f} with the sampler {arguments.sampler} on {len(excerpts)} excerpts of "
+            f"{len(excerpts[0].waveform)} samples from {Path(arguments.filelist).name}, "
+            f"network {Path(arguments.checkpoint).name} (sha256 {checkpoint}...)"
+        )
+        NoiseSchedule(betas, arguments.output.stem, source).save(arguments.output)
+
+    journal = Journal(arguments.output.with_suffix(".journal.jsonl"), settings)
+    bar = tqdm(total=n_candidates, unit="schedule", disable=not sys.stderr.isatty())
+    with bar, start_workers(scorer_factory(scoring), arguments.jobs) as score:
+        search = Search(journal, score, METRICS[arguments.metric], save, bar)
+        try:
+            drive(batches, search)
+        except KeyboardInterrupt:
+            bar.write(f"interrupted: the best so far is in {arguments.output}; the same command goes on from here")
+            raise
+    betas, score = search.finish()
+    print(f"{arguments.output}: {arguments.metric} {score:.5f}, betas {' '.join(f'{beta:.6g}' for beta in betas)}")
+    print(f"{search.n_scored} candidates of {len(excerpts)} excerpts and {arguments.steps} steps")
+    return 0

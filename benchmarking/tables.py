@@ -1,0 +1,32 @@
+"""Tables for people and for programs."""
+
+import json
+import math
+
+from model.checkpoint import save_atomically
+
+
+def markdown_table(headings, rows):
+    """A Markdown table with aligned columns; the first is text, the others are numbers."""
+    cells = [[str(cell) for cell in row] for row in [headings, *rows]]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(headings))]
+    pad = [str.ljust if column == 0 else str.rjust for column in range(len(headings))]
+    lines = ["| " + " | ".join(pad[i](cell, widths[i]) for i, cell in enumerate(row)) + " |" for row in cells]
+    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    lines.insert(1, "| " + " | ".join(rule) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def number(value, digits=3):
+    """A number with so many digits after the point; a dash where there is none."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def save_text(text, path):
+    """Writes a text file, atomically."""
+    save_atomically(lambda temporary: temporary.write_text(text, encoding="utf-8"), path)
+
+
+def save_json(content, path):
+    """Writes JSON, atomically; what has no value must be None, for JSON has no NaN."""
+    save_text(json.dumps(content, indent=2, allow_nan=False) + "\n", path)

@@ -1,0 +1,71 @@
+"""Starts one training process per GPU, or several on the CPU, through torchrun: `python launch.py -c CONFIG`.
+
+Everything after `--` goes to torchrun, for runs on several machines:
+    python launch.py -c CONFIG -- --nnodes 2 --node_rank 0 --master_addr 10.0.0.1 --master_port 29400
+"""
+
+import argparse
+import logging
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+TRAIN = Path(__file__).with_name("train.py")
+SHUTDOWN_SECONDS = "40"  # for the processes to save and end after a signal, or after one of them has failed
+
+
+def parse_arguments(arguments):
+    """Splits a command line into the number of processes on the CPU, torchrun's options and those of `train.py`."""
+    own, torchrun_options = arguments, []
+    if "--" in arguments:
+        own, torchrun_options = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--nproc", type=int)
+    options, train_options = parser.parse_known_args(own)
+    if options.nproc is not None and options.nproc < 1:
+        parser.error(f"--nproc is {options.nproc} (wanted: 1 or more)")
+    return options.nproc, torchrun_options, train_options
+
+
+def torchrun(arguments):
+    """Runs torchrun and returns the exit status of the process that failed first, or 0."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # said below in one line
+    try:
+        run.run(run.parse_args(arguments))
+    except SignalException:
+        return 0  # the processes have saved and said so
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            print(f"error: process {rank} was killed by {signal.Signals(-failure.exitcode).name}", file=sys.stderr)
+            return 128 - failure.exitcode
+        if failure.exitcode > 2:  # below, it has explained itself
+            print(f"error: process {rank} ended with status {failure.exitcode}", file=sys.stderr)
+        return failure.exitcode
+    return 0
+
+
+def main():
+    nproc, torchrun_options, train_options = parse_arguments(sys.argv[1:])
+    if nproc is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    import torch
+
+    n_processes = nproc or max(torch.cuda.device_count(), 1)
+    if n_processes == 1 and not torchrun_options:
+        sys.argv = [str(TRAIN), *train_options]
+        runpy.run_path(str(TRAIN), run_name="__main__")  # exits
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // n_processes, 1)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
+    where = torchrun_options or ["--standalone"]
+    return torchrun([*where, "--nproc_per_node", str(n_processes), str(TRAIN), *train_options])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

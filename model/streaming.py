@@ -1,0 +1,164 @@
+"""Synthesis of any length in constant memory: every diffusion step is a stage, and frames flow through the stages.
+
+The network is convolutional: a frame of its prediction depends on a few frames to each side (`WaveGrad.context_frames`).
+So step n can denoise a frame as soon as step n + 1 has denoised those around it, and has to keep no more than those. The
+result is that of denoising the whole at once, up to rounding.
+"""
+
+from collections import defaultdict
+
+import torch
+
+from model.sampler import ancestral_step, predict_y_0
+
+
+class FrameNoise:
+    """Standard normal noise of one step, drawn frame by frame, so that it does not depend on how frames are grouped."""
+
+    def __init__(self, seed, n, hop_length):
+        self.generator = torch.Generator().manual_seed((seed << 16) + n)
+        self.hop_length = hop_length
+
+    def draw(self, n_frames):
+        """The noise of the next `n_frames` frames, `[n_frames * hop_length]`."""
+        return torch.cat(
+            [torch.randn(self.hop_length, generator=self.generator) for _ in range(n_frames)] or [torch.empty(0)]
+        )
+
+
+def whole_noises(seed, n_steps, n_frames, hop_length):
+    """The noise that a stream of `n_frames` frames gets, for sampling it whole: yields `[1, n_frames * hop_length]`."""
+    for n in range(n_steps, 0, -1):
+        yield FrameNoise(seed, n, hop_length).draw(n_frames)[None]
+
+
+class _Stage:
+    """Diffusion step n: takes frames of y_{n+1}, gives frames of y_n, and keeps those that the next ones depend on."""
+
+    def __init__(self, n, schedule, step, context, hop_length, noise):
+        self.n, self.schedule, self.step = n, schedule, step
+        self.context, self.hop_length, self.noise = context, hop_length, noise
+        self.first = self.done = self.end = 0  # frames: kept from, denoised up to, received up to
+        self.mel = self.y = self.previous_y_0 = None
+        self.closed = False
+
+    def receive(self, mel, y, previous_y_0, last):
+        """Takes the next frames: mel `[n_mels, F]`, y and the estimate before `[F * hop_length]`; `last`: no more come."""
+        if self.closed:
+            raise RuntimeError("the stream has ended")
+        self.closed = last
+        self.end += mel.shape[1]
+        if self.mel is not None:
+            mel, y = torch.cat([self.mel, mel], 1), torch.cat([self.y, y])
+            previous_y_0 = None if previous_y_0 is None else torch.cat([self.previous_y_0, previous_y_0])
+        self.mel, self.y, self.previous_y_0 = mel, y, previous_y_0
+
+    def ready(self):
+        """Frames up to which it can denoise now."""
+        return self.end if self.closed else max(self.end - self.context, self.done)
+
+    def give(self, y_0):
+        """Takes the network's estimate of y_0 for all kept frames, and gives the frames that are now done.
+
+        Returns:
+            mel, y_n and the estimate of y_0 of those frames.
+        """
+        ready, hop = self.ready(), self.hop_length
+        new = slice((self.done - self.first) * hop, (ready - self.first) * hop)
+        mel = self.mel[:, self.done - self.first : ready - self.first]
+        noise = self.noise.draw(ready - self.done).to(y_0.device) if self.n > 0 else None
+        previous = None if self.previous_y_0 is None else self.previous_y_0[new]
+        y = self.step(self.schedule, self.n, self.y[new], y_0[new], previous, noise)
+
+        self.done = ready
+        drop = max(ready - self.context, 0) - self.first
+        self.first += drop
+        self.mel, self.y = self.mel[:, drop:], self.y[drop * hop :]
+        if self.previous_y_0 is not None:
+            self.previous_y_0 = self.previous_y_0[drop * hop :]
+        return mel, y, y_0[new]
+
+
+class SynthesisStream:
+    """Vocodes a mel that comes in pieces.
+
+    Args:
+        network: a `WaveGrad`.
+        schedule: a `NoiseSchedule`.
+        seed: of the noise.
+        step: the sampler's step, one of `model.sampler.STEPS`.
+    """
+
+    def __init__(self, network, schedule, seed=0, step=ancestral_step):
+        self.network, self.schedule = network, schedule
+        n_steps, hop_length = len(schedule), network.hop_length
+        noises = [FrameNoise(seed, n, hop_length) for n in range(n_steps + 1)]
+        self.start_noise = noises[n_steps]
+        self.stages = [
+            _Stage(n, schedule, step, network.context_frames, hop_length, noises[n]) for n in reversed(range(n_steps))
+        ]
+
+    @property
+    def latency_frames(self):
+        """Frames that must have come after a frame before its waveform is given."""
+        return len(self.schedule) * self.network.context_frames
+
+    def push(self, mel, last=False):
+        """Takes the next frames and gives the waveform that they complete.
+
+        Args:
+            mel: `[n_mels, F]`, F from 0 on.
+            last: no more frames will come; the rest of the waveform is given.
+
+        Returns:
+            waveform, `[T]`, within [-1, 1]; T is a multiple of the hop length, and may be 0.
+        """
+        return push_together([self], [mel], [last])[0]
+
+
+@torch.inference_mode()
+def push_together(streams, mels, lasts):
+    """`SynthesisStream.push` for several streams of one network and schedule, which is called once for all where it can be.
+
+    Each stream gives what it would give alone.
+
+    Args:
+        streams: list of `SynthesisStream`.
+        mels: the next frames of each, `[n_mels, F]`.
+        lasts: whether no more frames will come, of each.
+
+    Returns:
+        the waveform of each, `[T]`.
+
+    Raises:
+        RuntimeError: a stream has ended before.
+    """
+    network, schedule = streams[0].network, streams[0].schedule
+    pieces = [(mel, stream.start_noise.draw(mel.shape[1]).to(mel.device), None) for stream, mel in zip(streams, mels)]
+    for stages in zip(*(stream.stages for stream in streams)):
+        for stage, piece, last in zip(stages, pieces, lasts):
+            stage.receive(*piece, last)
+        pieces = [(stage.mel[:, :0], stage.y[:0], stage.y[:0]) for stage in stages]
+        by_length = defaultdict(list)
+        for i, stage in enumerate(stages):
+            if stage.ready() > stage.done:
+                by_length[stage.mel.shape[1]].append(i)
+        for group in by_length.values():
+            y, mel = (torch.stack([getattr(stages[i], key) for i in group]) for key in ("y", "mel"))
+            for i, y_0 in zip(group, predict_y_0(network, y, mel, schedule, stages[0].n)):
+                pieces[i] = stages[i].give(y_0)
+    return [y for _, y, _ in pieces]
+
+
+def synthesize_stream(network, schedule, pieces, seed=0, step=ancestral_step):
+    """Vocodes an iterable of mels `[n_mels, F]`, the pieces of one utterance; yields waveforms `[T]` as they are done.
+
+    The latency is `SynthesisStream.latency_frames` and the piece itself.
+    """
+    stream, waiting = SynthesisStream(network, schedule, seed, step), None
+    for piece in pieces:
+        if waiting is not None:
+            yield stream.push(waiting)
+        waiting = piece
+    if waiting is not None:
+        yield stream.push(waiting, last=True)

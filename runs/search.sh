@@ -1,0 +1,10 @@
+#!/bin/sh
+# Finds a six-step noise schedule for the shipped checkpoint from scratch, on the validation recordings; fetches them first.
+# Killed and started again, it goes on where it was. Writes logs/search/small-16k-6.json and its journal.
+# Usage: sh runs/search.sh [OPTIONS]     options of 'benchmark.py search' that replace the ones below
+set -eu
+. "$(dirname "$0")/setup.sh"
+[ -d "$root/corpus/festvox-ru" ] || sh "$root/runs/get_corpus.sh"
+mkdir -p "$root/logs/search"
+exec "$python" "$root/benchmark.py" search --checkpoint "$root/checkpoints/small-16k.safetensors" \
+    --filelist "$root/filelists/festvox-ru/validation.txt" --steps 6 --output "$root/logs/search/small-16k-6.json" "$@"

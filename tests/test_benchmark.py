@@ -1,0 +1,163 @@
+"""benchmark.py's other commands: rtf, quality and report."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import benchmark
+from benchmarking.systems import make_systems
+from benchmarking.tables import markdown_table
+from model.errors import InputError, run_command
+
+ROOT = Path(__file__).parent.parent
+SCHEDULES = [str(ROOT / "schedules" / f"{name}.json") for name in ("wg-3", "wg-6")]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """command(*arguments) runs benchmark.py in this process and returns its exit status."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            run_command(benchmark.main)
+        return exit_.value.code
+
+    return run
+
+
+@pytest.fixture
+def filelist(tmp_path, write_recording):
+    for number in range(3):
+        write_recording(tmp_path / f"recording {number}.wav", seconds=1.0 + 0.2 * number, seed=number)
+    (tmp_path / "list.txt").write_text("recording 0.wav\nrecording 1.wav\nrecording 2.wav\n")
+    return tmp_path / "list.txt"
+
+
+@pytest.fixture
+def quality(command, tiny_checkpoint, filelist, tmp_path):
+    """quality(*arguments): status of `quality` with two schedules and all metrics that take no model."""
+
+    def run(*arguments):
+        return command(
+            "quality", "-ch", tiny_checkpoint, "--filelist", filelist, "-o", tmp_path / "quality", "--audio", 2,
+            "--schedules", SCHEDULES[0], f"{SCHEDULES[1]}@ddim", "--jobs", 1,
+            "--metrics", "stoi", "mcd", "log_mel_l1", "stft", *arguments,
+        )  # fmt: skip
+
+    return run
+
+
+def test_real_time_factors(command, tiny_checkpoint, filelist, tmp_path, capsys):
+    status = command(
+        "rtf", "-ch", tiny_checkpoint, "--filelist", filelist, "--steps", 1, 3, "--batch_sizes", 1, 2, "--repeats", 2,
+        "-o", tmp_path / "rtf.json",
+    )  # fmt: skip
+    assert status == 0, capsys.readouterr().err
+    results = json.loads((tmp_path / "rtf.json").read_text())["results"]
+    assert [(result["batch_size"], result["steps"]) for result in results] == [(1, 1), (1, 3), (2, 1), (2, 3)]
+    assert [result["n_timings"] for result in results] == [6, 6, 2, 2]
+    assert all(result["real_time_factor"] > 0 and result["peak_memory_bytes"] > 1e6 for result in results)
+    assert "real-time factor" in (tmp_path / "rtf.md").read_text()
+
+
+def test_quality_measures_every_system_and_remembers(quality, tmp_path, capsys, monkeypatch):
+    assert quality() == 0, capsys.readouterr().err
+    content = json.loads((tmp_path / "quality" / "quality.json").read_text())
+    rows = {row["system"]: row for row in content["rows"]}
+    assert list(rows) == ["recording", "griffin-lim", "wg-3 ancestral", "wg-6 ddim"]
+    assert [row["network_calls"] for row in rows.values()] == [0, 0, 3, 6]
+    assert rows["recording"]["means"]["mcd"] == pytest.approx(0, abs=1e-6)
+    assert rows["griffin-lim"]["means"]["log_mel_l1"] < rows["wg-3 ancestral"]["means"]["log_mel_l1"]
+    table = (tmp_path / "quality" / "quality.md").read_text()
+    assert table in capsys.readouterr().out and table.count("\n") == 6
+
+    # What is in the journal is not measured again.
+    from benchmarking.measuring import Measurer
+
+    monkeypatch.setattr(Measurer, "__call__", lambda self, task: pytest.fail("measured again"))
+    before = (tmp_path / "quality" / "quality.json").read_bytes()
+    assert quality() == 0
+    assert (tmp_path / "quality" / "quality.json").read_bytes() == before
+
+
+def test_quality_is_the_same_for_any_number_of_processes(quality, tmp_path, capsys):
+    figures = []
+    for jobs in (1, 2):
+        assert quality("-o", tmp_path / f"jobs-{jobs}", "--jobs", jobs) == 0, capsys.readouterr().err
+        entries = (tmp_path / f"jobs-{jobs}" / "journal.jsonl").read_text().splitlines()[1:]
+        figures.append([json.loads(entry)["figures"] for entry in entries])
+    assert figures[0] == figures[1]
+
+
+def test_other_settings_do_not_mix(quality, tmp_path, capsys):
+    assert quality() == 0
+    assert quality("--seed", 1) == 2
+    assert "journal of another run, its seed is 0 (wanted: 1)" in capsys.readouterr().err
+
+
+def test_systems_by_the_same_name_are_refused():
+    with pytest.raises(InputError, match="asked for twice"):
+        make_systems(SCHEDULES[:1] * 2, ["ancestral"])
+    with pytest.raises(InputError, match="'euler' is unknown"):
+        make_systems([f"{SCHEDULES[0]}@euler"], ["ancestral"])
+
+
+def test_markdown_table():
+    assert markdown_table(["system", "n"], [["a", 1], ["bb", 22.5]]) == (
+        "| system |    n |\n| ------ | ---: |\n| a      |    1 |\n| bb     | 22.5 |\n"
+    )
+
+
+def test_report_needs_a_quality_folder(command, tmp_path, capsys):
+    assert command("report", tmp_path, "-o", tmp_path / "report") == 2
+    assert "quality.json: No such file" in capsys.readouterr().err
+    (tmp_path / "quality.json").write_text("[]")
+    assert command("report", tmp_path, "-o", tmp_path / "report") == 2
+    assert "not a result of" in capsys.readouterr().err
+
+
+@pytest.fixture
+def report(quality, command, tmp_path):
+    assert quality() == 0
+    assert command("report", tmp_path / "quality", "-o", tmp_path / "report") == 0
+    shutil.rmtree(tmp_path / "quality")  # the report needs nothing but itself
+    return tmp_path / "report"
+
+
+def test_report_holds_all_that_its_page_shows(report):
+    page = (report / "index.html").read_text()
+    files = re.findall(r'src="([^"]*)"', page)
+    assert len(files) == 4 // 2 + 2 * 4 * 2  # one metric's plots, and picture and audio of 2 recordings by 4 systems
+    for file in files:
+        assert (report / file.replace("%20", " ")).stat().st_size > 0, file
+    assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_every_player_of_the_report_knows_its_duration(report):
+    page = report / "index.html"
+    # The page says of each player what it is; nothing of this is in the report itself.
+    script = """<script>document.querySelectorAll("audio").forEach(audio => {
+        const note = () => audio.setAttribute("data-seconds", audio.duration.toFixed(2));
+        audio.readyState ? note() : audio.addEventListener("loadedmetadata", note); });</script>"""
+    (report / "check.html").write_text(page.read_text().replace("</body>", script + "</body>"))
+    result = subprocess.run(
+        [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            f"--user-data-dir={report / 'profile'}", "--virtual-time-budget=20000", "--dump-dom",
+            (report / "check.html").as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    seconds = re.findall(r'<audio[^>]*data-seconds="([\d.]+)"', result.stdout)
+    assert len(seconds) == 8, result.stderr[-2000:]
+    np.testing.assert_allclose([float(s) for s in seconds], [1.0] * 4 + [1.2] * 4, atol=0.01)

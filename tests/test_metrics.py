@@ -1,0 +1,110 @@
+"""Every metric on cases whose value is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from synthetic_speech import synthetic_speech
+
+from metrics import (
+    METRICS,
+    cepstral_distance,
+    dnsmos,
+    f0_frame_error,
+    log_mel_l1,
+    mel_cepstral_distortion,
+    multi_resolution_stft_distance,
+    pesq_wideband,
+    pitch_frame_error,
+    short_time_intelligibility,
+)
+from model.config import MelConfig
+from model.mel import LogMelSpectrogram
+
+SAMPLE_RATE = 16000
+MEL = LogMelSpectrogram(
+    MelConfig(sample_rate=SAMPLE_RATE, n_fft=512, win_length=512, hop_length=128, n_mels=40, f_min=20, f_max=8000, log="ln")
+)
+# P.862.2 maps the largest raw score, 4.5, to 0.999 + 4 / (1 + exp(-1.3669 * 4.5 + 3.8224)).
+BEST_PESQ = 0.999 + 4 / (1 + math.exp(-1.3669 * 4.5 + 3.8224))
+BEST = {"pesq": BEST_PESQ, "stoi": 1, "estoi": 1, "mcd": 0, "log_mel_l1": 0, "stft": 0, "ffe": 0}
+
+
+@pytest.fixture(scope="module")
+def speech():
+    return synthetic_speech(3)
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return torch.randn(3 * SAMPLE_RATE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", sorted(BEST))
+def test_identical_signals_have_the_best_value(name, speech):
+    assert METRICS[name].measure(speech, speech, MEL) == pytest.approx(BEST[name], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_more_noise_is_worse(name, speech, noise):
+    values = [METRICS[name].measure(speech, speech + gain * noise, MEL) for gain in (0.001, 0.02, 0.1)]
+    assert values == sorted(values, reverse=METRICS[name].higher_is_better)
+    assert values[0] != values[2]
+
+
+def test_pesq_of_silence_and_of_no_speech_is_nan(speech):
+    assert math.isnan(pesq_wideband(speech, torch.zeros_like(speech), SAMPLE_RATE))
+    assert math.isnan(pesq_wideband(torch.zeros_like(speech), speech, SAMPLE_RATE))
+
+
+def test_other_sample_rates_are_resampled():
+    speech = synthetic_speech(3, sample_rate=22050)
+    assert pesq_wideband(speech, speech, 22050) == pytest.approx(BEST_PESQ, abs=1e-4)
+    assert 1 <= dnsmos(speech, 22050) <= 5
+
+
+def test_stoi_ignores_level_and_extended_stoi_is_stricter(speech, noise):
+    assert short_time_intelligibility(speech, 0.5 * speech, SAMPLE_RATE) == pytest.approx(1, abs=1e-6)
+    noisy = speech + 0.05 * noise
+    assert short_time_intelligibility(speech, noisy, SAMPLE_RATE, extended=True) < short_time_intelligibility(
+        speech, noisy, SAMPLE_RATE
+    )
+
+
+def test_log_mel_l1_of_twice_the_power_is_ln_2(noise):
+    assert log_mel_l1(MEL(noise), MEL(noise * math.sqrt(2))) == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_cepstral_distance_of_one_cosine_in_the_envelope():
+    n_mels = 80
+    flat = np.zeros((n_mels, 5))
+    ripple = np.cos(np.pi * 3 * (np.arange(n_mels) + 0.5) / n_mels)[:, None] * np.ones((1, 5))
+    # A cosine of amplitude 1 in ln power is 10 / ln 10 dB high, and has the root mean square 1 / sqrt 2 of that.
+    assert cepstral_distance(flat, ripple) == pytest.approx(10 / math.log(10) / math.sqrt(2))
+    fine = np.cos(np.pi * 20 * (np.arange(n_mels) + 0.5) / n_mels)[:, None] * np.ones((1, 5))
+    assert cepstral_distance(flat, fine) == pytest.approx(0, abs=1e-9)  # finer than an envelope
+
+
+def test_mel_cepstral_distortion_ignores_level(noise):
+    assert mel_cepstral_distortion(noise, 0.5 * noise, SAMPLE_RATE) == pytest.approx(0, abs=1e-4)
+
+
+def test_stft_distance_of_twice_the_amplitude(noise):
+    # Spectral convergence |2 - 1| / 1, and ln 2 in every bin.
+    assert multi_resolution_stft_distance(noise, 2 * noise) == pytest.approx(1 + math.log(2), abs=1e-4)
+
+
+def test_pitch_frame_error_counts_voicing_and_pitch():
+    reference = np.array([100.0, 100, 100, 0, 0])
+    degraded = np.array([119.0, 121, 0, 0, 100])
+    assert pitch_frame_error(reference, degraded) == pytest.approx(3 / 5)
+
+
+def test_f0_frame_error_hears_another_pitch(speech):
+    other = synthetic_speech(3, f0=170.0)
+    assert f0_frame_error(speech, other, SAMPLE_RATE) > 0.3
+
+
+def test_dnsmos_tells_speech_from_noise(speech, noise):
+    assert dnsmos(speech, SAMPLE_RATE) > dnsmos(0.1 * noise, SAMPLE_RATE)

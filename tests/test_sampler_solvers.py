@@ -1,0 +1,121 @@
+"""The samplers beside ancestral sampling, against networks whose answer is known."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from oracles import GaussianDenoiser, Oracle, waveforms
+
+from model.errors import InputError
+from model.noise_schedule import NoiseSchedule, fibonacci, from_log_snr, linear
+from model.sampler import SAMPLERS, ancestral_sample, ddim_sample, dpm_solver_sample, find_sampler, gaussian_noises, heun_sample
+
+SCHEDULES = [linear(1, 0.5, 0.5), linear(2, 1e-4, 0.5), fibonacci(25, 1e-6), linear(50, 1e-4, 0.05)]
+SCHEDULE_FOLDER = Path(__file__).parent.parent / "schedules"
+NAMES = [*SAMPLERS, "ddim:0.5", "dpm-solver:0.5"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.name)
+def test_the_true_noise_leads_back_to_the_waveform(name, schedule):
+    y_0, mel = waveforms()
+    states = []
+    result = find_sampler(name)(
+        Oracle(y_0), mel, schedule, torch.Generator().manual_seed(0), callback=lambda n, y: states.append((n, y))
+    )
+    torch.testing.assert_close(result, y_0, rtol=0, atol=1e-5)
+    assert [n for n, _ in states] == list(range(len(schedule), -1, -1))
+    assert states[-1][1] is result
+    assert result.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_generator_decides_everything(name):
+    _, mel = waveforms()
+    sample = find_sampler(name)
+    network = GaussianDenoiser(0.3)
+    first, again, other = (
+        sample(network, mel, SCHEDULES[2], torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_ddim_with_eta_1_is_ancestral_sampling():
+    _, mel = waveforms()
+    network = GaussianDenoiser(0.3)
+    results = [
+        sample(network, mel, SCHEDULES[2], torch.Generator().manual_seed(1)) for sample in (ancestral_sample, find_sampler("ddim:1"))
+    ]
+    torch.testing.assert_close(*results, rtol=0, atol=1e-5)
+
+
+def test_one_or_two_steps_of_dpm_solver_are_ddim():
+    # Nothing to extrapolate from at first, nothing to extrapolate to at last.
+    _, mel = waveforms()
+    for schedule in SCHEDULES[:2]:
+        results = [
+            sample(GaussianDenoiser(0.3), mel, schedule, torch.Generator().manual_seed(1))
+            for sample in (ddim_sample, dpm_solver_sample)
+        ]
+        torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("sample, order", [(ddim_sample, 1), (dpm_solver_sample, 2), (heun_sample, 2)])
+def test_order_of_convergence(sample, order):
+    _, mel = waveforms()
+    network = GaussianDenoiser(0.05)  # so narrow that no prediction of y_0 is clamped
+    start = next(gaussian_noises((2, 100), torch.Generator().manual_seed(1))).double()
+    errors = []
+    for n_steps in (40, 80, 160):
+        schedule = from_log_snr(np.linspace(16, -6, n_steps))
+        result = sample(network, mel, schedule, noises=itertools.repeat(start))
+        exact = network.exact(start, schedule.noise_levels[-1])
+        errors.append((result - exact).abs().max().item())
+    ratios = np.array(errors[:-1]) / errors[1:]
+    assert 0.75 * 2**order < ratios.min() <= ratios.max() < 1.5 * 2**order
+
+
+def test_the_noise_of_the_sde_gives_the_right_variance():
+    network = GaussianDenoiser(0.3)
+    schedule = from_log_snr(np.linspace(14, -8, 600))
+    mel = torch.zeros(1, 3, 4000)
+    for name in ("ancestral", "ddim:0.5", "sde-dpm-solver"):
+        result = find_sampler(name)(network, mel, schedule, torch.Generator().manual_seed(0))
+        assert result.std().item() == pytest.approx(0.3, rel=0.04), name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_network_calls(name):
+    y_0, mel = waveforms()
+    oracle = Oracle(y_0)
+    find_sampler(name)(oracle, mel, SCHEDULES[2])
+    assert oracle.n_calls == (49 if name == "heun" else 25)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_results_stay_within_a_waveforms_range(name):
+    _, mel = waveforms()
+
+    class Nonsense(GaussianDenoiser):
+        def __call__(self, y_n, mel, noise_level):
+            return 5 * torch.randn(y_n.shape, generator=torch.Generator().manual_seed(3))
+
+    assert find_sampler(name)(Nonsense(1.0), mel, SCHEDULES[2]).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    "name, said", [("euler", "'euler' is unknown"), ("ddim:2", "eta is '2'"), ("ddim:x", "eta is 'x'"), ("heun:1", "is unknown"), ("sde-dpm-solver:1", "takes no eta")]
+)
+def test_unknown_samplers_are_refused(name, said):
+    with pytest.raises(InputError, match=said):
+        find_sampler(name)
+
+
+def test_log_snr_and_back():
+    for schedule in (NoiseSchedule.load(SCHEDULE_FOLDER / "wg-6.json"), linear(1000, 1e-6, 0.01)):
+        np.testing.assert_allclose(from_log_snr(schedule.log_snr).betas, schedule.betas, rtol=1e-8)
+    with pytest.raises(InputError, match="must fall"):
+        from_log_snr([1.0, 2.0])

@@ -1,0 +1,289 @@
+"""The schedule search: candidates, scores, journal, processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import benchmark
+from benchmarking.curves import ScheduleCurves, rounded
+from benchmarking.grid import default_ladder, grid_candidates
+from benchmarking.journal import Journal
+from benchmarking.optimizers import OPTIMIZERS
+from benchmarking.scoring import Scorer, Scoring, scorer_factory
+from benchmarking.search import optimizer_batches
+from benchmarking.workers import start_workers
+from model.checkpoint import save_weights
+from model.errors import InputError, run_command
+from model.network import WaveGrad
+from model.noise_schedule import NoiseSchedule, fibonacci
+
+ROOT = Path(__file__).parent.parent
+WG_6 = NoiseSchedule.load(ROOT / "schedules" / "wg-6.json")
+
+
+@pytest.fixture
+def filelist(tmp_path, write_recording):
+    names = [f"{number}.wav" for number in range(4)]
+    for number, name in enumerate(names):
+        write_recording(tmp_path / name, seconds=0.5 + 0.1 * number, seed=number)
+    (tmp_path / "list.txt").write_text("\n".join(names) + "\n")
+    return tmp_path / "list.txt"
+
+
+def command_of(tiny_checkpoint, filelist, output, *arguments):
+    return ["benchmark.py", "search", "-ch", str(tiny_checkpoint), "--filelist", str(filelist), "-o", str(output),
+            "--steps", "3", "--seconds", "0.3", "--recordings", "2", "--jobs", "1", *arguments]  # fmt: skip
+
+
+@pytest.fixture
+def search(monkeypatch, tmp_path, tiny_checkpoint, filelist):
+    """search(*arguments): the command's exit status, and the paths of the files it writes."""
+
+    def run(*arguments):
+        output = tmp_path / "found.json"
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", command_of(tiny_checkpoint, filelist, output, *arguments))
+        with pytest.raises(SystemExit) as exit_:
+            run_command(benchmark.main)
+        return exit_.value.code, output, output.with_suffix(".journal.jsonl")
+
+    return run
+
+
+def test_the_whole_grid_of_six_steps():
+    candidates = grid_candidates(default_ladder(6))
+    assert candidates.shape == (9**6, 6)
+    np.testing.assert_array_equal(candidates[0], [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
+    np.testing.assert_array_equal(candidates[-1], [9e-6, 9e-5, 9e-4, 9e-3, 9e-2, 9e-1])
+    multipliers = (candidates / default_ladder(6)).round().astype(int)
+    assert len(set(map(int, (multipliers - 1) @ 9 ** np.arange(6)))) == 9**6  # each once
+    assert np.sqrt(np.prod(1 - candidates, axis=1)).min() < 0.31  # it reaches noise
+
+
+@pytest.mark.parametrize("n_steps", [3, 6, 12])
+def test_a_subset_follows_from_the_seed_and_meets_the_constraints(n_steps):
+    ladder = default_ladder(n_steps)
+    first, again, other = (
+        grid_candidates(ladder, 50, seed, non_decreasing=True, final_noise_level=(0.1, 0.9)) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert first.shape == (50, n_steps) == np.unique(first, axis=0).shape
+    assert (np.diff(first, axis=1) >= 0).all()
+    levels = np.sqrt(np.prod(1 - first, axis=1))
+    assert levels.min() >= 0.1 and levels.max() <= 0.9
+    multipliers = first / ladder
+    np.testing.assert_allclose(multipliers, multipliers.round(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (dict(ladder=[]), "ladder"),
+        (dict(ladder=[0.1, 2.0]), "ladder"),
+        (dict(ladder=[1e-3, 0.1], n_candidates=0), "0 candidates"),
+        (dict(ladder=[1e-3, 0.1], n_candidates=82), "81 candidates"),
+        (dict(ladder=[1e-6, 1e-6], final_noise_level=(0.1, 0.5)), "0 candidates"),
+        (dict(ladder=default_ladder(12)), "too many"),
+        (dict(ladder=default_ladder(12), n_candidates=5, final_noise_level=(0.0011, 0.0012)), "meet the constraints"),
+    ],
+)
+def test_impossible_grids_are_refused(arguments, said):
+    with pytest.raises(InputError, match=said):
+        grid_candidates(**arguments)
+
+
+@pytest.mark.parametrize("n_steps, n_knots", [(1, 6), (2, 6), (3, 6), (6, 6), (12, 6), (50, 4)])
+def test_every_point_of_the_box_is_a_schedule(n_steps, n_knots):
+    curves = ScheduleCurves(n_steps, n_knots)
+    generator = np.random.default_rng(0)
+    corners = [np.zeros(curves.n_dimensions), np.ones(curves.n_dimensions), curves.middle]
+    for point in [*corners, *generator.random((50, curves.n_dimensions))]:
+        schedule = rounded(curves.schedule(point))
+        assert len(schedule) == n_steps
+        assert 0.0499 < schedule.noise_levels[-1] < 0.9801
+
+
+@pytest.mark.parametrize("schedule", [WG_6, fibonacci(25, 1e-6)], ids=["wg-6", "fibonacci"])
+def test_known_schedules_lie_in_the_box(schedule):
+    curves = ScheduleCurves(len(schedule), 6)
+    found = curves.schedule(curves.point(schedule))
+    tolerance = 1e-6 if len(schedule) == 6 else 0.4  # a curve through six points cannot follow 25 exactly
+    np.testing.assert_allclose(found.log_snr, schedule.log_snr, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_optimisers_find_a_known_optimum(name):
+    curves = ScheduleCurves(6, 6)
+    target = curves.point(WG_6)
+    batches = OPTIMIZERS[name](curves.middle, seed=0)
+    points, losses = next(batches), []
+    while len(losses) < 150:
+        new = [float(((point - target) ** 2).sum()) for point in points]
+        losses += new
+        points = batches.send(new)
+    assert losses[0] == pytest.approx(((curves.middle - target) ** 2).sum())  # starts where it is told to
+    assert min(losses) < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_optimisers_keep_to_the_number_of_candidates(name):
+    curves = ScheduleCurves(3, 6)
+    batches = optimizer_batches(name, curves, curves.middle, 0, 11)
+    total, losses = 0, None
+    with pytest.raises(StopIteration):
+        while True:
+            candidates = batches.send(losses)
+            total += len(candidates)
+            losses = [0.5] * len(candidates)
+    assert total == 11
+
+
+def scoring_of(tiny_checkpoint, filelist, **changes):
+    values = dict(n_recordings=3, seconds=0.3, metric="log_mel_l1", sampler="ancestral", seed=0)
+    return Scoring(str(tiny_checkpoint), str(filelist), **(values | changes))
+
+
+def test_scores_do_not_depend_on_what_was_scored_before(tiny_checkpoint, filelist):
+    scoring = scoring_of(tiny_checkpoint, filelist)
+    candidates = grid_candidates(default_ladder(3), 4, seed=0)
+    scorer = Scorer(scoring, torch.device("cpu"))
+    forwards = [scorer(betas) for betas in candidates]
+    backwards = [scorer(betas) for betas in candidates[::-1]]
+    assert forwards == backwards[::-1]
+    assert len(set(forwards)) == 4
+    assert forwards != [Scorer(scoring_of(tiny_checkpoint, filelist, seed=1), torch.device("cpu"))(b) for b in candidates]
+
+
+def test_an_excerpt_hears_the_same_noise_in_any_company(tiny_checkpoint, filelist):
+    both, one = (
+        Scorer(scoring_of(tiny_checkpoint, filelist, n_recordings=n), torch.device("cpu")) for n in (3, 1)
+    )
+    torch.testing.assert_close(both.synthesize(WG_6)[0], one.synthesize(WG_6)[0])
+
+
+def test_scores_are_identical_for_any_number_of_processes(tiny_checkpoint, filelist):
+    candidates = [betas.tolist() for betas in grid_candidates(default_ladder(3), 12, seed=0)]
+    scores = []
+    for jobs in (1, 2):
+        with start_workers(scorer_factory(scoring_of(tiny_checkpoint, filelist)), jobs) as score:
+            scores.append(list(score(candidates)))
+    assert scores[0] == scores[1]
+    assert len(set(scores[0])) == 12
+
+
+def test_a_journal_survives_a_kill_in_the_middle_of_a_line(tmp_path):
+    path = tmp_path / "journal"
+    journal = Journal(path, {"seed": 0})
+    journal.append({"score": 0.1})
+    journal.close()
+    with open(path, "ab") as file:
+        file.write(b'{"score": 0.')
+    journal = Journal(path, {"seed": 0})
+    assert journal.entries == [{"score": 0.1}]
+    journal.append({"score": 0.2})
+    journal.close()
+    assert Journal(path, {"seed": 0}).entries == [{"score": 0.1}, {"score": 0.2}]
+
+
+@pytest.mark.parametrize("settings", [{"seed": 1}, {"seed": 0, "steps": 3}, {}])
+def test_a_journal_of_another_run_is_refused(tmp_path, settings):
+    Journal(tmp_path / "journal", {"seed": 0}).close()
+    with pytest.raises(InputError, match="journal of another run, its (seed|steps) is"):
+        Journal(tmp_path / "journal", settings)
+
+
+def test_a_damaged_journal_is_refused(tmp_path):
+    (tmp_path / "journal").write_text("no journal\n")
+    with pytest.raises(InputError, match="not a journal"):
+        Journal(tmp_path / "journal", {})
+
+
+@pytest.mark.parametrize("method", ["grid", "tpe", "cma"])
+def test_a_killed_search_resumes_to_the_same_result(search, method, capsys):
+    arguments = ["--method", method, "--candidates", "10"]
+    status, output, journal = search(*arguments)
+    assert status == 0, capsys.readouterr().err
+    schedule = json.loads(output.read_text())
+    whole = journal.read_bytes()
+    assert f"{method} search, 10 of 10 candidates, seed 0: log_mel_l1" in schedule["source"]
+    assert "tiny.safetensors" in schedule["source"] and str(output.parent) not in schedule["source"]
+    entries = [json.loads(line) for line in whole.splitlines()[1:]]
+    assert len(entries) == 10
+    assert schedule["betas"] == min(entries, key=lambda entry: entry["score"])["betas"]
+
+    # As a kill would leave it: six results and half of a line.
+    lines = whole.splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:7]) + lines[7][:20])
+    output.unlink()
+    status, output, journal = search(*arguments)
+    assert status == 0, capsys.readouterr().err
+    assert json.loads(output.read_text()) == schedule
+    assert journal.read_bytes() == whole
+
+
+def test_an_interrupted_search_has_saved_its_best(tmp_path, tiny_checkpoint, filelist):
+    output = tmp_path / "found.json"
+    command = command_of(tiny_checkpoint, filelist, output, "--method", "grid", "--steps", "6", "--candidates", "all")
+    command = [sys.executable, str(ROOT / command[0]), *command[1:], "--jobs", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    journal = output.with_suffix(".journal.jsonl")
+    deadline = time.monotonic() + 120
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 3) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert "the best so far is in" in process.stderr.read()
+    scores = {json.dumps(e["betas"]): e["score"] for e in map(json.loads, journal.read_text().splitlines()[1:])}
+    assert scores[json.dumps(NoiseSchedule.load(output).betas.tolist())] == min(scores.values())
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--steps", "0"], "--steps is 0"),
+        (["--method", "grid", "--ladder"], "--ladder has 0 values"),
+        (["--method", "grid", "--ladder", "0.1", "0.2"], "--ladder has 2 values (wanted: 3"),
+        (["--candidates", "0"], "--candidates is 0"),
+        (["--candidates", "few"], "--candidates is 'few'"),
+        (["--candidates", "all"], "--candidates all"),
+        (["--jobs", "0"], "0 jobs"),
+        (["--recordings", "9"], "4 recordings (wanted: 9)"),
+        (["--seconds", "0"], "0 seconds"),
+        (["--sampler", "euler"], "'euler' is unknown"),
+        (["--final_noise_level", "0.9", "0.1"], "--final_noise_level"),
+        (["--filelist", "empty.txt"], "empty.txt: the filelist is empty"),
+        (["--filelist", "wrong_rate.txt"], "sample rate is 16000 Hz (wanted: 8000 Hz)"),
+        (["--checkpoint", "missing.safetensors"], "missing.safetensors: No such file"),
+        (["-o", "found.txt"], "found.txt: a schedule file ends in .json"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(search, capsys, tmp_path, write_recording, arguments, said):
+    (tmp_path / "empty.txt").write_text("\n")
+    write_recording(tmp_path / "other.wav", sample_rate=16000)
+    (tmp_path / "wrong_rate.txt").write_text("other.wav\n")
+    status, _, _ = search(*arguments)
+    assert status == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and said in error
+
+
+def test_another_checkpoints_journal_is_refused(search, capsys, tiny_checkpoint, tiny_config):
+    status, output, _ = search("--candidates", "2")
+    assert status == 0, capsys.readouterr().err
+    torch.manual_seed(1)
+    save_weights(WaveGrad(tiny_config.network, tiny_config.mel.n_mels), tiny_config, tiny_checkpoint)
+    before = output.read_bytes()
+    status, output, _ = search("--candidates", "2")
+    assert status == 2
+    error = capsys.readouterr().err
+    assert "journal of another run, its checkpoint is" in error and error.count("\n") == 1
+    assert output.read_bytes() == before

@@ -1,0 +1,107 @@
+"""A waveform made in pieces is the waveform made whole, with a fixed latency and in memory that does not grow."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.network import WaveGrad
+from model.noise_schedule import NoiseSchedule
+from model.sampler import SAMPLERS, STEPS, ancestral_sample
+from model.streaming import SynthesisStream, push_together, synthesize_stream, whole_noises
+from tests.conftest import config_of, tiny_config_values
+
+SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
+
+
+@pytest.fixture(scope="module")
+def network():
+    config = config_of(tiny_config_values())
+    torch.manual_seed(0)
+    return WaveGrad(config.network, config.mel.n_mels).eval()
+
+
+def whole(network, mel, seed=0):
+    noises = whole_noises(seed, len(SCHEDULE), mel.shape[1], network.hop_length)
+    return ancestral_sample(network, mel[None], SCHEDULE, noises=noises)[0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(frames=st.integers(1, 90), piece=st.integers(1, 50), seed=st.integers(0, 100))
+def test_pieces_give_the_whole(network, frames, piece, seed):
+    mel = torch.randn(20, frames, generator=torch.Generator().manual_seed(seed))
+    pieces = list(synthesize_stream(network, SCHEDULE, mel.split(piece, dim=1), seed))
+    torch.testing.assert_close(torch.cat(pieces), whole(network, mel, seed), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm-solver", "sde-dpm-solver"])
+def test_every_sampler_made_of_steps_can_stream(network, name):
+    mel = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
+    noises = whole_noises(0, len(SCHEDULE), 50, network.hop_length)
+    at_once = SAMPLERS[name](network, mel[None], SCHEDULE, noises=noises)[0]
+    pieces = synthesize_stream(network, SCHEDULE, mel.split(7, dim=1), step=STEPS[name])
+    torch.testing.assert_close(torch.cat(list(pieces)), at_once, atol=1e-4, rtol=0)
+
+
+def test_one_frame_at_a_time_comes_with_a_fixed_latency(network):
+    mel = torch.randn(20, 60, generator=torch.Generator().manual_seed(0))
+    stream, given, result = SynthesisStream(network, SCHEDULE), [], []
+    for frame in range(60):
+        result.append(stream.push(mel[:, frame : frame + 1], last=frame == 59))
+        given.append(sum(len(piece) for piece in result) // 40)
+    assert stream.latency_frames == 3 * network.context_frames
+    assert given[:-1] == [max(frame + 1 - stream.latency_frames, 0) for frame in range(59)]
+    torch.testing.assert_close(torch.cat(result), whole(network, mel), atol=1e-4, rtol=0)
+
+
+def test_streams_pushed_together_give_what_each_gives_alone(network):
+    mels = [torch.randn(20, frames, generator=torch.Generator().manual_seed(frames)) for frames in (33, 7, 60, 33)]
+    streams, results = [SynthesisStream(network, SCHEDULE) for _ in mels], [[] for _ in mels]
+    open_streams = list(range(4))
+    for start in range(0, 60, 8):
+        chunks = [mels[i][:, start : start + 8] for i in open_streams]
+        lasts = [start + 8 >= mels[i].shape[1] for i in open_streams]
+        for i, waveform in zip(open_streams, push_together([streams[i] for i in open_streams], chunks, lasts)):
+            results[i].append(waveform)
+        open_streams = [i for i, last in zip(open_streams, lasts) if not last]
+    for mel, result in zip(mels, results):
+        torch.testing.assert_close(torch.cat(result), whole(network, mel), atol=1e-4, rtol=0)
+
+
+def test_what_a_stream_keeps_does_not_grow(network):
+    stream, sizes = SynthesisStream(network, SCHEDULE), []
+    for _ in range(30):
+        stream.push(torch.randn(20, 10))
+        sizes.append(sum(stage.y.numel() + stage.mel.numel() for stage in stream.stages))
+    assert len(set(sizes[10:])) == 1
+
+
+def test_a_stream_that_has_ended_takes_no_more(network):
+    stream = SynthesisStream(network, SCHEDULE)
+    stream.push(torch.randn(20, 5), last=True)
+    with pytest.raises(RuntimeError, match="ended"):
+        stream.push(torch.randn(20, 5))
+
+
+@pytest.mark.parametrize("changes", [{}, {"interpolation": "nearest"}, {"upsampling_dilations": [[1, 2, 4, 8]] * 3}])
+@torch.inference_mode()
+def test_the_receptive_field_is_as_said(changes):
+    """Beyond `context_frames` nothing has an influence, and not much less would do."""
+    values = tiny_config_values()
+    values["network"].update(changes)
+    config = config_of(values)
+    torch.manual_seed(0)
+    network = WaveGrad(config.network, config.mel.n_mels).double().eval()
+    context, middle = network.context_frames, 30
+    y, mel, level = torch.randn(1, 2400).double(), torch.randn(1, 20, 60).double(), torch.full((1,), 0.5).double()
+    frame = slice(middle * 40, (middle + 1) * 40)
+    exact = network(y, mel, level)[:, frame]
+
+    def changed_beyond(distance):
+        other_y, other_mel = torch.randn_like(y), torch.randn_like(mel)
+        other_y[:, (middle - distance) * 40 : (middle + 1 + distance) * 40] = y[:, (middle - distance) * 40 : (middle + 1 + distance) * 40]
+        other_mel[:, :, middle - distance : middle + 1 + distance] = mel[:, :, middle - distance : middle + 1 + distance]
+        return (network(other_y, other_mel, level)[:, frame] - exact).abs().max().item()
+
+    assert changed_beyond(context) == 0
+    assert changed_beyond(context - 2) > 0

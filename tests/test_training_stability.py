@@ -1,0 +1,275 @@
+"""Silence, clipping, short clips, NaN, divergence: the run survives, or says that it cannot."""
+
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from training_fixtures import SAMPLE_RATE, one_thread, same, speech_like, write_corpus, write_run
+
+from model.config import load_config
+from model.noise_schedule import NoiseSchedule
+from train import PREVIEW_SCHEDULE
+from training.loop import Loop
+from training.monitor import Monitor
+from training.previews import make_previews, mean_figures
+from training.run_folder import RunFolder
+from training.stability import LOSS_OF_SILENCE, WINDOW, StabilityGuard
+from training.stop_signal import StopSignal
+from training.trainer import Trainer
+
+
+def trainer_of(config_path):
+    return Trainer(load_config(config_path), config_path.parent)
+
+
+DIFFICULT = {
+    "silence": np.zeros(4000, np.float32),
+    "clipped": np.clip(30 * speech_like(0.3, 0), -1, 1),
+    "shorter than a segment": speech_like(0.3, 0)[:100],
+    "shorter than a segment, silent": np.zeros(100, np.float32),
+    "one click": np.eye(1, 4000, 2000, dtype=np.float32)[0],
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("audio", DIFFICULT.values(), ids=DIFFICULT)
+def test_difficult_recordings_train(tmp_path, audio, precision):
+    """Fails if a logarithm of nothing, or a recording padded with nothing, ends in NaN."""
+    for name in ("train", "validation"):
+        write_corpus(tmp_path, {f"{name}_difficult": audio}, name)
+    trainer = trainer_of(write_run(tmp_path, training__precision=precision))
+    for _, batch in zip(range(5), trainer.batches()):
+        result = trainer.train_step(batch)
+        assert result.updated and math.isfinite(result.loss) and math.isfinite(result.gradient_norm)
+    assert math.isfinite(trainer.evaluate()[0])
+    previews = make_previews(trainer, NoiseSchedule.load(PREVIEW_SCHEDULE), 1)
+    assert torch.isfinite(previews[0].result).all() and torch.isfinite(previews[0].result_mel).all()
+    assert all(math.isfinite(value) for value in mean_figures(previews).values())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_non_finite_batch_changes_nothing(tmp_path, value):
+    """Fails if a bad batch gets into weights, average or optimiser, or goes uncounted."""
+    trainer = trainer_of(write_run(tmp_path))
+    batches = trainer.batches()
+    trainer.train_step(next(batches))
+    before = {key: state for key, state in copied(trainer.state_dict()).items() if key in ("network", "ema", "optimizer")}
+    batch = next(batches)
+    batch[0][2, 30] = value
+    result = trainer.train_step(batch)
+    assert not result.updated
+    assert [key for key, state in before.items() if not same(state, trainer.state_dict()[key])] == []
+    trainer.guard.observe(result.loss, result.updated)
+    assert trainer.guard.n_skipped == 1
+    assert trainer.train_step(next(batches)).updated
+
+
+def copied(state):
+    if isinstance(state, torch.Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {key: copied(value) for key, value in state.items()}
+    return [copied(value) for value in state] if isinstance(state, list) else state
+
+
+def test_gradient_is_clipped(tmp_path):
+    """Fails if the norm is only reported."""
+    trainer = trainer_of(write_run(tmp_path, training__gradient_clip=0.5))
+    result = trainer.train_step(next(trainer.batches()))
+    assert result.gradient_norm > 0.5
+    clipped = torch.stack([p.grad.norm() for p in trainer.network.parameters()]).norm().item()
+    assert clipped == pytest.approx(0.5, rel=1e-4)
+
+
+def guard_after(losses, skip_limit=5, explosion_factor=3.0):
+    guard = StabilityGuard(skip_limit, explosion_factor)
+    return guard, [guard.observe(loss, math.isfinite(loss)) for loss in losses]
+
+
+def test_guard_bears_noisy_losses():
+    """Fails if single large losses, which noise levels near 1 bring, count as an explosion."""
+    rng = np.random.default_rng(0)
+    guard, said = guard_after([*rng.lognormal(-2, 0.8, 2000), 50.0, 60.0, *rng.lognormal(-2, 0.8, 100)])
+    assert set(said) == {None} and guard.calm
+
+
+def test_guard_bears_a_bad_beginning():
+    """A network that starts far from zero is not a divergence; falling losses are not either."""
+    _, said = guard_after(list(np.linspace(20, 0.2, 500)))
+    assert set(said) == {None}
+
+
+@pytest.mark.parametrize("before", [[0.1] * 200, []], ids=["after training", "from the start"])
+def test_guard_sees_an_explosion(before):
+    """Within the window, and the moment before does not count as calm."""
+    losses = [*before, LOSS_OF_SILENCE, *[40.0] * (WINDOW + 1)]
+    guard, said = guard_after(losses)
+    assert "times its lowest value" in next(line for line in said if line)
+    assert not guard.calm
+
+
+def test_guard_sees_a_run_of_skipped_updates():
+    _, said = guard_after([0.5, math.nan, math.nan, 0.5, *[math.nan] * 5])
+    assert [line is not None for line in said] == [False] * 8 + [True]
+
+
+def test_guard_resumes(tmp_path):
+    """A resumed guard judges as one that was never interrupted."""
+    guard, _ = guard_after(np.linspace(1, 0.1, 70))
+    other = StabilityGuard(5, 3.0)
+    other.load_state_dict(guard.state_dict())
+    for loss in [math.nan, *np.linspace(0.1, 2, 80)]:
+        assert guard.observe(loss, math.isfinite(loss)) == other.observe(loss, math.isfinite(loss))
+
+
+class Breaking(Trainer):
+    """A trainer whose weights are ruined whenever it reaches certain examples."""
+
+    broken_at = ()
+
+    def train_step(self, batch):
+        if self.position // self.config.training.batch_size in self.broken_at:
+            with torch.no_grad():
+                for parameter in self.network.parameters():
+                    parameter.mul_(30)
+        return super().train_step(batch)
+
+
+def run_breaking(config_path, logdir, broken_at, capsys):
+    """Runs a `Breaking` trainer to its end; returns exit status, trainer and output."""
+    trainer = Breaking(load_config(config_path), config_path.parent)
+    trainer.broken_at = broken_at
+    schedule = NoiseSchedule.load(PREVIEW_SCHEDULE)
+    folder = RunFolder(logdir, trainer.config.training.keep_checkpoints)
+    folder.open()
+    with StopSignal() as stop_signal:
+        status = Loop(trainer, folder, Monitor(logdir, trainer, schedule), stop_signal, schedule).run()
+    folder.close()
+    return status, trainer, capsys.readouterr().out
+
+
+def test_explosion_goes_back_with_a_lower_learning_rate(tmp_path, capsys):
+    """Fails if the run goes on with ruined weights, repeats the examples that ruined them, or keeps the learning rate."""
+    config = write_run(tmp_path, training__n_steps=200, training__save_every=20, training__log_every=50)
+    status, trainer, output = run_breaking(config, tmp_path / "log", range(110, 111), capsys)
+    assert status == 0
+    assert "times its lowest value" in output and "(1 of 3)" in output
+    assert "back to" in output and "checkpoint-00000100.pt" in output
+    assert trainer.step == 200 and trainer.n_rollbacks == 1
+    assert trainer.position > 200 * 4  # behind the examples of the divergence
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.5e-4)  # half the final one
+    assert trainer.guard.calm and trainer.guard.lowest < 3
+    assert RunFolder(tmp_path / "log", 3).newest()[1]["n_rollbacks"] == 1
+
+
+def test_lasting_divergence_gives_up(tmp_path, capsys):
+    """Fails if the run loops for ever, or ends as if it had succeeded."""
+    config = write_run(
+        tmp_path, training__n_steps=100, training__skip_limit=4, training__max_rollbacks=2, training__save_every=10
+    )
+    for path in tmp_path.glob("train_*.wav"):
+        soundfile.write(path, np.full(4000, np.nan), SAMPLE_RATE, subtype="FLOAT")
+    status, trainer, output = run_breaking(config, tmp_path / "log", (), capsys)
+    assert status == 1
+    assert output.count("back to") == 2 and "giving up after 2 returns" in output
+    assert "not finite 4 times in a row" in output
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
+
+
+def test_learning_rate_follows_the_step(tmp_path):
+    """Fails if the rate freezes (as with a period counted in epochs), skips the warm-up, or restarts on resuming."""
+    config = write_run(tmp_path, training__n_steps=150, training__warmup_steps=10)
+    trainer = trainer_of(config)
+    rates = []
+    for batch in trainer.batches():
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        trainer.train_step(batch)
+    assert rates[:10] == pytest.approx([2e-3 * (i + 1) / 10 for i in range(10)])
+    assert all(a > b for a, b in zip(rates[10:], rates[11:]))
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+
+    trainer, resumed = trainer_of(config), trainer_of(config)
+    for _, batch in zip(range(60), trainer.batches()):
+        trainer.train_step(batch)
+    resumed.load_state_dict(trainer.state_dict())
+    assert resumed.optimizer.param_groups[0]["lr"] == rates[60]
+    resumed.train_step(next(resumed.batches()))
+    assert resumed.optimizer.param_groups[0]["lr"] == rates[61]
+
+
+def test_changed_learning_rate_takes_effect(tmp_path):
+    """Fails if the optimiser's saved rate wins over the configuration's."""
+    trainer = trainer_of(write_run(tmp_path))
+    for _, batch in zip(range(8), trainer.batches()):
+        trainer.train_step(batch)
+    changed = trainer_of(write_run(tmp_path, training__learning_rate=2e-4, training__final_learning_rate=1e-5))
+    changed.load_state_dict(trainer.state_dict())
+    old, new = (t.optimizer.param_groups[0]["lr"] for t in (trainer, changed))
+    assert new == pytest.approx(old / 10)
+
+
+def test_validation_can_be_compared(tmp_path):
+    """Fails if validation draws anew each time, or with another schedule than training does."""
+    trainer = trainer_of(write_run(tmp_path))
+    assert trainer.evaluate() == trainer.evaluate()
+    levels = torch.stack([trainer.validation_examples[i][2] for i in range(128)])
+    assert trainer.validation_examples.schedule is trainer.examples.schedule
+    assert levels.min() < 0.3 and levels.max() > 0.9  # as far into the noise as training goes
+
+
+def test_validation_on_the_training_data_is_the_training_loss(tmp_path):
+    """The two curves measure the same: on the same recordings and weights they agree but for the draw."""
+    config = write_run(tmp_path, data__validation_filelist="train.txt", training__batch_size=128)
+    trainer = trainer_of(config)
+    validation_loss, _ = trainer.evaluate()
+    assert trainer.train_step(next(trainer.batches())).loss == pytest.approx(validation_loss, rel=1e-5)  # seed 0 for both
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activation_checkpointing_changes_nothing_but_memory(tmp_path, precision):
+    plain = trainer_of(write_run(tmp_path, training__precision=precision))
+    sparing = trainer_of(write_run(tmp_path, training__precision=precision, training__activation_checkpointing=True))
+    for trainer in (plain, sparing):
+        for _, batch in zip(range(3), trainer.batches()):
+            trainer.train_step(batch)
+    assert same(plain.network.state_dict(), sparing.network.state_dict())
+    assert saved_bytes(sparing) < saved_bytes(plain) / 2
+    sparing.evaluate()
+
+
+def saved_bytes(trainer):
+    """Bytes that a forward pass keeps for the backward pass."""
+    total = 0
+
+    def count(tensor):
+        nonlocal total
+        total += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        trainer.losses(trainer.network, next(trainer.batches()))
+    return total
+
+
+def test_weights_loss_and_average_stay_in_float32(tmp_path):
+    """Fails if mixed precision reaches what it must not."""
+    trainer = trainer_of(write_run(tmp_path, training__precision="bf16"))
+    result = trainer.train_step(next(trainer.batches()))
+    assert result.losses.dtype == torch.float32
+    dtypes = {p.dtype for network in (trainer.network, trainer.ema.module) for p in network.parameters()}
+    assert dtypes == {torch.float32}
+    seen = []
+    hooks = [conv.register_forward_hook(lambda m, i, out: seen.append(out.dtype)) for conv in trainer.network.dblocks[0].convs]
+    trainer.losses(trainer.network, next(trainer.batches()))
+    assert set(seen) == {torch.bfloat16} and hooks  # the convolutions are what is to be fast
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_fp16_trains_on_a_gpu(tmp_path):
+    """The first steps may be skipped, until the scaler has found its scale."""
+    trainer = trainer_of(write_run(tmp_path, training__precision="fp16", training__n_steps=60))
+    updated = [trainer.train_step(batch).updated for batch in trainer.batches()]
+    assert all(updated[-20:])
+    assert trainer.state_dict()["scaler"]["scale"] > 0

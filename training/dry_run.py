@@ -1,0 +1,78 @@
+"""What a run would be like: checked and measured, without touching its folder."""
+
+import resource
+import time
+from datetime import timedelta
+
+import torch
+
+from model.errors import InputError
+from training import processes
+from training.trainer import N_VALIDATION_EXAMPLES
+
+GIBIBYTE = 2**30
+
+
+def dry_run(trainer):
+    """Makes a first step to warm up and measures a second one.
+
+    Returns:
+        list of lines.
+
+    Raises:
+        InputError: the step does not fit into memory.
+        OSError: a recording cannot be read.
+    """
+    training, data = trainer.config.training, trainer.config.data
+    recordings = trainer.examples.recordings
+    hours = sum(recordings.n_samples) / trainer.config.mel.sample_rate / 3600
+    batches = trainer.batches()
+    with explained_out_of_memory(training):
+        trainer.train_step(next(batches))
+        start = time.perf_counter()
+        result = trainer.train_step(next(batches)) if training.n_steps > 1 else None
+        seconds = time.perf_counter() - start
+    n_parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
+    segment_seconds = data.segment_frames * trainer.config.mel.hop_length / trainer.config.mel.sample_rate
+    steps_per_epoch = len(recordings) / training.batch_size
+    return [
+        f"{n_parameters:,} parameters, {training.precision}, {trainer.world_size} processes on {trainer.device.type}",
+        f"{len(recordings)} recordings, {hours:.2f} hours; {N_VALIDATION_EXAMPLES} validation segments from "
+        f"{len(trainer.validation_examples.recordings)} recordings",
+        f"batch of {training.batch_size} segments of {segment_seconds:.3f} s, {_portions(trainer)} at once in each process",
+        f"{steps_per_epoch:.1f} steps per epoch (one segment of each recording), "
+        f"{training.n_steps} steps are {training.n_steps / steps_per_epoch:.1f} epochs",
+        f"measured step: {seconds:.3f} s" + (f", loss {result.loss:.4f}" if result else ""),
+        f"forecast: {timedelta(seconds=round(seconds * training.n_steps))} for {training.n_steps} steps, beside validation",
+        f"peak memory of a process: {_peak_memory(trainer.device) / GIBIBYTE:.2f} GiB",
+    ]
+
+
+def _portions(trainer):
+    share = -(-trainer.config.training.batch_size // trainer.world_size)
+    return min(trainer.config.training.micro_batch_size or share, share)
+
+
+def _peak_memory(device):
+    """Bytes that this process held at most: the device's allocations, or the resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux gives KiB
+
+
+class explained_out_of_memory:
+    """Turns PyTorch's out-of-memory errors into an `InputError` that names the keys to change."""
+
+    def __init__(self, training):
+        self.training = training
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, _, error, __):
+        # The CPU allocator has no exception class of its own.
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error or ""):
+            raise InputError(
+                f"process {processes.rank()}: out of memory with training.micro_batch_size "
+                f"{self.training.micro_batch_size} (wanted: a smaller one, or training.activation_checkpointing)"
+            ) from None

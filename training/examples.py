@@ -1,0 +1,117 @@
+"""Numbered training examples, and which process sees which of them when.
+
+An example is a pure function of the seed and its number: which recording, which segment, which noise, which noise level.
+So a run is the same for any number of processes and data workers, and resuming needs only the next example's number.
+"""
+
+import signal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from model.diffusion import sample_noise_level
+from model.errors import InputError
+
+
+class DiffusionExamples(Dataset):
+    """Endless numbered training examples; every epoch runs through all recordings in an order of its own.
+
+    Args:
+        recordings: a `datasets.Recordings`.
+        segment_frames: length of a segment in mel frames.
+        context: samples to the left and right of the segment that its mel needs.
+        schedule: the `NoiseSchedule` that noise levels are drawn from.
+        seed: seed of all examples.
+    """
+
+    def __init__(self, recordings, segment_frames, context, schedule, seed):
+        self.recordings = recordings
+        self.segment_frames = segment_frames
+        self.context = context
+        self.schedule = schedule
+        self.seed = seed
+
+    def __getitem__(self, number):
+        """Returns a segment with its context, the noise `[T]` and the noise level `[]`."""
+        epoch, place = divmod(number, len(self.recordings))
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.recordings))
+        seed = np.random.SeedSequence((self.seed, epoch, place)).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(seed))
+        segment = self.recordings.segment(int(order[place]), self.segment_frames, self.context, generator)
+        noise = torch.randn(len(segment) - sum(self.context), generator=generator)
+        noise_level = sample_noise_level(self.schedule, 1, generator)[0]
+        return segment, noise, noise_level
+
+    def __getitems__(self, numbers):
+        """The examples of a batch; or the error that reading them met, which `batches` raises.
+
+        A data worker that raised it itself would have PyTorch bury the message in a traceback.
+        """
+        try:
+            return [self[number] for number in numbers]
+        except (InputError, OSError) as error:
+            return error
+
+
+class BatchNumbers:
+    """The example numbers of one process's share of each batch.
+
+    Args:
+        position: number of the first batch's first example.
+        n_batches: number of batches.
+        batch_size: examples of a batch, over all processes.
+        rank, world_size: which of how many processes.
+    """
+
+    def __init__(self, position, n_batches, batch_size, rank=0, world_size=1):
+        self.position = position
+        self.n_batches = n_batches
+        self.batch_size = batch_size
+        self.share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+
+    def __len__(self):
+        return self.n_batches
+
+    def __iter__(self):
+        for batch in range(self.n_batches):
+            start = self.position + batch * self.batch_size
+            yield range(start, start + self.batch_size)[self.share]
+
+
+def batches(examples, numbers, n_workers=0, pin_memory=False):
+    """Iterates over one process's batches: segments `[B, left + T + right]`, noise `[B, T]`, noise levels `[B]`.
+
+    Args:
+        examples: a `DiffusionExamples`.
+        numbers: a `BatchNumbers`.
+        n_workers: processes that prepare batches ahead; 0 prepares them here.
+
+    Raises:
+        OSError, InputError: a recording cannot be read any more.
+    """
+    loader = DataLoader(
+        examples,
+        batch_sampler=numbers,
+        num_workers=n_workers,
+        # Forked workers end when this process is killed; those of a fork server, newer Pythons' default, wait for ever.
+        multiprocessing_context="fork" if n_workers else None,
+        pin_memory=pin_memory,
+        collate_fn=_collate,
+        worker_init_fn=_leave_signals_to_parent,
+        generator=torch.Generator(),  # else each start of a loader would draw from the global one, which is saved
+    )
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+def _collate(examples):
+    return examples if isinstance(examples, Exception) else default_collate(examples)
+
+
+def _leave_signals_to_parent(_):
+    """Ctrl-C reaches every process of the terminal; data workers go on until the parent has saved and ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,141 @@
+"""A run from its first or next step to its end: steps, log, validation, checkpoints, and the way back from a divergence."""
+
+from model.errors import describe
+from training import processes
+from training.previews import make_previews
+from training.statistics import Interval
+
+GAVE_UP = 1  # exit status
+
+
+class Loop:
+    """Args:
+        trainer: a `Trainer`, at the step where the run begins or goes on.
+        folder: an open `RunFolder`; only the first process uses it.
+        monitor: a `Monitor`.
+        stop_signal: an entered `StopSignal`.
+        preview_schedule: the noise schedule of the previews.
+    """
+
+    def __init__(self, trainer, folder, monitor, stop_signal, preview_schedule):
+        self.trainer = trainer
+        self.folder = folder
+        self.monitor = monitor
+        self.stop_signal = stop_signal
+        self.preview_schedule = preview_schedule
+
+    def run(self):
+        """Trains to the end and returns an exit status: 0, also when stopped by a signal, or 1 after giving up.
+
+        Raises:
+            OSError, InputError: a recording cannot be read any more; a checkpoint cannot be written, and that is to stop
+                the run, or it is the last one.
+        """
+        if self.trainer.step == 0:
+            self._save()  # something to go back to, and a disk that cannot be written is found at once
+        while True:
+            problem = self._train()
+            if problem is None:
+                return 0
+            if not self._roll_back(problem):
+                return GAVE_UP
+
+    def _train(self):
+        """Steps until the end or a signal, and returns None; or until something has gone wrong, and returns what."""
+        trainer, training = self.trainer, self.trainer.config.training
+        interval = Interval()
+        for batch in trainer.batches():
+            result = trainer.train_step(batch)
+            interval.add(result)
+            problem = trainer.guard.observe(result.loss, result.updated)
+            self.monitor.advance(trainer.step)
+            if problem is not None:
+                return problem
+            last = trainer.step == training.n_steps
+            if trainer.step % training.log_every == 0 or last:
+                self.monitor.log_interval(trainer.step, interval.scalars(trainer))
+                interval = Interval()
+            if trainer.step % training.validate_every == 0 or last:
+                self._validate()
+            reason = self.stop_signal.check()
+            stop = processes.any_process(reason is not None)
+            if trainer.step % training.save_every == 0 or self._is_milestone() or last or stop:
+                self._save(final=last or stop)
+            if stop:
+                reason = next(filter(None, processes.collect(reason)))
+                self.monitor.say(f"stopped by {reason} at step {trainer.step}; the same command goes on from there")
+                return None
+            interval.resume_clock()
+        return None
+
+    def _validate(self):
+        trainer, training = self.trainer, self.trainer.config.training
+        loss, bands = trainer.evaluate()
+        previews = make_previews(trainer, self.preview_schedule, training.n_previews)
+        self.monitor.log_validation(trainer.step, loss, bands, previews, trainer.config.mel.sample_rate)
+        if trainer.best_validation_loss is None or loss < trainer.best_validation_loss:
+            trainer.best_validation_loss = loss
+            self._write(lambda: self.folder.save_best(trainer.state_dict()), final=False)
+
+    def _is_milestone(self):
+        every = self.trainer.config.training.milestone_every
+        return every is not None and self.trainer.step > 0 and self.trainer.step % every == 0
+
+    def _save(self, final=False):
+        def write():
+            path = self.folder.save(self.trainer.state_dict(), self._is_milestone())
+            self.monitor.say(f"saved {path}")
+
+        self._write(write, final)
+
+    def _write(self, write, final):
+        """Writes on the first process; all processes agree on whether a failure ends the run."""
+
+        def attempt():
+            if self.trainer.rank != 0:
+                return
+            try:
+                write()
+            except OSError as error:
+                if final or self.trainer.config.training.on_failed_save == "stop":
+                    raise
+                self.monitor.say(f"warning: {describe(error)}; training goes on, and will try again")
+
+        processes.agree(attempt)
+
+    def _roll_back(self, problem):
+        """Goes back to the last good checkpoint with a lower learning rate; returns False after too many times.
+
+        The examples are not repeated: training goes on behind those that it diverged on (as in PaLM, section 5.1).
+        """
+        trainer, training = self.trainer, self.trainer.config.training
+        trouble = f"step {trainer.step}: {problem}"
+        if trainer.n_rollbacks >= training.max_rollbacks:
+            self.monitor.say(f"{trouble}; giving up after {trainer.n_rollbacks} returns to an earlier checkpoint")
+            return False
+        n_rollbacks, n_skipped, position = trainer.n_rollbacks, trainer.guard.n_skipped, trainer.position
+        path, state = self._last_good()
+        trainer.load_state_dict(state)
+        trainer.n_rollbacks, trainer.guard.n_skipped, trainer.position = n_rollbacks, n_skipped, position
+        trainer.lower_learning_rate()
+        self.monitor.say(
+            f"{trouble}; back to {path}, with the learning rate at "
+            f"{trainer.optimizer.param_groups[0]['lr']:.2e} ({trainer.n_rollbacks} of {training.max_rollbacks})"
+        )
+        return True
+
+    def _last_good(self):
+        """Path and state, on every process, of the newest checkpoint from before anything pointed to a divergence."""
+
+        def search():
+            if self.trainer.rank != 0:
+                return None
+            path, state, damaged = self.folder.newest(lambda state: state["stability"]["calm"])
+            if path is None:
+                path, state, damaged = self.folder.newest()
+            for line in damaged:
+                self.monitor.say(line)
+            self.folder.discard_after(path)
+            return path, state
+
+        return processes.from_first(processes.agree(search))

@@ -1,0 +1,107 @@
+"""What one sees of a run: a progress bar, or plain lines where there is no terminal, and TensorBoard."""
+
+import contextlib
+import sys
+import time
+from datetime import timedelta
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from model.errors import describe
+from training.figures import mel_figure, schedule_figure
+from training.previews import mean_figures
+
+
+class Monitor:
+    """Shows nothing, and writes nothing, unless `enabled`, as it is on the first process alone.
+
+    Args:
+        path: where TensorBoard's files go.
+        trainer: the `Trainer`, at the step that the run begins or goes on at.
+        preview_schedule: the noise schedule of the previews.
+        enabled: whether this is the process that speaks.
+    """
+
+    def __init__(self, path, trainer, preview_schedule, enabled=True):
+        self.enabled = enabled
+        self.writer = None
+        self.n_steps, self.first_step, self.start = trainer.config.training.n_steps, trainer.step, time.monotonic()
+        self.bar = tqdm(
+            total=self.n_steps,
+            initial=trainer.step,
+            unit="step",
+            file=sys.stdout,
+            dynamic_ncols=True,
+            disable=not (enabled and sys.stdout.isatty()),
+        )
+        if not enabled:
+            return
+        with self._unless_disk_fails():
+            # What an earlier part of the run logged after its last checkpoint is hidden: those steps come again.
+            self.writer = SummaryWriter(path, purge_step=trainer.step + 1, flush_secs=30)
+            config = trainer.config.model_dump_json(indent=2)
+            self.writer.add_text("config", f"```json\n{config}\n```", trainer.step)
+            figure = schedule_figure(trainer.schedule, preview_schedule)
+            self.writer.add_figure("noise_schedule", figure, trainer.step)
+
+    def say(self, line):
+        if not self.enabled:
+            return
+        if self.bar.disable:
+            print(line, flush=True)
+        else:
+            self.bar.write(line, file=sys.stdout)
+
+    def advance(self, step):
+        """Moves the progress bar; backwards too, after a divergence."""
+        self.bar.update(step - self.bar.n if not self.bar.disable else 0)
+
+    def log_interval(self, step, scalars):
+        """Args: scalars: those of an `Interval`."""
+        self._add_scalars(scalars, step)
+        seconds = (time.monotonic() - self.start) / max(step - self.first_step, 1) * (self.n_steps - step)
+        self.say(
+            f"step {step}  loss {scalars.get('train/loss', float('nan')):.4f}  "
+            f"gradient norm {scalars.get('train/gradient_norm', float('nan')):.3f}  "
+            f"learning rate {scalars['train/learning_rate']:.2e}  "
+            f"{scalars['speed/samples_per_second']:.1f} samples/s  remaining {timedelta(seconds=round(seconds))}"
+        )
+
+    def log_validation(self, step, loss, bands, previews, sample_rate):
+        """Args: loss, bands: as `Trainer.evaluate` returns them. previews: list of `Preview`."""
+        figures = mean_figures(previews)
+        self.say("  ".join([f"step {step}", f"validation loss {loss:.4f}", *(f"{k} {v:.3f}" for k, v in figures.items())]))
+        if "real_time_factor" in figures:
+            self._add_scalars({"speed/real_time_factor": figures.pop("real_time_factor")}, step)
+        self._add_scalars({f"validation/{name}": value for name, value in {"loss": loss, **figures}.items()}, step)
+        self._add_scalars({f"validation_loss_by_noise_level/{name}": value for name, value in bands.items()}, step)
+        if self.writer is None:
+            return
+        with self._unless_disk_fails():
+            for preview in previews:
+                self.writer.add_audio(f"{preview.index}/recording", preview.recording, step, sample_rate)
+                self.writer.add_audio(f"{preview.index}/result", preview.result, step, sample_rate)
+                self.writer.add_figure(f"mel/{preview.index}", mel_figure(preview.recording_mel, preview.result_mel), step)
+            self.writer.flush()
+
+    def close(self):
+        self.bar.close()
+        if self.writer is not None:
+            with self._unless_disk_fails():
+                self.writer.close()
+
+    def _add_scalars(self, scalars, step):
+        if self.writer is not None:
+            with self._unless_disk_fails():
+                for name, value in scalars.items():
+                    self.writer.add_scalar(name, value, step)
+
+    @contextlib.contextmanager
+    def _unless_disk_fails(self):
+        """A disk that is full costs the rest of the curves, not the run."""
+        try:
+            yield
+        except OSError as error:
+            self.writer = None
+            self.say(f"warning: TensorBoard's files cannot be written any more: {describe(error)}")

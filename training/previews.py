@@ -1,0 +1,77 @@
+"""Validation recordings resynthesised by the network as it is now, heard, seen and measured."""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
+from model.sampler import ancestral_sample
+from training import processes
+
+LONGEST = 10.0  # seconds of a recording that are resynthesised
+
+
+class Preview(NamedTuple):
+    """A recording and its resynthesis `[T]`, their mels `[n_mels, frames]`, and figures by name."""
+
+    index: int
+    recording: torch.Tensor
+    result: torch.Tensor
+    recording_mel: torch.Tensor
+    result_mel: torch.Tensor
+    figures: dict
+
+
+@torch.no_grad()
+def make_previews(trainer, schedule, count):
+    """Resynthesises the first `count` validation recordings, shared among the processes, from the same noise every time.
+
+    Returns:
+        list of `Preview`, on every process.
+    """
+    recordings = trainer.validation_examples.recordings
+    mine = range(trainer.rank, min(count, len(recordings)), trainer.world_size)
+    parts = processes.collect([_preview(trainer, schedule, index) for index in mine])
+    return sorted((preview for part in parts for preview in part), key=lambda preview: preview.index)
+
+
+def mean_figures(previews):
+    """Means of the previews' figures by name; a figure that is NaN everywhere (PESQ of silence, say) is left out."""
+    means = {}
+    for name in previews[0].figures if previews else []:
+        values = [preview.figures[name] for preview in previews if not np.isnan(preview.figures[name])]
+        if values:
+            means[name] = float(np.mean(values))
+    return means
+
+
+def _preview(trainer, schedule, index):
+    sample_rate, hop_length = trainer.config.mel.sample_rate, trainer.config.mel.hop_length
+    longest = int(LONGEST * sample_rate) // hop_length * hop_length
+    recording = trainer.validation_examples.recordings[index][:longest]
+    mel = trainer.mel(recording.to(trainer.device))
+    network = trainer.ema.module.eval()
+    noise_level = torch.ones(1, device=trainer.device)
+    with trainer.autocast():
+        network(recording[None].to(trainer.device), mel[None], noise_level)  # warms up
+        start = _now(trainer.device)
+        result = ancestral_sample(network, mel[None], schedule, torch.Generator().manual_seed(index))[0].float()
+        seconds = _now(trainer.device) - start
+    result_mel = trainer.mel(result)
+    recording, result, mel, result_mel = (x.cpu() for x in (recording, result, mel, result_mel))
+    figures = {
+        "log_mel_l1": log_mel_l1(mel, result_mel),
+        "pesq": pesq_wideband(recording, result, sample_rate),
+        "stoi": short_time_intelligibility(recording, result, sample_rate),
+        "real_time_factor": seconds * sample_rate / len(recording),
+    }
+    return Preview(index, recording, result, mel, result_mel, figures)
+
+
+def _now(device):
+    """Seconds on the clock once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,41 @@
+"""Is a configuration that of the run whose checkpoint is found, and what has changed?"""
+
+from model.checkpoint import check_same
+from model.config import parse_config
+from model.errors import InputError
+
+NO_LONGER_THE_SAME_RUN = ("noise_schedule", "training.seed")  # beside network and mel
+
+
+def changes(state, config, path):
+    """Compares a checkpoint's configuration with the present one.
+
+    Args:
+        state: a training state.
+        config: the present `Config`.
+        path: the checkpoint, for messages.
+
+    Returns:
+        list of (key, old value, new value) that differ and may.
+
+    Raises:
+        InputError: a key differs that makes it another run; names it with both values.
+    """
+    found = parse_config(state["config"], f"{path} (configuration in the checkpoint)")
+    check_same(found, config, path)
+    old, new = _flat(found.model_dump()), _flat(config.model_dump())
+    differing = [(key, old[key], new[key]) for key in new if old[key] != new[key]]
+    for key, old_value, new_value in differing:
+        if key.startswith(NO_LONGER_THE_SAME_RUN):
+            raise InputError(
+                f"{path}: {key} is {old_value} (wanted by the configuration: {new_value}); another run needs another --logdir"
+            )
+    return [change for change in differing if not change[0].startswith(("network.", "mel."))]
+
+
+def _flat(section, prefix=""):
+    """Nested dictionaries as one, with keys such as 'training.seed'."""
+    flat = {}
+    for key, value in section.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat

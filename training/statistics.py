@@ -1,0 +1,70 @@
+"""Means over the steps between two lines of the log, and over noise-level bands."""
+
+import time
+
+import torch
+
+from training import processes
+
+N_BANDS = 5  # of equal width in the noise level, from 0 (noise) to 1 (clean)
+BAND_NAMES = [f"{band / N_BANDS:g}-{(band + 1) / N_BANDS:g}" for band in range(N_BANDS)]
+
+
+class LossByBand:
+    """Sums of losses and their number in each band: where on the way from noise to waveform the network is good."""
+
+    def __init__(self):
+        self.totals = torch.zeros(2, N_BANDS, dtype=torch.float64)
+
+    def add(self, losses, noise_levels):
+        """Takes in losses `[B]` with their noise levels `[B]`."""
+        band = (noise_levels * N_BANDS).long().clamp(max=N_BANDS - 1)
+        self.totals[0].index_add_(0, band, losses.double())
+        self.totals[1].index_add_(0, band, torch.ones_like(losses, dtype=torch.float64))
+
+    def means(self, device):
+        """Mean loss over all processes, and a dictionary of means by band without the bands that saw nothing."""
+        sums, counts = processes.total(self.totals.to(device, copy=True)).cpu()
+        bands = {name: (s / n).item() for name, s, n in zip(BAND_NAMES, sums, counts) if n > 0}
+        return (sums.sum() / counts.sum()).item(), bands
+
+
+class Interval:
+    """What happened since the last line of the log; skipped updates count in none of the means."""
+
+    def __init__(self):
+        self.by_band = LossByBand()
+        self.gradient_norms = []
+        self.n_steps = 0
+        self.seconds = 0.0
+        self.resume_clock()
+
+    def resume_clock(self):
+        """Leaves out the time since the last step, spent on validation or saving."""
+        self.mark = time.perf_counter()
+
+    def add(self, result):
+        """Takes in a `StepResult`."""
+        now = time.perf_counter()
+        self.seconds += now - self.mark
+        self.mark = now
+        self.n_steps += 1
+        if result.updated:
+            self.by_band.add(result.losses, result.noise_levels)
+            self.gradient_norms.append(result.gradient_norm)
+
+    def scalars(self, trainer):
+        """Dictionary of figures, named as TensorBoard shows them; to be called on all processes."""
+        loss, bands = self.by_band.means(trainer.device)
+        figures = {
+            "train/learning_rate": trainer.optimizer.param_groups[0]["lr"],
+            "train/skipped_updates": trainer.guard.n_skipped,
+            "speed/samples_per_second": self.n_steps * trainer.config.training.batch_size / self.seconds,
+        }
+        if self.gradient_norms:
+            figures["train/loss"] = loss
+            figures["train/gradient_norm"] = sum(self.gradient_norms) / len(self.gradient_norms)
+            figures.update({f"train_loss_by_noise_level/{name}": value for name, value in bands.items()})
+        if trainer.scaler.is_enabled():
+            figures["train/loss_scale"] = trainer.scaler.get_scale()
+        return figures

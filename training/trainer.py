@@ -1,0 +1,225 @@
+"""Network, averaged network and optimiser, and what one step does with them."""
+
+import contextlib
+import platform
+from typing import NamedTuple
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from datasets import Recordings
+from model.diffusion import diffusion_loss
+from model.errors import InputError
+from model.mel import LogMelSpectrogram
+from model.network import WaveGrad
+from model.noise_schedule import BUILDERS
+from training import processes
+from training.statistics import LossByBand
+from training.examples import BatchNumbers, DiffusionExamples, batches
+from training.optimization import checkpoint_activations, ema_update, learning_rate_factor
+from training.stability import StabilityGuard
+
+N_VALIDATION_EXAMPLES = 128
+LEARNING_RATE_CUT = 0.5  # at each return to an earlier checkpoint
+AUTOCAST_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def versions():
+    """What the last digits of a result depend on."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__)}
+
+
+class StepResult(NamedTuple):
+    """What one step did; the same on every process, but for `losses` and `noise_levels`, which are this process's share."""
+
+    loss: float
+    gradient_norm: float
+    updated: bool
+    losses: torch.Tensor
+    noise_levels: torch.Tensor
+
+
+class Trainer:
+    """Args:
+        config: a `model.config.Config`.
+        folder: folder that the configuration's filelists are relative to.
+
+    Raises:
+        OSError, InputError: the recordings or the configuration cannot be used on this machine.
+    """
+
+    def __init__(self, config, folder):
+        self.config = config
+        training, schedule = config.training, config.noise_schedule
+        self.rank, self.world_size = processes.rank(), processes.world_size()
+        self.device = processes.device()
+        self._check_machine()
+        self.schedule = BUILDERS[schedule.name](schedule.n_steps, schedule.start, schedule.stop)
+        self.mel = LogMelSpectrogram(config.mel).to(self.device)
+        self.examples = self._examples(folder / config.data.train_filelist, training.seed)
+        self.validation_examples = self._examples(folder / config.data.validation_filelist, 0)
+
+        torch.manual_seed(training.seed)
+        self.network = self._new_network().to(self.device)
+        self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(training.ema_decay))
+        if training.activation_checkpointing:
+            checkpoint_activations(self.network)
+        # Losses are computed through this one: only its forward has the gradients averaged over the processes.
+        self.parallel_network = self.network
+        if self.world_size > 1:
+            self.parallel_network = DistributedDataParallel(self.network, gradient_as_bucket_view=True)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=training.learning_rate, fused=True)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(training))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
+        self.guard = StabilityGuard(training.skip_limit, training.explosion_factor)
+        self.step = 0
+        self.position = 0  # number of the next example
+        self.n_rollbacks = 0
+        self.best_validation_loss = None
+
+    def _check_machine(self):
+        training = self.config.training
+        if training.batch_size < self.world_size:
+            raise InputError(
+                f"training.batch_size is {training.batch_size} (wanted: {self.world_size} or more, one per process)"
+            )
+        if training.precision == "fp16" and self.device.type == "cpu":
+            raise InputError("training.precision is fp16, which needs a GPU (wanted on a CPU: fp32 or bf16)")
+        if training.precision == "bf16" and self.device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+            raise InputError("training.precision is bf16, which this GPU does not have (wanted: fp32 or fp16)")
+
+    def _new_network(self):
+        return WaveGrad(self.config.network, self.config.mel.n_mels)
+
+    def _examples(self, filelist, seed):
+        data = self.config.data
+        recordings = Recordings(filelist, self.config.mel, data.mix_to_mono)
+        return DiffusionExamples(recordings, data.segment_frames, self.mel.context, self.schedule, seed)
+
+    def batches(self):
+        """This process's batches from here to the end of the run."""
+        training = self.config.training
+        n_batches = training.n_steps - self.step
+        numbers = BatchNumbers(self.position, n_batches, training.batch_size, self.rank, self.world_size)
+        return batches(self.examples, numbers, self.config.data.n_workers, self.device.type == "cuda")
+
+    def autocast(self):
+        """Convolutions in the configured precision; noise levels, loss, weights and their average stay in float32."""
+        precision = self.config.training.precision
+        return torch.autocast(self.device.type, AUTOCAST_DTYPES[precision], enabled=precision != "fp32")
+
+    def losses(self, network, batch):
+        """`[B]` losses of a batch of `DiffusionExamples`."""
+        segment, noise, noise_level = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        left, right = self.mel.context
+        y_0 = segment[:, left : segment.shape[1] - right]
+        mel = self.mel.from_padded(segment)
+        with self.autocast():
+            return diffusion_loss(network, y_0, mel, noise_level, noise)
+
+    def train_step(self, batch):
+        """One update from this process's share of a batch; skipped on all processes where it would not be finite."""
+        training = self.config.training
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._backward(batch)
+        loss = processes.total(losses.sum()).item() / training.batch_size
+        self.scaler.unscale_(self.optimizer)
+        gradient_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), training.gradient_clip)
+        # Loss and averaged gradient are the same on all processes, and so is this decision.
+        updated = bool(torch.isfinite(gradient_norm)) and abs(loss) < float("inf")
+        if updated:
+            self.scaler.step(self.optimizer)
+            self.lr_scheduler.step()
+            self.ema.update_parameters(self.network)
+        self.scaler.update()
+        self.step += 1
+        self.position += training.batch_size
+        return StepResult(loss, gradient_norm.item(), updated, losses.cpu(), batch[2])
+
+    def _backward(self, batch):
+        """Gradient of the mean loss of the whole batch, in portions that fit into memory; returns the losses `[B]`."""
+        training = self.config.training
+        portions = list(zip(*(part.split(training.micro_batch_size or len(part)) for part in batch)))
+        losses = []
+        for i, portion in enumerate(portions):
+            wait = self.world_size > 1 and i < len(portions) - 1  # gradients are exchanged once, after the last portion
+            with self.parallel_network.no_sync() if wait else contextlib.nullcontext():
+                portion_losses = self.losses(self.parallel_network, portion)
+                # DistributedDataParallel takes the mean over processes, whose shares may differ by one example.
+                share = portion_losses.sum() * (self.world_size / training.batch_size)
+                self.scaler.scale(share).backward()
+            losses.append(portion_losses.detach())
+        return torch.cat(losses)
+
+    @torch.no_grad()
+    def evaluate(self):
+        """Loss of the averaged weights on the same validation segments, noise and noise levels every time.
+
+        Each process takes its share.
+
+        Returns:
+            the mean loss, and a dictionary of mean losses by noise-level band.
+        """
+        training = self.config.training
+        network = self.ema.module.eval()
+        n_at_once = training.micro_batch_size or max(training.batch_size // self.world_size, 1)
+        numbers = range(self.rank, N_VALIDATION_EXAMPLES, self.world_size)
+        by_band = LossByBand()
+        for start in range(0, len(numbers), n_at_once):
+            chunk = [self.validation_examples[number] for number in numbers[start : start + n_at_once]]
+            batch = [torch.stack(part) for part in zip(*chunk)]
+            by_band.add(self.losses(network, batch).cpu(), batch[2])
+        return by_band.means(self.device)
+
+    def lower_learning_rate(self):
+        """Multiplies the learning rate, now and for the rest of the run, by LEARNING_RATE_CUT."""
+        self.n_rollbacks += 1
+        self._set_learning_rate()
+
+    def _set_learning_rate(self):
+        base = self.config.training.learning_rate * LEARNING_RATE_CUT**self.n_rollbacks
+        self.lr_scheduler.base_lrs = [base]
+        learning_rate = base * learning_rate_factor(self.config.training)(self.lr_scheduler.last_epoch)
+        for group in self.optimizer.param_groups:
+            group["initial_lr"], group["lr"] = base, learning_rate
+
+    def state_dict(self):
+        """Everything that the rest of the run depends on; the mel definition is part of the configuration."""
+        cuda = self.device.type == "cuda"
+        return {
+            "network": self.network.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": self.lr_scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "position": self.position,
+            "n_rollbacks": self.n_rollbacks,
+            "stability": self.guard.state_dict(),
+            "best_validation_loss": self.best_validation_loss,
+            # Examples have generators of their own, and the network draws nothing; this is for whoever adds dropout.
+            "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if cuda else None},
+            "config": self.config.model_dump_json(),
+            "versions": versions(),
+        }
+
+    def load_state_dict(self, state):
+        """Goes on from a training state of the same network; a changed learning rate or batch size takes effect here."""
+        self.network.load_state_dict(state["network"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        self.ema.n_averaged.fill_(self.lr_scheduler.last_epoch)  # both count the updates
+        if self.scaler.is_enabled() and state["scaler"]:  # empty where the run so far was not in fp16
+            self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        self.position = state["position"]
+        self.n_rollbacks = state["n_rollbacks"]
+        self.guard.load_state_dict(state["stability"])
+        self.best_validation_loss = state["best_validation_loss"]
+        torch.set_rng_state(state["rng"]["cpu"])
+        if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
+            torch.cuda.set_rng_state(state["rng"]["cuda"])
+        self._set_learning_rate()

@@ -1,0 +1,109 @@
+"""The vocoder as a Python object: mels in, waveforms out."""
+
+import torch
+
+from model.checkpoint import build_network, read_checkpoint
+from model.mel import LogMelSpectrogram
+from model.mel_diagnosis import diagnose
+from model.noise_schedule import NoiseSchedule
+from model.sampler import find_step
+from model.streaming import SynthesisStream, push_together
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def fastest_dtype(device):
+    """The fastest precision that a device computes in natively: bfloat16 where there is hardware for it, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
+            return torch.bfloat16
+    return torch.float32
+
+
+class Vocoder:
+    """A network with what it takes to use it.
+
+    Args:
+        network: a `WaveGrad`.
+        mel_config: the `MelConfig` it was trained with.
+        schedule: a `NoiseSchedule`.
+        device: where to compute.
+        dtype: what to compute in; None is the device's fastest.
+        chunk_frames: mel frames that are vocoded at once. Memory grows with it, the result does not depend on it.
+        sampler: a name that `model.sampler.find_step` knows.
+        mel_statistics: `MelStatistics` of the network's training, if the checkpoint has them.
+
+    Raises:
+        InputError: there is no such sampler.
+    """
+
+    def __init__(
+        self, network, mel_config, schedule, device="cpu", dtype=None, chunk_frames=400, sampler="ancestral",
+        mel_statistics=None,
+    ):
+        self.device = torch.device(device)
+        self.dtype = dtype or fastest_dtype(self.device)
+        self.network = network.to(self.device)
+        self.mel = LogMelSpectrogram(mel_config)
+        self.schedule = schedule
+        self.chunk_frames = chunk_frames
+        self.step = find_step(sampler)
+        self.mel_statistics = mel_statistics
+
+    @classmethod
+    def load(cls, checkpoint, schedule, **options):
+        """A vocoder from the paths of a checkpoint and of a noise schedule; options as in the constructor.
+
+        Raises:
+            OSError, InputError: a file cannot be used.
+        """
+        content = read_checkpoint(checkpoint)
+        network, schedule = build_network(content, checkpoint), NoiseSchedule.load(schedule)
+        return cls(network, content.config.mel, schedule, mel_statistics=content.mel_statistics, **options)
+
+    def diagnose(self, mel):
+        """One line on what looks wrong with a mel `[n_mels, frames]`, or None; nothing is converted."""
+        return diagnose(mel, self.mel, self.mel_statistics)
+
+    def stream(self, mels, seed=0):
+        """Vocodes mels chunk by chunk, in memory that does not grow with their length.
+
+        Each gets the waveform that it would get alone.
+
+        Args:
+            mels: list of `[n_mels, frames]`, of any lengths.
+            seed: of the noise, which is the same for each of the mels.
+
+        Yields:
+            (i, waveform `[T]`, on the CPU): the next piece of the i-th mel's waveform.
+        """
+        streams = [SynthesisStream(self.network, self.schedule, seed, self.step) for _ in mels]
+        chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
+        for k in range(max(map(len, chunks))):
+            open_ = [i for i in range(len(mels)) if k < len(chunks[i])]
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                waveforms = push_together(
+                    [streams[i] for i in open_],
+                    [chunks[i][k].to(self.device) for i in open_],
+                    [k == len(chunks[i]) - 1 for i in open_],
+                )
+            for i, waveform in zip(open_, waveforms):
+                yield i, waveform.cpu()
+
+    def synthesize(self, mels, seed=0):
+        """Vocodes mels, each to the waveform that it would get alone.
+
+        Args:
+            mels: list of `[n_mels, frames]` of any lengths, or `[B, n_mels, frames]`.
+            seed: of the noise, which is the same for each of the mels.
+
+        Returns:
+            list of `[frames * hop_length]` within [-1, 1], on the CPU.
+        """
+        pieces = [[] for _ in mels]
+        for i, piece in self.stream(list(mels), seed):
+            pieces[i].append(piece)
+        return [torch.cat(of_one) for of_one in pieces]
