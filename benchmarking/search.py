@@ -204,7 +204,7 @@ def run(arguments):
         try:
             drive(batches, search)
         except KeyboardInterrupt:
-            bar.write(f"interrupted: the best so far is in {arguments.output}; the same command goes on from here")
+            bar.write(f"interrupted: the best so far is in {arguments.output}; the same command goes on from here", file=sys.stderr)
             raise
     betas, score = search.finish()
     print(f"{arguments.output}: {arguments.metric} {score:.5f}, betas {' '.join(f'{beta:.6g}' for beta in betas)}")
