@@ -67,6 +67,17 @@ def add_arguments(parser):
     parser.add_argument("-o", "--output", type=Path, help="write the table as .md and .json with this path's stem too")
 
 
+def _load(path, device, n_threads):
+    """Network, configuration, and the device that it computes on: an .onnx file runs in onnxruntime, on the CPU."""
+    if path.endswith(".onnx"):
+        from model.export import OnnxNetwork  # only here: most have no ONNX file
+
+        network = OnnxNetwork(path, n_threads or 0)
+        return network, network.config, torch.device("cpu")
+    network, config = load_network(path)
+    return network.to(device), config, device
+
+
 def run(arguments):
     for key in ("steps", "batch_sizes", "repeats", "threads"):
         values = np.atleast_1d(getattr(arguments, key) or 1)
@@ -76,14 +87,7 @@ def run(arguments):
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     sample = find_sampler(arguments.sampler)
-    if arguments.checkpoint.endswith(".onnx"):
-        from model.export import OnnxNetwork  # only here: most have no ONNX file
-
-        device, network = torch.device("cpu"), OnnxNetwork(arguments.checkpoint, arguments.threads or 0)
-        config = network.config
-    else:
-        network, config = load_network(arguments.checkpoint)
-        network = network.to(device)
+    network, config, device = _load(arguments.checkpoint, device, arguments.threads)
     mel = LogMelSpectrogram(config.mel)
     excerpts = load_excerpts(arguments.filelist, mel, arguments.recordings, arguments.seconds)
     silence = min(float(excerpt.mel.min()) for excerpt in excerpts)

@@ -6,13 +6,11 @@ need no network.
 
 import json
 from pathlib import Path
-from typing import Optional
 
 from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
 
 from model.checkpoint import check_same, load_strictly, read_checkpoint, save_weights
 from model.config import Config, parse_config
-from model.mel_statistics import MelStatistics
 from model.network import WaveGrad
 
 
@@ -31,20 +29,23 @@ class PretrainedWaveGrad(
     """A `WaveGrad` that knows its whole configuration.
 
     Args:
-        config: a `Config`.
-        mel_statistics: `MelStatistics` of its training, if there are any.
+        config: a `Config`; the annotation is what the mixin decodes `config.json` by.
+
+    Attributes:
+        mel_statistics: `MelStatistics` of its training, or None. They are saved with the weights.
     """
 
-    def __init__(self, config: Config, mel_statistics: Optional[MelStatistics] = None):
+    def __init__(self, config: Config):
         super().__init__(config.network, config.mel.n_mels)
         self.config = config
-        self.mel_statistics = mel_statistics
+        self.mel_statistics = None
 
     @classmethod
     def from_checkpoint(cls, path):
         """From any file that `read_checkpoint` reads; the same errors."""
         checkpoint = read_checkpoint(path)
-        network = cls(checkpoint.config, checkpoint.mel_statistics)
+        network = cls(checkpoint.config)
+        network.mel_statistics = checkpoint.mel_statistics
         load_strictly(network, checkpoint.weights, path)
         return network.eval()
 

@@ -16,7 +16,9 @@ from model.mel_statistics import mel_statistics
 @pytest.fixture
 def folder(tmp_path, tiny_config):
     torch.manual_seed(0)
-    PretrainedWaveGrad(tiny_config, mel_statistics([torch.randn(20, 9)])).save_pretrained(tmp_path / "hub")
+    network = PretrainedWaveGrad(tiny_config)
+    network.mel_statistics = mel_statistics([torch.randn(20, 9)])
+    network.save_pretrained(tmp_path / "hub")
     return tmp_path / "hub"
 
 
