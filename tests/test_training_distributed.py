@@ -157,12 +157,16 @@ def children(pid):
     return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
 
 
+def rank_of(pid):
+    return int(re.search(rb"\0RANK=(\d)", Path(f"/proc/{pid}/environ").read_bytes())[1])
+
+
 def test_dead_process_ends_the_run(tmp_path):
     """Fails if the others wait for it: the run must end within a minute, and say who died of what."""
     config = write_run(tmp_path, training__n_steps=100_000)
     process = start(["-c", config, "-l", tmp_path / "log", "--nproc", 2])
     wait_for(lambda: "step 5 " in process.stdout.readline())
-    ranks = {int(re.search(rb"\0RANK=(\d)", Path(f"/proc/{pid}/environ").read_bytes())[1]): pid for pid in children(process.pid)}
+    ranks = {rank_of(pid): pid for pid in children(process.pid)}
     os.kill(ranks[1], signal.SIGKILL)
     start_of_wait = time.monotonic()
     _, errors = process.communicate(timeout=60)

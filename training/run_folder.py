@@ -6,6 +6,7 @@
     events.out.tfevents.*    TensorBoard's
 """
 
+import errno
 import fcntl
 import io
 import os
@@ -130,6 +131,10 @@ def read_state(path):
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip() is not None
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError):
+        damaged = True
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # an offset in the file that is none
+            raise
         damaged = True
     if damaged:
         raise InputError(f"{path}: the checkpoint is damaged")
