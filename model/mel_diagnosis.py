@@ -13,7 +13,7 @@ import torch
 from model.mel import RANGE_TOLERANCE, LogMelSpectrogram, compress, expand, log_unit
 
 LOG_NAMES = {"ln": "natural log", "log10": "log10", "db": "decibels"}
-FEWEST_FRAMES = 50  # half a second; fewer say little about speech
+FEWEST_FRAMES = 100  # a second; fewer may be all speech, or all pause
 # How far good mels may be from those of the training, in nepers of amplitude (1 = 8.7 dB): another loudness, another
 # voice and microphone, and the ratio of the standard deviations over time, as its logarithm.
 GAIN_TOLERANCE, PROFILE_TOLERANCE, SPREAD_TOLERANCE = 1.5, 0.8, 0.25
@@ -21,6 +21,8 @@ LARGEST_DISTANCE = 2.5  # of a mel that is taken for what it should be
 COST_OF_A_DIFFERENCE = 0.3  # of two explanations that fit as well, the one with fewer mistakes
 NOISE_COST = 0.3  # of explaining a mel by noise that fills the pauses, which is no mistake
 QUIET_QUANTILE = 0.1  # of the frames, in each band, are taken to be that noise
+LOUD_QUANTILE, LOUD_DEVIATIONS = 0.95, 1.645  # noise leaves the loudest frames what they are; so much above the mean
+TURNED_MARGIN = 0.3  # by how much more the frames resemble the mean of the bands than the bands do, correlation
 LINEAR_PEAK = 8  # a spectrum has peaks this many times its mean, its logarithm has not
 CLAMPED_SHARE = 0.02  # of the values being the smallest, exactly, when a clamp is what made them so
 FLOOR_TOLERANCE = 0.1  # nepers
@@ -44,12 +46,14 @@ def diagnose(mel, definition, statistics=None):
         bands = f"{mel.shape[0]} bands" if mel.ndim == 2 else f"shape {list(mel.shape)}"
         return f"{bands}; the model expects {n_mels} bands, [{n_mels}, frames]"
     impossible = definition.misfit(mel)
+    if statistics is not None and mel.shape[1] == n_mels and _is_turned(mel, statistics):
+        return f"looks like frames along the first axis; the model expects [{n_mels}, frames]"
     if statistics is None or mel.shape[1] < FEWEST_FRAMES or mel.std() < 1e-3 * torch.tensor(statistics.std).mean():
         return impossible
     mel = mel.double()
     trained = tuple(torch.tensor(values, dtype=mel.dtype) for values in (statistics.mean, statistics.std))
     own = _distance(mel, definition.config, *trained) + _floor_error(mel, mel, definition)
-    plausible = min(own, _distance(mel, definition.config, *_with_noise(mel, *trained)) + NOISE_COST)
+    plausible = min(own, _distance_with_noise(mel, definition.config, *trained) + NOISE_COST)
     if impossible or own > LARGEST_DISTANCE:
         explained, found = min(_explanations(mel, definition, *trained), key=lambda item: item[0])
         if explained < min(LARGEST_DISTANCE, 0.6 * (own if impossible else plausible)):
@@ -70,6 +74,14 @@ def _distance(mel, config, mean, std):
     return math.hypot(gain / GAIN_TOLERANCE, profile / PROFILE_TOLERANCE, spread.clamp(min=1e-6).log() / SPREAD_TOLERANCE)
 
 
+def _distance_with_noise(mel, config, mean, std):
+    """The distance from the training with noise laid over it; it explains a higher floor, but not other loud frames."""
+    noisy_mean, noisy_std = _with_noise(mel, mean, std)
+    loud = torch.maximum(mean + LOUD_DEVIATIONS * std, noisy_mean)
+    offset = (mel.quantile(LOUD_QUANTILE, dim=1) - loud) * config.std * log_unit(config) / config.power
+    return math.hypot(_distance(mel, config, noisy_mean, noisy_std), offset.square().mean().sqrt() / PROFILE_TOLERANCE)
+
+
 def _with_noise(mel, mean, std):
     """The statistics, if noise as strong as the mel's quietest frames lay over the training: max(x, floor), x Gaussian."""
     floor = mel.quantile(QUIET_QUANTILE, dim=1)
@@ -79,6 +91,13 @@ def _with_noise(mel, mean, std):
     first = above * share + std * density
     second = (above.square() + std.square()) * share + above * std * density
     return floor + first, (second - first.square()).clamp(min=0).sqrt()
+
+
+def _is_turned(mel, statistics):
+    """Whether a square mel has its frames along the first axis, whatever its scale."""
+    mean = torch.tensor(statistics.mean, dtype=mel.dtype)
+    bands, frames = (torch.corrcoef(torch.stack([mean, mel.mean(axis)]))[0, 1] for axis in (1, 0))
+    return bool(frames > bands + TURNED_MARGIN)
 
 
 def _is_clamped(mel):
@@ -97,17 +116,18 @@ def _floor_error(original, mel, definition):
 def _explanations(mel, definition, mean, std):
     """Yields (distance after undoing a mistake, what the mel looks like and what the model expects instead)."""
     config = definition.config
+    flat = {}  # by norm: the logarithm of what a band makes of a spectrum of ones
+    for norm in (None, "slaney"):
+        widths = LogMelSpectrogram(config.model_copy(update={"norm": norm})).band_widths()
+        flat[norm] = widths.double().clamp(min=1e-10).log()[:, None]
     for foreign, found, wanted in _other_definitions(config):
-        converted = _converted(mel, LogMelSpectrogram(foreign), definition)
+        # Undo what the mel looks like, and do what it should be. Its spectrum is taken to be flat within each band.
+        spectrum = (expand(mel, foreign) - flat[foreign.norm]) / foreign.power
+        converted = compress(spectrum * config.power + flat[config.norm], config)
         cost = COST_OF_A_DIFFERENCE * (len(found) - 1)
         yield (
             _distance(converted, config, mean, std) + _floor_error(mel, converted, definition) + cost,
             f"{', '.join(found)}; the model expects {', '.join(wanted)}",
-        )
-    if mel.shape[0] == mel.shape[1]:
-        yield (
-            _distance(mel.T, config, mean, std),
-            f"frames along the first axis; the model expects [{config.n_mels}, frames]",
         )
     for rescaled in _undone_standardisations(mel, mean, std):
         yield (
@@ -149,16 +169,6 @@ def _power_name(power):
 
 def _norm_name(norm):
     return "filters of unit height" if norm is None else "filters of unit area (slaney)"
-
-
-def _converted(mel, foreign, definition):
-    """A mel of another definition on the model's scale, as nearly as can be told from the mel alone.
-
-    A change of power takes the spectrum to be flat within each band.
-    """
-    flat, own_flat = (spectrogram.band_widths().double().clamp(min=1e-10).log()[:, None] for spectrogram in (foreign, definition))
-    spectrum = (expand(mel, foreign.config) - flat) / foreign.config.power
-    return compress(spectrum * definition.config.power + own_flat, definition.config)
 
 
 def _undone_standardisations(mel, mean, std):
