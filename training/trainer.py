@@ -193,8 +193,10 @@ class Trainer:
         if self._mel_statistics is None:
             recordings = self.examples.recordings
             spread = range(0, len(recordings), -(-len(recordings) // N_STATISTICS_RECORDINGS))
-            waveforms = (recordings[index].to(self.device) for index in spread)
-            self._mel_statistics = statistics_of_recordings(waveforms, self.mel).model_dump_json()
+            waveforms = [waveform for waveform in (recordings[index] for index in spread) if waveform.isfinite().all()]
+            if not waveforms:
+                return None
+            self._mel_statistics = statistics_of_recordings(waveforms, LogMelSpectrogram(self.config.mel)).model_dump_json()
         return self._mel_statistics
 
     def state_dict(self):
