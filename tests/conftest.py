@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import settings
 
 from model.checkpoint import save_weights
 from model.config import load_config, parse_config
 from model.network import WaveGrad
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
