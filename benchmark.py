@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import importlib.util
 import sys
 
 from model.errors import run_command
@@ -11,12 +10,9 @@ COMMANDS = {
     "rtf": ("benchmarking.real_time_factor", "measure the real-time factor and the memory of synthesis"),
     "quality": ("benchmarking.quality", "measure the quality of a network with schedules and samplers"),
     "search": ("benchmarking.search", "find the best noise schedule of a number of steps"),
+    "training": ("benchmarking.training", "measure the speed and the memory of training"),
     "report": ("benchmarking.report", "make a page to listen to from a folder that 'quality' wrote"),
 }
-
-
-if importlib.util.find_spec("benchmark_training"):
-    COMMANDS["training"] = ("benchmark_training", "measure the speed of training")
 
 
 def main():

@@ -11,25 +11,50 @@ from torch.utils.data import Dataset
 from model.errors import InputError
 
 
-def read_filelist(path):
-    """Reads a list of paths, one a line, relative to the filelist's folder or absolute; empty lines are skipped.
+AUDIO_SUFFIXES = {".wav", ".flac"}
+MEL_SUFFIXES = {".npy", ".pt"}
+
+
+def read_filelist(path, suffixes=AUDIO_SUFFIXES):
+    """Reads a list of files, in one of the layouts that people have.
+
+    - One path a line, relative to the filelist's folder or absolute; empty lines are skipped.
+    - `path|text`, or `path|speaker|text`: what follows the first bar is not read.
+    - LJSpeech's `metadata.csv`: names without a suffix, whose files are beside the list or in the folder `wavs` beside it.
+    - A folder: the files in it and its subfolders that have one of `suffixes`, by name.
 
     Returns:
         list of `Path`.
 
     Raises:
         OSError: the filelist cannot be read.
-        InputError: the filelist is empty or not text.
+        InputError: the filelist is empty or not text, or the folder has no such files.
     """
     path = Path(path)
+    if path.is_dir():
+        paths = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+        if not paths:
+            raise InputError(f"{path}: the folder holds no files to read (wanted: {', '.join(sorted(suffixes))})")
+        return paths
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file (wanted: a filelist, one path a line)") from None
-    paths = [path.parent / line.strip() for line in lines if line.strip()]
-    if not paths:
+    names = [line.split("|")[0].strip() for line in lines if line.strip()]
+    if "" in names:
+        raise InputError(f"{path}: line {names.index('') + 1} names no file before its first bar")
+    if not names:
         raise InputError(f"{path}: the filelist is empty")
-    return paths
+    return [_find(path.parent, name) for name in names]
+
+
+def _find(folder, name):
+    """The file that a filelist in `folder` calls `name`, with the suffix and subfolder that LJSpeech's own list leaves out."""
+    path = folder / name
+    if path.suffix.lower() in AUDIO_SUFFIXES | MEL_SUFFIXES:
+        return path
+    candidates = [parent / f"{name}{suffix}" for parent in (folder, folder / "wavs") for suffix in sorted(AUDIO_SUFFIXES)]
+    return next((candidate for candidate in candidates if candidate.is_file()), path)
 
 
 def check_audio(path, sample_rate, mix_to_mono=False):
@@ -140,7 +165,7 @@ class Recordings(Dataset):
         Args:
             n_frames: length of the segment in mel frames. A shorter recording is followed by silence.
             context: samples wanted to the left and right of the segment, so that its mel can be that of the whole
-                recording. Beyond the recording's ends its reflection stands in, as it does for the whole.
+                recording. Beyond the recording's ends stands what the mel's padding says, as it does for the whole.
             generator: source of the position.
 
         Returns:
@@ -153,5 +178,5 @@ class Recordings(Dataset):
         last_frame = (len(audio) - length) // self.mel_config.hop_length
         frame = int(torch.randint(last_frame + 1, (1,), generator=generator))
         start = frame * self.mel_config.hop_length
-        surrounded = np.pad(audio, context, mode="reflect")
+        surrounded = np.pad(audio, context, mode=self.mel_config.pad_mode)
         return torch.from_numpy(surrounded[start : start + context[0] + length + context[1]])

@@ -4,6 +4,8 @@ import librosa
 import numpy as np
 import torch
 
+from model.mel import expand
+
 
 def griffin_lim(mel, config, n_iter=32, seed=0):
     """Waveform from a log-mel spectrogram: non-negative least squares for the spectrogram, then Griffin-Lim for its phase.
@@ -15,8 +17,7 @@ def griffin_lim(mel, config, n_iter=32, seed=0):
     Returns:
         `[frames * hop_length]`, within [-1, 1].
     """
-    logarithm = mel.double().numpy() * config.std + config.mean
-    spectrum = np.exp(logarithm) if config.log == "ln" else 10.0**logarithm
+    spectrum = expand(mel.double(), config).exp().numpy()
     magnitude = librosa.feature.inverse.mel_to_stft(
         spectrum,
         sr=config.sample_rate,
@@ -27,6 +28,9 @@ def griffin_lim(mel, config, n_iter=32, seed=0):
         htk=config.mel_scale == "htk",
         norm=config.norm,
     )
+    if config.normalized:
+        window = librosa.filters.get_window("hann", config.win_length)
+        magnitude = magnitude * np.sqrt((window**2).sum())
     # librosa counts one frame more, centred on the end.
     magnitude = np.concatenate([magnitude, magnitude[:, -1:]], axis=1)
     waveform = librosa.griffinlim(
@@ -38,4 +42,7 @@ def griffin_lim(mel, config, n_iter=32, seed=0):
         length=mel.shape[1] * config.hop_length,
         random_state=seed,
     )
+    if config.padding == "same":
+        # librosa takes a frame to be centred on its first sample, but these are on the middle of their hop.
+        waveform = np.pad(waveform, (config.hop_length // 2, 0))[: len(waveform)]
     return torch.from_numpy(waveform).float().clamp(-1, 1)

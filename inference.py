@@ -13,16 +13,13 @@ import soundfile
 import torch
 from tqdm import tqdm
 
-from datasets import read_audio, read_filelist, read_mel
-from model.checkpoint import load_network
+from datasets import AUDIO_SUFFIXES, MEL_SUFFIXES, read_audio, read_filelist, read_mel
+from model.checkpoint import build_network, read_checkpoint
 from model.config import load_config
 from model.errors import InputError, describe, run_command
 from model.noise_schedule import NoiseSchedule
 from model.sampler import STEPS
 from vocoder import DTYPES, Vocoder
-
-AUDIO_SUFFIXES = {".wav", ".flac"}
-MEL_SUFFIXES = {".npy", ".pt"}
 
 
 def features(path, vocoder, mix_to_mono=False):
@@ -86,9 +83,9 @@ def usable_files(vocoder, inputs, outputs, mix_to_mono, refuse):
         except (InputError, OSError) as error:
             refuse(error)
             continue
-        misfit = vocoder.mel.misfit(mel)
-        if misfit:
-            warn(f"{path}: {misfit}")
+        complaint = vocoder.diagnose(mel)
+        if complaint:
+            warn(f"{path}: {complaint}")
         yield output, mel
 
 
@@ -140,7 +137,7 @@ def main(argv=None):
     parser.add_argument("-c", "--config", help="configuration that the checkpoint must agree with (it carries its own)")
     parser.add_argument("-ch", "--checkpoint", required=True, help="weights: .safetensors, or a training checkpoint .pt")
     parser.add_argument("-ns", "--noise_schedule", required=True, help="noise schedule: .json, .pt or .npy")
-    parser.add_argument("-m", "--mel_filelist", required=True, help="list of .npy or .pt mels, or .wav or .flac recordings")
+    parser.add_argument("-m", "--mel_filelist", required=True, help="list or folder of .npy or .pt mels, or .wav or .flac recordings")
     parser.add_argument("-v", "--verbose", choices=["yes", "no"], default="yes", help="show progress and speed")
     parser.add_argument("-o", "--output_dir", default="outputs", help="folder for the wav files (default: outputs)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
@@ -156,12 +153,16 @@ def main(argv=None):
             raise InputError(f"--{key} is {getattr(arguments, key)} (wanted: 1 or more)")
 
     config = load_config(arguments.config) if arguments.config else None
-    inputs = read_filelist(arguments.mel_filelist)
+    inputs = read_filelist(arguments.mel_filelist, AUDIO_SUFFIXES | MEL_SUFFIXES)
     schedule = NoiseSchedule.load(arguments.noise_schedule)
-    network, own_config = load_network(arguments.checkpoint, config)
+    checkpoint = read_checkpoint(arguments.checkpoint, config)
+    network = build_network(checkpoint, arguments.checkpoint)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
     device, dtype = pick_device(arguments.device), DTYPES.get(arguments.dtype)
-    vocoder = Vocoder(network, own_config.mel, schedule, device, dtype, arguments.chunk_frames, arguments.sampler)
+    vocoder = Vocoder(
+        network, checkpoint.config.mel, schedule, device, dtype, arguments.chunk_frames, arguments.sampler,
+        checkpoint.mel_statistics,
+    )
     if schedule.warning:
         warn(schedule.warning)
 

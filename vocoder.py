@@ -2,8 +2,9 @@
 
 import torch
 
-from model.checkpoint import load_network
+from model.checkpoint import build_network, read_checkpoint
 from model.mel import LogMelSpectrogram
+from model.mel_diagnosis import diagnose
 from model.noise_schedule import NoiseSchedule
 from model.sampler import find_step
 from model.streaming import SynthesisStream, push_together
@@ -16,7 +17,7 @@ def fastest_dtype(device):
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
         if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
             return torch.bfloat16
     return torch.float32
@@ -33,13 +34,15 @@ class Vocoder:
         dtype: what to compute in; None is the device's fastest.
         chunk_frames: mel frames that are vocoded at once. Memory grows with it, the result does not depend on it.
         sampler: a name that `model.sampler.find_step` knows.
+        mel_statistics: `MelStatistics` of the network's training, if the checkpoint has them.
 
     Raises:
         InputError: there is no such sampler.
     """
 
     def __init__(
-        self, network, mel_config, schedule, device="cpu", dtype=None, chunk_frames=400, sampler="ancestral"
+        self, network, mel_config, schedule, device="cpu", dtype=None, chunk_frames=400, sampler="ancestral",
+        mel_statistics=None,
     ):
         self.device = torch.device(device)
         self.dtype = dtype or fastest_dtype(self.device)
@@ -48,6 +51,7 @@ class Vocoder:
         self.schedule = schedule
         self.chunk_frames = chunk_frames
         self.step = find_step(sampler)
+        self.mel_statistics = mel_statistics
 
     @classmethod
     def load(cls, checkpoint, schedule, **options):
@@ -56,8 +60,13 @@ class Vocoder:
         Raises:
             OSError, InputError: a file cannot be used.
         """
-        network, config = load_network(checkpoint)
-        return cls(network, config.mel, NoiseSchedule.load(schedule), **options)
+        content = read_checkpoint(checkpoint)
+        network, schedule = build_network(content, checkpoint), NoiseSchedule.load(schedule)
+        return cls(network, content.config.mel, schedule, mel_statistics=content.mel_statistics, **options)
+
+    def diagnose(self, mel):
+        """One line on what looks wrong with a mel `[n_mels, frames]`, or None; nothing is converted."""
+        return diagnose(mel, self.mel, self.mel_statistics)
 
     def stream(self, mels, seed=0):
         """Vocodes mels chunk by chunk, in memory that does not grow with their length.

@@ -54,7 +54,7 @@ def measure(network, sample, batches, n_steps, sample_rate, repeats, device):
 
 
 def add_arguments(parser):
-    parser.add_argument("-ch", "--checkpoint", required=True, help="network to time")
+    parser.add_argument("-ch", "--checkpoint", required=True, help="network to time; an .onnx file runs in onnxruntime")
     parser.add_argument("--filelist", required=True, help="recordings whose mels are synthesised")
     parser.add_argument("--steps", type=int, nargs="+", default=[6], help="numbers of denoising steps (default: 6)")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1], help="(default: 1)")
@@ -67,6 +67,17 @@ def add_arguments(parser):
     parser.add_argument("-o", "--output", type=Path, help="write the table as .md and .json with this path's stem too")
 
 
+def _load(path, device, n_threads):
+    """Network, configuration, and the device that it computes on: an .onnx file runs in onnxruntime, on the CPU."""
+    if path.endswith(".onnx"):
+        from model.export import OnnxNetwork  # only here: most have no ONNX file
+
+        network = OnnxNetwork(path, n_threads or 0)
+        return network, network.config, torch.device("cpu")
+    network, config = load_network(path)
+    return network.to(device), config, device
+
+
 def run(arguments):
     for key in ("steps", "batch_sizes", "repeats", "threads"):
         values = np.atleast_1d(getattr(arguments, key) or 1)
@@ -76,8 +87,7 @@ def run(arguments):
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     sample = find_sampler(arguments.sampler)
-    network, config = load_network(arguments.checkpoint)
-    network = network.to(device)
+    network, config, device = _load(arguments.checkpoint, device, arguments.threads)
     mel = LogMelSpectrogram(config.mel)
     excerpts = load_excerpts(arguments.filelist, mel, arguments.recordings, arguments.seconds)
     silence = min(float(excerpt.mel.min()) for excerpt in excerpts)
@@ -100,7 +110,8 @@ def run(arguments):
         results.append(result)
         rows.append([batch_size, n_steps, f"{factors.mean():.4f}", f"{factors.std():.4f}", len(factors), f"{memory / 2**20:.0f}"])
     table = markdown_table(["batch", "steps", "real-time factor", "standard deviation", "timings", "peak memory (MiB)"], rows)
-    where = f"{device_name(device)}, {torch.get_num_threads()} CPU threads, {arguments.precision}, {arguments.sampler}"
+    runtime = "onnxruntime" if arguments.checkpoint.endswith(".onnx") else "PyTorch"
+    where = f"{device_name(device)}, {torch.get_num_threads()} CPU threads, {runtime}, {arguments.precision}, {arguments.sampler}"
     print(f"{where}\n\n{table}")
     if arguments.output:
         save_json({"device": where, "results": results}, arguments.output.with_suffix(".json"))

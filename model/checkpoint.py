@@ -1,20 +1,30 @@
 """Checkpoints: training states in `.pt`, released weights in `.safetensors`, each with its configuration.
 
 A training state is a dictionary of `network`, `ema`, `optimizer`, `lr_scheduler`, `step`, `config` (JSON text); released
-weights are the EMA alone, with the configuration as metadata.
+weights are the EMA alone, with the configuration as metadata. Either may hold `mel_statistics` (JSON text) beside the
+configuration. The files of two public projects are read too (`model/published.py`).
+
+`python -m model.checkpoint convert IN OUT` writes any of these as released weights.
 """
 
+import argparse
 import os
 import pickle
 from pathlib import Path
+from typing import NamedTuple, Optional
 
 import safetensors
 import safetensors.torch
 import torch
 
-from model.config import parse_config
-from model.errors import InputError
+from model.config import Config, load_config, parse_config
+from model.errors import InputError, run_command
+from model.mel import LogMelSpectrogram
+from model.mel_statistics import MelStatistics, parse_mel_statistics, statistics_of_recordings
 from model.network import WaveGrad
+from model.published import load_published, recognise
+
+MOST_DIFFERENCES = 12  # to list in one line
 
 
 def save_atomically(write, path):
@@ -43,6 +53,20 @@ def _sync_folder(folder):
         os.close(descriptor)
 
 
+def _load_plain_tensors(path):
+    """What a file written by `torch.save` holds; nothing but plain tensors and values is accepted."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower():
+            raise InputError(f"{path}: holds more than plain tensors, so it is not opened") from None
+        raise InputError(f"{path}: not a checkpoint, or a damaged one") from None
+
+
+def _is_training_state(content):
+    return isinstance(content, dict) and "config" in content and "ema" in content
+
+
 def load_training_state(path):
     """Reads a training state written by `train.py`.
 
@@ -50,32 +74,67 @@ def load_training_state(path):
         OSError: the file cannot be read.
         InputError: the file is damaged or not a training state.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower():
-            raise InputError(f"{path}: holds more than plain tensors, so it is not opened") from None
-        raise InputError(f"{path}: not a checkpoint, or a damaged one") from None
-    if not isinstance(state, dict) or "config" not in state or "ema" not in state:
+    state = _load_plain_tensors(path)
+    if not _is_training_state(state):
         raise InputError(f"{path}: not a checkpoint of this project (wanted: keys 'config' and 'ema')")
     return state
 
 
-def save_weights(network, config, path):
-    """Writes a network's weights as safetensors, with its configuration as metadata."""
+def save_weights(network, config, path, mel_statistics=None):
+    """Writes a network's weights as safetensors, with its configuration (and mel statistics) as metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {"config": config.model_dump_json()}
+    metadata = {"format": "pt", "config": config.model_dump_json()}
+    if mel_statistics is not None:
+        metadata["mel_statistics"] = mel_statistics.model_dump_json()
     content = safetensors.torch.save(tensors, metadata)
     save_atomically(lambda temporary: temporary.write_bytes(content), path)
 
 
-def _read(path):
-    """Returns the weights and the configuration text of a checkpoint of either kind."""
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        state = load_training_state(path)
-        return state["ema"], state["config"]
-    if not path.is_file():
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds for inference: weights by name, and what they are for."""
+
+    weights: dict
+    config: Config
+    mel_statistics: Optional[MelStatistics]
+
+
+def read_checkpoint(path, config=None):
+    """Reads weights for inference: released ones, the EMA of a training state, or those of a public project.
+
+    Args:
+        path: the file.
+        config: a `Config` that the checkpoint must agree with in network and mel. For a public project's file it also
+            says what the weights do not tell, the factors and dilations.
+
+    Raises:
+        OSError: the file cannot be read.
+        InputError: the file is damaged, or its architecture or mel definition is another.
+    """
+    weights, metadata = _read_safetensors(path) if Path(path).suffix == ".safetensors" else (None, {})
+    if weights is None:
+        content = _load_plain_tensors(path)
+        if recognise(content):
+            weights, own_config = load_published(content, path, config)
+        elif _is_training_state(content):
+            weights, metadata = content["ema"], content
+        else:
+            raise InputError(
+                f"{path}: not a checkpoint of this project (wanted: keys 'config' and 'ema'), nor of ivanvovk/WaveGrad or "
+                "lmnt-com/wavegrad"
+            )
+    if metadata:
+        own_config = parse_config(metadata["config"], f"{path} (configuration in the checkpoint)")
+    if config is not None:
+        check_same(own_config, config, path)
+    statistics = metadata.get("mel_statistics")
+    if statistics is not None:
+        statistics = parse_mel_statistics(statistics, own_config.mel.n_mels, f"{path} (mel statistics in the checkpoint)")
+    return Checkpoint(weights, own_config, statistics)
+
+
+def _read_safetensors(path):
+    """Returns the tensors of a safetensors file by name, and its metadata."""
+    if not Path(path).is_file():
         raise FileNotFoundError(2, "No such file or directory", str(path))
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -85,49 +144,49 @@ def _read(path):
         raise InputError(f"{path}: not a safetensors file, or a damaged one") from None
     if "config" not in metadata:
         raise InputError(f"{path}: carries no configuration (wanted: metadata 'config')")
-    return tensors, metadata["config"]
+    return tensors, metadata
 
 
 def load_network(path, config=None):
-    """Loads a network for inference from a checkpoint: the EMA weights, in evaluation mode.
-
-    Args:
-        path: a training state or released weights.
-        config: a `Config` that the checkpoint must agree with in network and mel.
+    """Loads a network for inference from any file that `read_checkpoint` reads, in evaluation mode.
 
     Returns:
         the network and the checkpoint's `Config`.
 
     Raises:
-        OSError: the file cannot be read.
-        InputError: the file is damaged, or its architecture or mel definition is another.
+        OSError, InputError: as `read_checkpoint`; or the weights are not those of the network.
     """
-    weights, config_text = _read(path)
-    own_config = parse_config(config_text, f"{path} (configuration in the checkpoint)")
-    if config is not None:
-        check_same(own_config, config, path)
-    network = WaveGrad(own_config.network, own_config.mel.n_mels)
-    load_strictly(network, weights, path)
-    return network.eval(), own_config
+    checkpoint = read_checkpoint(path, config)
+    return build_network(checkpoint, path), checkpoint.config
+
+
+def build_network(checkpoint, path):
+    """The network of a `Checkpoint`, in evaluation mode; `path` is what to call it in a message."""
+    network = WaveGrad(checkpoint.config.network, checkpoint.config.mel.n_mels)
+    load_strictly(network, checkpoint.weights, path)
+    return network.eval()
 
 
 def load_strictly(network, weights, path):
     """Loads weights into a network.
 
     Raises:
-        InputError: a name or shape differs; the message names the first difference.
+        InputError: names or shapes differ; the message lists the differences.
     """
     expected = network.state_dict()
-    for name, tensor in expected.items():
-        if name not in weights:
-            raise InputError(f"{path}: weight '{name}' is missing (wanted: {list(tensor.shape)})")
-        if weights[name].shape != tensor.shape:
-            raise InputError(
-                f"{path}: weight '{name}' has shape {list(weights[name].shape)} (wanted: {list(tensor.shape)})"
-            )
-    unknown = sorted(set(weights) - set(expected))
-    if unknown:
-        raise InputError(f"{path}: unknown weight '{unknown[0]}', {len(unknown)} in all")
+    differences = [
+        *(f"weight '{name}' is missing (wanted: {list(expected[name].shape)})" for name in expected if name not in weights),
+        *(f"unknown weight '{name}'" for name in sorted(set(weights) - set(expected))),
+        *(
+            f"weight '{name}' has shape {list(weights[name].shape)} (wanted: {list(tensor.shape)})"
+            for name, tensor in expected.items()
+            if name in weights and weights[name].shape != tensor.shape
+        ),
+    ]
+    if differences:
+        more = len(differences) - MOST_DIFFERENCES
+        listed = "; ".join(differences[:MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+        raise InputError(f"{path}: {listed}")
     network.load_state_dict(weights)
 
 
@@ -142,3 +201,55 @@ def check_same(found, wanted, path):
         for key, value in ours.items():
             if theirs[key] != value and key != "zero_output":
                 raise InputError(f"{path}: {section}.{key} is {theirs[key]} (wanted by the configuration: {value})")
+
+
+def convert(source, target, config=None, recordings=None):
+    """Writes a checkpoint of any kind as released weights.
+
+    Args:
+        config: as in `read_checkpoint`.
+        recordings: iterable of waveforms `[T]` to take mel statistics of, for a checkpoint that has none.
+
+    Returns:
+        the `Checkpoint` that was written.
+
+    Raises:
+        OSError, InputError: see `load_network`; or the target is no `.safetensors` file, or the source itself.
+    """
+    if Path(target).suffix != ".safetensors":
+        raise InputError(f"{target}: released weights are a .safetensors file, found '{Path(target).suffix}'")
+    if Path(target).exists() and Path(target).samefile(source):
+        raise InputError(f"{target}: the result would overwrite the checkpoint it is made of (wanted: another name)")
+    checkpoint = read_checkpoint(source, config)
+    network = build_network(checkpoint, source)
+    if recordings is not None:
+        mel = LogMelSpectrogram(checkpoint.config.mel)
+        checkpoint = checkpoint._replace(mel_statistics=statistics_of_recordings(recordings, mel))
+    save_weights(network, checkpoint.config, target, checkpoint.mel_statistics)
+    return checkpoint
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m model.checkpoint", description="Work on checkpoint files.")
+    convert_parser = parser.add_subparsers(required=True, metavar="convert").add_parser(
+        "convert", help="write any checkpoint that can be read as released weights (.safetensors)"
+    )
+    convert_parser.add_argument("source", metavar="IN", help="training state, released weights, or a public WaveGrad's .pt")
+    convert_parser.add_argument("target", metavar="OUT", help="file to write, .safetensors")
+    convert_parser.add_argument("-c", "--config", help="configuration that the checkpoint must agree with")
+    convert_parser.add_argument("-r", "--recordings", help="filelist of training recordings, to record the statistics of their mels")
+    arguments = parser.parse_args(argv)
+    config = load_config(arguments.config) if arguments.config else None
+    recordings = None
+    if arguments.recordings:
+        from datasets import Recordings  # only this command reads recordings here
+
+        recordings = Recordings(arguments.recordings, read_checkpoint(arguments.source, config).config.mel)
+    checkpoint = convert(arguments.source, arguments.target, config, recordings)
+    n_parameters, mel = sum(tensor.numel() for tensor in checkpoint.weights.values()), checkpoint.config.mel
+    print(f"{arguments.target}: {n_parameters:,} parameters, {mel.sample_rate} Hz, {mel.n_mels} bands, hop {mel.hop_length}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

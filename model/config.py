@@ -20,11 +20,17 @@ class MelConfig(_Section):
 
     Keys:
         power: exponent of the magnitude, 1 = magnitude, 2 = power.
-        log: "ln" or "log10".
+        normalized: divide the spectrum by the root of the window's energy (lmnt-com/wavegrad).
+        spectrum_offset: added to the power spectrum before anything else (1e-9 in jik876/hifi-gan).
+        padding: "center", frame k is centred on sample k * hop_length; "same", on the middle of the k-th hop, as in
+            jik876/hifi-gan. Either way there are as many frames as whole hops.
+        pad_mode: what stands beyond the ends of the waveform: its reflection, or zeros ("constant").
+        log: "ln", "log10", or "db": decibels, 20 log10 of a magnitude, 10 log10 of a power.
         clamp_min: the smallest value before the logarithm.
         clamp: "before" the logarithm, or "zero": only exact zeros are treated, after it, and become 0. The latter is what
             ivanvovk/WaveGrad did, kept to read its checkpoints.
         mean, std: the logarithm is normalised to (log - mean) / std.
+        clip: the smallest and largest value after that; nothing is clipped where it is left out.
     """
 
     sample_rate: PositiveInt
@@ -35,13 +41,18 @@ class MelConfig(_Section):
     f_min: float = Field(ge=0)
     f_max: PositiveFloat
     power: PositiveFloat = 2.0
+    normalized: bool = False
+    spectrum_offset: float = Field(ge=0, default=0.0)
+    padding: Literal["center", "same"] = "center"
+    pad_mode: Literal["reflect", "constant"] = "reflect"
     mel_scale: Literal["htk", "slaney"] = "htk"
     norm: Optional[Literal["slaney"]] = None
-    log: Literal["ln", "log10"] = "log10"
+    log: Literal["ln", "log10", "db"] = "log10"
     clamp_min: PositiveFloat = 1e-10
     clamp: Literal["before", "zero"] = "before"
     mean: float = 0.0
     std: PositiveFloat = 1.0
+    clip: Optional[tuple[float, float]] = None
 
     @model_validator(mode="after")
     def _check(self):
@@ -54,6 +65,8 @@ class MelConfig(_Section):
                 f"f_min < f_max <= sample_rate / 2 is wanted, found f_min {self.f_min:g}, f_max {self.f_max:g}, "
                 f"sample_rate {self.sample_rate}"
             )
+        if self.clip is not None and not self.clip[0] < self.clip[1]:
+            raise ValueError(f"clip is [{self.clip[0]:g}, {self.clip[1]:g}] (wanted: the smaller value first)")
         return self
 
 

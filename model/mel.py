@@ -12,6 +12,24 @@ from model.errors import InputError
 RANGE_TOLERANCE = 0.01  # rounding of features that were stored in half precision
 
 
+def log_unit(config):
+    """What 1 on the logarithmic scale of a `MelConfig` is as a natural logarithm, before any normalisation."""
+    return {"ln": 1.0, "log10": math.log(10), "db": math.log(10) * config.power / 20}[config.log]
+
+
+def compress(logarithm, config):
+    """Natural logarithms of mel values -> features on the scale of a `MelConfig`: its floor, logarithm and normalisation."""
+    if config.clamp == "before":
+        logarithm = logarithm.clamp(min=math.log(config.clamp_min))
+    features = (logarithm / log_unit(config) - config.mean) / config.std
+    return features if config.clip is None else features.clamp(*config.clip)
+
+
+def expand(features, config):
+    """Features on the scale of a `MelConfig` -> natural logarithms of mel values; what was clamped or clipped stays so."""
+    return (features * config.std + config.mean) * log_unit(config)
+
+
 class LogMelSpectrogram(nn.Module):
     """Waveform -> log-mel spectrogram with `hop_length` samples per frame, exactly.
 
@@ -30,13 +48,17 @@ class LogMelSpectrogram(nn.Module):
             f_min=config.f_min,
             f_max=config.f_max,
             n_mels=config.n_mels,
-            power=config.power,
+            # The offset belongs to the power spectrum, whatever the power of the mel.
+            power=2.0 if config.spectrum_offset else config.power,
+            normalized=config.normalized,
             norm=config.norm,
             mel_scale=config.mel_scale,
             center=False,
         )
-        # A frame is centred on its first sample; the frame centred on the end is left out.
-        self.context = (config.n_fft // 2, config.n_fft // 2 - config.hop_length)
+        # With "center" a frame is centred on its first sample, and the frame centred on the end is left out.
+        margin = config.n_fft - config.hop_length
+        left = config.n_fft // 2 if config.padding == "center" else margin // 2
+        self.context = (left, margin - left)
 
     def forward(self, waveform):
         """`[..., T]` -> `[..., n_mels, T // hop_length]`; samples short of a whole frame at the end are ignored.
@@ -45,36 +67,40 @@ class LogMelSpectrogram(nn.Module):
             InputError: the waveform is shorter than half a window.
         """
         samples = waveform.shape[-1] // self.config.hop_length * self.config.hop_length
-        if samples <= self.context[0]:
+        if samples <= max(self.context):
             raise InputError(
-                f"{waveform.shape[-1]} samples are too short for a mel spectrogram (wanted: more than {self.context[0]})"
+                f"{waveform.shape[-1]} samples are too short for a mel spectrogram (wanted: more than {max(self.context)})"
             )
         waveform = waveform[..., :samples]
         batched = waveform.reshape(1, -1, samples)  # reflection wants three dimensions
-        padded = F.pad(batched, self.context, mode="reflect").reshape(*waveform.shape[:-1], -1)
+        padded = F.pad(batched, self.context, mode=self.config.pad_mode).reshape(*waveform.shape[:-1], -1)
         return self.from_padded(padded)
 
     def from_padded(self, waveform):
         """As `forward`, of a waveform that brings `context` samples of its surroundings on its left and right."""
-        mel = self.spectrogram(waveform)
-        logarithm = torch.log if self.config.log == "ln" else torch.log10
+        spectrum = self.spectrogram.spectrogram(waveform)
+        if self.config.spectrum_offset:
+            spectrum = (spectrum + self.config.spectrum_offset) ** (self.config.power / 2)
+        mel = self.spectrogram.mel_scale(spectrum)
         if self.config.clamp == "before":
-            mel = logarithm(mel.clamp(min=self.config.clamp_min))
+            logarithm = mel.clamp(min=self.config.clamp_min).log()
         else:
-            mel = logarithm(mel)
-            mel = torch.where(torch.isinf(mel), torch.zeros_like(mel), mel)
-        return (mel - self.config.mean) / self.config.std
+            logarithm = torch.where(mel == 0, torch.zeros_like(mel), mel.log())
+        return compress(logarithm, self.config)
+
+    def band_widths(self):
+        """Sum of each band's filter, `[n_mels]`: what the band makes of a spectrum of ones."""
+        return self.spectrogram.mel_scale.fb.sum(0)
 
     def range(self):
         """The smallest and largest value that this definition can give a waveform within [-1, 1].
 
         The largest has the whole window's energy in the widest band; the smallest is -infinity where nothing clamps.
         """
-        window, filters = self.spectrogram.spectrogram.window, self.spectrogram.mel_scale.fb
-        largest = window.sum().item() ** self.config.power * filters.sum(0).max().item()
-        logarithm = math.log if self.config.log == "ln" else math.log10
-        smallest = logarithm(self.config.clamp_min) if self.config.clamp == "before" else -math.inf
-        return tuple((value - self.config.mean) / self.config.std for value in (smallest, logarithm(largest)))
+        window = self.spectrogram.spectrogram.window.double()
+        amplitude = window.sum() / window.square().sum().sqrt() if self.config.normalized else window.sum()
+        largest = amplitude.log() * self.config.power + self.band_widths().max().log()
+        return tuple(compress(value, self.config).item() for value in (torch.tensor(-math.inf), largest))
 
     def misfit(self, mel):
         """One line if `mel` cannot be on this scale, else None."""

@@ -1,8 +1,14 @@
 """Weights of the two public WaveGrads of 2020, ivanvovk/WaveGrad and lmnt-com/wavegrad, under this project's names."""
 
 import re
+from collections import Counter
 
 import torch
+from pydantic import ValidationError
+
+from model.config import Config, DataConfig, NetworkConfig, ScheduleConfig, TrainingConfig
+from model.errors import InputError
+from model.mel_presets import preset
 
 # Their name -> ours, tried in order; the first that matches the beginning of a name's module path is used.
 IVANVOVK_NAMES = [
@@ -69,3 +75,146 @@ def from_lmnt(weights):
             name, tensor = name.replace(".shift_scale.", ".scale_shift."), torch.cat([scale, shift])
         result[name] = tensor
     return result
+
+
+# What ivanvovk's sampler leaves in a state dict beside the network: tables that its noise schedule determines.
+IVANVOVK_TABLES = {
+    "betas",
+    "alphas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+}
+
+# What no weight tells: the factors and dilations, which are those of the paper's Base network in both projects.
+BASE_FACTORS = (5, 5, 3, 2, 2)
+BASE_UPSAMPLING_DILATIONS = ((1, 2, 1, 2), (1, 2, 1, 2), (1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8))
+BASE_DOWNSAMPLING_DILATIONS = ((1, 2, 4),) * 4
+
+
+def recognise(content):
+    """Which public project wrote a file, by the names of its weights.
+
+    Args:
+        content: what the file holds: `{"model": state_dict, ...}` or the state dict itself.
+
+    Returns:
+        "ivanvovk", "lmnt" or None.
+    """
+    weights = _state_dict(content)
+    if any(name.startswith("nn.ublock") for name in weights):
+        return "ivanvovk"
+    if any(name.startswith("film.") for name in weights) and any(name.startswith("upsample.") for name in weights):
+        return "lmnt"
+    return None
+
+
+def _state_dict(content):
+    """The tensors of a published file by name, without the prefix that training on several devices adds."""
+    weights = content.get("model", content) if isinstance(content, dict) else {}
+    if not isinstance(weights, dict):
+        return {}
+    return {str(name).removeprefix("module."): value for name, value in weights.items() if torch.is_tensor(value)}
+
+
+def load_published(content, path, config=None):
+    """Reads a file that `recognise` knows.
+
+    Args:
+        content: what the file holds.
+        path: what to call it in a message.
+        config: a `Config` whose factors and dilations are used, as the weights do not tell them; else the paper's are.
+
+    Returns:
+        weights under the names of `WaveGrad`, and their `Config`.
+
+    Raises:
+        InputError: the weights are not of a network whose shape can be told; `load_strictly` finds what else is wrong.
+    """
+    weights = _state_dict(content)
+    if recognise(content) == "ivanvovk":
+        weights = from_ivanvovk({name: value for name, value in weights.items() if name not in IVANVOVK_TABLES})
+        mel, behaviour = preset("ivanvovk"), {}
+    else:
+        weights = from_lmnt(weights)
+        mel, behaviour = _lmnt_mel(content), {"interpolation": "nearest", "noise_level_scale": 1.0}
+    network = _network_config(weights, path, config, behaviour)
+    try:
+        mel = mel.model_copy(update={"n_mels": _weight(weights, "mel_conv.weight", path).shape[1]})
+        if config is not None and network.hop_length != mel.hop_length:
+            mel = config.mel  # of factors of one's own, only the configuration can tell the features
+        return weights, Config(
+            mel=mel,
+            network=network,
+            noise_schedule=ScheduleConfig(),
+            # Where further training would begin: lists beside the configuration, and the settings of the paper.
+            data=DataConfig(train_filelist="train.txt", validation_filelist="validation.txt", segment_frames=24),
+            training=TrainingConfig(
+                batch_size=256,
+                n_steps=1_000_000,
+                learning_rate=2e-4,
+                final_learning_rate=1e-5,
+                warmup_steps=1000,
+                gradient_clip=1.0,
+                ema_decay=0.9999,
+                precision="fp32",
+                seed=0,
+            ),
+        )
+    except ValidationError as error:
+        raise InputError(f"{path}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def _weight(weights, name, path):
+    if name not in weights:
+        raise InputError(f"{path}: weight '{name}' is missing, so the shape of the network cannot be told")
+    return weights[name]
+
+
+def _network_config(weights, path, config, behaviour):
+    """The shape of the network from the shapes of its weights."""
+
+    def channels(kind):
+        """Output channels of the blocks of a kind, in order: those that most of a block's weights have."""
+        blocks = {}
+        for name, tensor in weights.items():
+            if match := re.fullmatch(rf"{kind}\.(\d+)\..*weight", name):
+                blocks.setdefault(int(match[1]), []).append(tensor.shape[0])
+        return tuple(Counter(blocks[number]).most_common(1)[0][0] for number in sorted(blocks))
+
+    own = config.network if config is not None else None
+    factors = own.factors if own else BASE_FACTORS
+    upsampling = channels("ublocks")
+    if len(upsampling) != len(factors):
+        raise InputError(
+            f"{path}: {len(upsampling)} UBlocks, but {len(factors)} factors {list(factors)} "
+            "(wanted: a configuration with the factors that it was trained with)"
+        )
+    try:
+        return NetworkConfig(
+            factors=factors,
+            upsampling_preconv_channels=_weight(weights, "mel_conv.weight", path).shape[0],
+            upsampling_channels=upsampling,
+            upsampling_dilations=own.upsampling_dilations if own else BASE_UPSAMPLING_DILATIONS,
+            downsampling_factors=own.downsampling_factors if own else None,
+            downsampling_preconv_channels=_weight(weights, "waveform_conv.weight", path).shape[0],
+            downsampling_channels=channels("dblocks"),
+            downsampling_dilations=own.downsampling_dilations if own else BASE_DOWNSAMPLING_DILATIONS,
+            **behaviour,
+        )
+    except ValidationError as error:
+        raise InputError(f"{path}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def _lmnt_mel(content):
+    """lmnt's features; all that varies in them is the sample rate, which a file from its own trainer holds."""
+    parameters = content.get("params")
+    sample_rate = parameters.get("sample_rate") if isinstance(parameters, dict) else None
+    if not isinstance(sample_rate, int):
+        return preset("lmnt")
+    return preset("lmnt").model_copy(update={"sample_rate": sample_rate, "f_max": sample_rate / 2})

@@ -20,6 +20,45 @@ def test_paths_are_relative_to_the_filelist_or_absolute(tmp_path):
     assert [str(path) for path in read_filelist(filelist)] == [f"{tmp_path}/a b.wav", f"{tmp_path}/sub/ü.flac", "/c.wav"]
 
 
+@pytest.fixture
+def ljspeech(tmp_path):
+    """A folder as LJSpeech unpacks: `metadata.csv` and `wavs`."""
+    folder = tmp_path / "LJSpeech-1.1"
+    (folder / "wavs").mkdir(parents=True)
+    for name in ("LJ001-0001", "LJ001-0002"):
+        soundfile.write(folder / "wavs" / f"{name}.wav", np.zeros(8), 8000)
+    write_list(folder / "metadata.csv", 'LJ001-0001|Printing, in "the" only sense|Printing', "LJ001-0002|in being|in being")
+    return folder
+
+
+def test_ljspeechs_own_list(ljspeech):
+    wanted = [ljspeech / "wavs" / "LJ001-0001.wav", ljspeech / "wavs" / "LJ001-0002.wav"]
+    assert read_filelist(ljspeech / "metadata.csv") == wanted
+
+
+def test_lists_with_text_behind_a_bar(ljspeech):
+    filelist = write_list(ljspeech / "list.txt", "wavs/LJ001-0001.wav|text | more", "/x.wav|3|text", "LJ009-0001|none")
+    names = ["wavs/LJ001-0001.wav", "/x.wav", "LJ009-0001"]
+    assert read_filelist(filelist) == [ljspeech / name for name in names]
+    with pytest.raises(InputError, match="list.txt: line 2 names no file"):
+        read_filelist(write_list(ljspeech / "list.txt", "a.wav|b", "|text"))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+    (tmp_path / "list.txt").write_bytes("a.wav\r\nb.wav\r\n".encode("utf-8-sig"))
+    assert [path.name for path in read_filelist(tmp_path / "list.txt")] == ["a.wav", "b.wav"]
+
+
+def test_a_folder_is_a_list_of_its_recordings(ljspeech):
+    np.save(ljspeech / "a.npy", np.zeros((2, 2)))
+    (ljspeech / "B.WAV").touch()
+    wavs = [ljspeech / "wavs" / "LJ001-0001.wav", ljspeech / "wavs" / "LJ001-0002.wav"]
+    assert read_filelist(ljspeech) == [ljspeech / "B.WAV", *wavs]
+    assert read_filelist(ljspeech, {".npy"}) == [ljspeech / "a.npy"]
+    with pytest.raises(InputError, match="LJSpeech-1.1: the folder holds no files to read .wanted: .pt"):
+        read_filelist(ljspeech, {".pt"})
+
+
 @pytest.mark.parametrize("content, words", [(b"", "empty"), (b"\n \n", "empty"), (b"\xff\xfe\x00", "not a text file")])
 def test_a_filelist_of_nothing_is_refused(tmp_path, content, words):
     (tmp_path / "list.txt").write_bytes(content)

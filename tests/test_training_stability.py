@@ -1,6 +1,7 @@
 """Silence, clipping, short clips, NaN, divergence: the run survives, or says that it cannot."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -133,7 +134,7 @@ class Breaking(Trainer):
         if self.position // self.config.training.batch_size in self.broken_at:
             with torch.no_grad():
                 for parameter in self.network.parameters():
-                    parameter.mul_(30)
+                    parameter.mul_(2)
         return super().train_step(batch)
 
 
@@ -152,13 +153,15 @@ def run_breaking(config_path, logdir, broken_at, capsys):
 
 def test_explosion_goes_back_with_a_lower_learning_rate(tmp_path, capsys):
     """Fails if the run goes on with ruined weights, repeats the examples that ruined them, or keeps the learning rate."""
-    config = write_run(tmp_path, training__n_steps=200, training__save_every=20, training__log_every=50)
+    config = write_run(
+        tmp_path, training__n_steps=180, training__save_every=20, training__log_every=50, training__keep_checkpoints=5
+    )
     status, trainer, output = run_breaking(config, tmp_path / "log", range(110, 111), capsys)
     assert status == 0
     assert "times its lowest value" in output and "(1 of 3)" in output
-    assert "back to" in output and "checkpoint-00000100.pt" in output
-    assert trainer.step == 200 and trainer.n_rollbacks == 1
-    assert trainer.position > 200 * 4  # behind the examples of the divergence
+    assert re.search(r"back to \S*checkpoint-00000(0\d\d|100)\.pt", output)  # before step 110
+    assert trainer.step == 180 and trainer.n_rollbacks == 1
+    assert trainer.position > 180 * 4  # behind the examples of the divergence
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.5e-4)  # half the final one
     assert trainer.guard.calm and trainer.guard.lowest < 3
     assert RunFolder(tmp_path / "log", 3).newest()[1]["n_rollbacks"] == 1

@@ -3,6 +3,8 @@
 from model.errors import describe
 from training import processes
 from training.previews import make_previews
+from training.run_folder import read_state
+from training.stability import WINDOW
 from training.statistics import Interval
 
 GAVE_UP = 1  # exit status
@@ -125,16 +127,23 @@ class Loop:
         return True
 
     def _last_good(self):
-        """Path and state, on every process, of the newest checkpoint from before anything pointed to a divergence."""
+        """Path and state, on every process, of the newest checkpoint from before the divergence, or else of the oldest.
+
+        Raises:
+            OSError, InputError: no checkpoint can be read.
+        """
 
         def search():
             if self.trainer.rank != 0:
                 return None
-            path, state, damaged = self.folder.newest(lambda state: state["stability"]["calm"])
-            if path is None:
-                path, state, damaged = self.folder.newest()
+            # The guard's median sees an explosion only when half of the window is behind it.
+            latest = self.trainer.step - WINDOW
+            path, state, damaged = self.folder.newest(lambda state: state["step"] <= latest and state["stability"]["calm"])
             for line in damaged:
                 self.monitor.say(line)
+            if path is None:
+                path = self.folder.checkpoints()[0]
+                state = read_state(path)
             self.folder.discard_after(path)
             return path, state
 

@@ -1,9 +1,9 @@
 """Validation recordings resynthesised by the network as it is now, heard, seen and measured."""
 
+import math
 import time
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
@@ -11,6 +11,7 @@ from model.sampler import ancestral_sample
 from training import processes
 
 LONGEST = 10.0  # seconds of a recording that are resynthesised
+SHORTEST_JUDGED = 0.5  # seconds; STOI compares stretches of 0.384 s, and PESQ refuses less than 0.25 s
 
 
 class Preview(NamedTuple):
@@ -38,13 +39,13 @@ def make_previews(trainer, schedule, count):
 
 
 def mean_figures(previews):
-    """Means of the previews' figures by name; a figure that is NaN everywhere (PESQ of silence, say) is left out."""
-    means = {}
-    for name in previews[0].figures if previews else []:
-        values = [preview.figures[name] for preview in previews if not np.isnan(preview.figures[name])]
-        if values:
-            means[name] = float(np.mean(values))
-    return means
+    """Means of the previews' figures by name; a figure that no preview has (PESQ of silence is NaN, say) is left out."""
+    values = {}
+    for preview in previews:
+        for name, value in preview.figures.items():
+            if not math.isnan(value):
+                values.setdefault(name, []).append(value)
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
 
 
 def _preview(trainer, schedule, index):
@@ -61,12 +62,10 @@ def _preview(trainer, schedule, index):
         seconds = _now(trainer.device) - start
     result_mel = trainer.mel(result)
     recording, result, mel, result_mel = (x.cpu() for x in (recording, result, mel, result_mel))
-    figures = {
-        "log_mel_l1": log_mel_l1(mel, result_mel),
-        "pesq": pesq_wideband(recording, result, sample_rate),
-        "stoi": short_time_intelligibility(recording, result, sample_rate),
-        "real_time_factor": seconds * sample_rate / len(recording),
-    }
+    figures = {"log_mel_l1": log_mel_l1(mel, result_mel), "real_time_factor": seconds * sample_rate / len(recording)}
+    if len(recording) >= SHORTEST_JUDGED * sample_rate:
+        figures["pesq"] = pesq_wideband(recording, result, sample_rate)
+        figures["stoi"] = short_time_intelligibility(recording, result, sample_rate)
     return Preview(index, recording, result, mel, result_mel, figures)
 
 

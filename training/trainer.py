@@ -12,6 +12,7 @@ from datasets import Recordings
 from model.diffusion import diffusion_loss
 from model.errors import InputError
 from model.mel import LogMelSpectrogram
+from model.mel_statistics import statistics_of_recordings
 from model.network import WaveGrad
 from model.noise_schedule import BUILDERS
 from training import processes
@@ -21,6 +22,7 @@ from training.optimization import checkpoint_activations, ema_update, learning_r
 from training.stability import StabilityGuard
 
 N_VALIDATION_EXAMPLES = 128
+N_STATISTICS_RECORDINGS = 200  # that the mel statistics are taken of, spread over the filelist
 LEARNING_RATE_CUT = 0.5  # at each return to an earlier checkpoint
 AUTOCAST_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -77,6 +79,7 @@ class Trainer:
         self.position = 0  # number of the next example
         self.n_rollbacks = 0
         self.best_validation_loss = None
+        self._mel_statistics = None
 
     def _check_machine(self):
         training = self.config.training
@@ -185,6 +188,15 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["initial_lr"], group["lr"] = base, learning_rate
 
+    def mel_statistics(self):
+        """What the mels of this training look like, as JSON text, for inference to know a foreign mel by."""
+        if self._mel_statistics is None:
+            recordings = self.examples.recordings
+            spread = range(0, len(recordings), -(-len(recordings) // N_STATISTICS_RECORDINGS))
+            waveforms = (recordings[index].to(self.device) for index in spread)
+            self._mel_statistics = statistics_of_recordings(waveforms, self.mel).model_dump_json()
+        return self._mel_statistics
+
     def state_dict(self):
         """Everything that the rest of the run depends on; the mel definition is part of the configuration."""
         cuda = self.device.type == "cuda"
@@ -202,6 +214,7 @@ class Trainer:
             # Examples have generators of their own, and the network draws nothing; this is for whoever adds dropout.
             "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if cuda else None},
             "config": self.config.model_dump_json(),
+            "mel_statistics": self.mel_statistics(),
             "versions": versions(),
         }
 
@@ -219,6 +232,7 @@ class Trainer:
         self.n_rollbacks = state["n_rollbacks"]
         self.guard.load_state_dict(state["stability"])
         self.best_validation_loss = state["best_validation_loss"]
+        self._mel_statistics = state.get("mel_statistics")  # missing in states from before there were any
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["rng"]["cuda"])

@@ -1,0 +1,99 @@
+"""Synthesises with onnxruntime and NumPy alone: `python onnx_inference.py NETWORK.onnx SCHEDULE.json MEL.npy OUT.wav`.
+
+NETWORK.onnx is written by `python -m model.export`. Nothing here needs PyTorch, nor the rest of this repository.
+"""
+
+import argparse
+import json
+import sys
+import wave
+
+import numpy as np
+import onnxruntime
+
+
+def sample(session, mel, betas, hop_length, generator):
+    """Ancestral sampling (WaveGrad, algorithm 2), each prediction of the waveform kept within [-1, 1].
+
+    Args:
+        session: the network, an `onnxruntime.InferenceSession`.
+        mel: `[n_mels, frames]`.
+        betas: noise schedule, first = last denoising step.
+        generator: source of the noise, called as `generator(shape)`.
+
+    Returns:
+        `[frames * hop_length]`, within [-1, 1].
+    """
+    betas = np.asarray(betas, np.float64)
+    alphas_cumprod = np.cumprod(1 - betas)
+    mel = mel[None].astype(np.float32)
+    y = generator((1, mel.shape[2] * hop_length))
+    for n in reversed(range(len(betas))):
+        previous = alphas_cumprod[n - 1] if n > 0 else 1.0
+        inputs = {"y_n": y.astype(np.float32), "mel": mel, "noise_level": np.sqrt(alphas_cumprod[n : n + 1])}
+        predicted_noise = session.run(None, inputs)[0]
+        y_0 = (y - np.sqrt(1 - alphas_cumprod[n]) * predicted_noise) / np.sqrt(alphas_cumprod[n])
+        # Mean and variance of q(y_{n-1} | y_n, y_0) (Ho et al., 2020, equation 7).
+        y_0_weight = np.sqrt(previous) * betas[n] / (1 - alphas_cumprod[n])
+        y_n_weight = np.sqrt(1 - betas[n]) * (1 - previous) / (1 - alphas_cumprod[n])
+        y = y_0_weight * y_0.clip(-1, 1) + y_n_weight * y
+        if n > 0:
+            y = y + np.sqrt((1 - previous) / (1 - alphas_cumprod[n]) * betas[n]) * generator(y.shape)
+    return y[0]
+
+
+def write_wav(path, waveform, sample_rate):
+    """Writes `[T]` in [-1, 1] as 16-bit wav."""
+    with wave.open(path, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(np.round(waveform.clip(-1, 1) * 32767).astype("<i2").tobytes())
+
+
+def read_inputs(arguments):
+    """The session, its metadata, the betas and the mel `[n_mels, frames]`; a ValueError says what cannot be used."""
+    try:
+        session = onnxruntime.InferenceSession(arguments.network, providers=["CPUExecutionProvider"])
+        metadata = session.get_modelmeta().custom_metadata_map
+        n_mels = int(metadata["n_mels"])
+    except Exception as error:  # onnxruntime's exceptions have no base class of their own
+        raise ValueError(f"{arguments.network}: not a network written by model.export ({type(error).__name__})") from None
+    try:
+        with open(arguments.schedule, encoding="utf-8") as file:
+            betas = np.array(json.load(file)["betas"], np.float64)
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{arguments.schedule}: not a noise schedule (wanted: JSON with the key 'betas')") from None
+    if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
+        raise ValueError(f"{arguments.schedule}: betas must be a list of numbers inside (0, 1)")
+    try:
+        mel = np.load(arguments.mel, allow_pickle=False)
+    except (ValueError, EOFError):
+        raise ValueError(f"{arguments.mel}: not a NumPy array of numbers") from None
+    mel = mel[0] if mel.ndim == 3 and len(mel) == 1 else mel
+    if mel.ndim != 2 or mel.shape[0] != n_mels or mel.shape[1] == 0 or not np.isfinite(mel).all():
+        raise ValueError(f"{arguments.mel}: shape {list(mel.shape)} (wanted: [{n_mels}, frames], finite)")
+    return session, metadata, betas, mel
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("network", help=".onnx file written by model.export")
+    parser.add_argument("schedule", help="noise schedule, .json")
+    parser.add_argument("mel", help=".npy file, [n_mels, frames]")
+    parser.add_argument("output", help=".wav file to write")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
+    arguments = parser.parse_args()
+    try:
+        session, metadata, betas, mel = read_inputs(arguments)
+        generator = np.random.default_rng(arguments.seed).standard_normal
+        waveform = sample(session, mel, betas, int(metadata["hop_length"]), generator)
+        write_wav(arguments.output, waveform, int(metadata["sample_rate"]))
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
