@@ -43,7 +43,15 @@ def save_plot(rows, references, metric, x, x_label, path):
         if row["means"][metric] is not None:
             axes.axhline(row["means"][metric], color="grey", linestyle=style, label=row["system"])
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    values = sorted({row[x] for row in rows if row[x] is not None})
+    if x == "network_calls":
+        axes.set_xticks(values, [str(value) for value in values])
+        axes.minorticks_off()
+    else:
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(ScalarFormatter())
+        axes.tick_params(axis="x", which="both", labelsize=8)
+    axes.margins(x=0.15)  # room for the names
     axes.set_xlabel(x_label)
     axes.set_ylabel(METRICS[metric].label)
     axes.grid(alpha=0.3)

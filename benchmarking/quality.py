@@ -142,7 +142,7 @@ def run(arguments):
     rows = [summarize(system, some, arguments.metrics) for system, some in zip(systems, by_system)]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     content = settings | {
-        "checkpoint": f"{Path(arguments.checkpoint).name}, sha256 {settings['checkpoint']}...",
+        "checkpoint": f"{Path(arguments.checkpoint).name}, sha256 {settings['checkpoint']}",
         "device": device_name(device) if device.type == "cuda" else f"{device_name(device)}, one thread",
         "jobs": arguments.jobs,
         "mel": measurer.config.mel.model_dump(),

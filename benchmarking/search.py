@@ -193,7 +193,7 @@ def run(arguments):
             f"{arguments.method} search, {n_scored} of {n_candidates} candidates, seed {arguments.seed}: "
             f"{arguments.metric} {score:.5f} with the sampler {arguments.sampler} on {len(excerpts)} excerpts of "
             f"{len(excerpts[0].waveform)} samples from {Path(arguments.filelist).name}, "
-            f"network {Path(arguments.checkpoint).name} (sha256 {checkpoint}...)"
+            f"network {Path(arguments.checkpoint).name} (sha256 {checkpoint})"
         )
         NoiseSchedule(betas, arguments.output.stem, source).save(arguments.output)
 

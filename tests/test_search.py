@@ -237,11 +237,14 @@ def test_an_interrupted_search_has_saved_its_best(tmp_path, tiny_checkpoint, fil
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     journal = output.with_suffix(".journal.jsonl")
     deadline = time.monotonic() + 300
-    while not (journal.exists() and journal.read_bytes().count(b"\n") > 3) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=300) == 130
-    error = process.stderr.read()
+    try:
+        while not (journal.exists() and journal.read_bytes().count(b"\n") > 3) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 130
     assert "the best so far is in" in error and "Traceback" not in error
     scores = {json.dumps(e["betas"]): e["score"] for e in map(json.loads, journal.read_text().splitlines()[1:])}
     assert scores[json.dumps(NoiseSchedule.load(output).betas.tolist())] == min(scores.values())
