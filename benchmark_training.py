@@ -23,13 +23,7 @@ CLAIM_BATCH, CLAIM_BYTES = 96, 12e9  # ivanvovk/WaveGrad: batch 96 of 7,200 samp
 
 
 class SyntheticRecordings:
-    """Noise in place of recordings: neither time nor memory depends on what is learnt.
-
-    Args:
-        samples: samples of each recording, context included.
-    """
-
-    n_samples = [1]
+    """Noise in place of recordings: neither time nor memory depends on what is learnt."""
 
     def __init__(self, hop_length):
         self.hop_length = hop_length
@@ -67,7 +61,8 @@ class PlainConv2d(nn.Conv2d):
     """PyTorch's own channels-last convolution, with its own weight gradient."""
 
     def __init__(self, conv):
-        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, dilation=conv.dilation)
+        shape = conv.in_channels, conv.out_channels, conv.kernel_size
+        super().__init__(*shape, padding=conv.padding, dilation=conv.dilation)
         self.load_state_dict(conv.state_dict())
         self.to(memory_format=torch.channels_last)
 
@@ -213,7 +208,8 @@ def run(arguments):
     config = config.model_copy(update={"training": training})
     names = arguments.variants or [name for name in VARIANTS if arguments.compile or not name.startswith("compiled")]
     threads = torch.get_num_threads()
-    print(f"{arguments.config}, torch {torch.__version__}, {platform.processor() or platform.machine()}, {threads} threads")
+    machine = platform.processor() or platform.machine()
+    print(f"{arguments.config}, torch {torch.__version__}, {machine}, {threads} threads")
     lines = memory_table(config, names) if arguments.memory else speed_table(config, names, arguments.rounds)
     print("\n".join(lines))
     return 0

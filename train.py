@@ -74,8 +74,8 @@ def _open(folder, config):
 def main():
     parser = argparse.ArgumentParser(description="Train a WaveGrad; the same command again goes on where the run ended.")
     parser.add_argument("-c", "--config", required=True, help="configuration file")
-    parser.add_argument("-l", "--logdir", help="checkpoints and TensorBoard files (default: logs/ and the configuration's name)")
-    parser.add_argument("--dry-run", action="store_true", help="check configuration, data and memory, measure a step, and stop")
+    parser.add_argument("-l", "--logdir", help="checkpoints and TensorBoard files (default: logs/ and the name of CONFIG)")
+    parser.add_argument("--dry-run", action="store_true", help="check configuration, data and memory, and measure a step")
     arguments = parser.parse_args()
     processes.start()
     try:

@@ -49,7 +49,7 @@ def kill_once(config, logdir, nproc, rng):
     process.wait()
     temporary = len(list(Path(logdir).glob(".*.tmp")))
     moment = time.monotonic() - began
-    print(f"killed after {moment:.1f} s at step {newest_step(logdir)} or later; half-written files: {temporary}; {line.strip()[-60:]}")
+    print(f"killed after {moment:.1f} s, at step {newest_step(logdir)} or later; {temporary} half-written files; {line.strip()}")
     process.stdout.close(), process.stderr.close()
     return ended
 

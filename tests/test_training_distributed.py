@@ -23,12 +23,13 @@ def record_training(config_path, n_steps, poison_rank, output):
     """Trains and writes, on each process: first gradients, final weights and their average, and what was drawn."""
     processes.start()
     trainer = Trainer(load_config(config_path), config_path.parent)
-    record = {"noise_levels": [], "segments": [], "updated": []}
+    record = {"noise_levels": [], "noise": [], "segments": [], "updated": []}
     for _, batch in zip(range(n_steps), trainer.batches()):
         if trainer.rank == poison_rank:
             batch[0][0] = float("nan")
         result = trainer.train_step(batch)
         record["noise_levels"].append(batch[2])
+        record["noise"].append(batch[1])
         record["segments"].append(batch[0])
         record["updated"].append(result.updated)
         record.setdefault("loss", result.loss)
@@ -94,8 +95,11 @@ def test_processes_draw_different_examples(records):
     first, second = (torch.cat(record["noise_levels"]) for record in records["two"])
     assert not set(first.tolist()) & set(second.tolist())
     assert sorted([*first.tolist(), *second.tolist()]) == sorted(torch.cat(records["one"][0]["noise_levels"]).tolist())
-    first, second = (torch.cat(record["segments"]) for record in records["two"])
+    first, second = (torch.cat(record["noise"]) for record in records["two"])
     assert not any(torch.equal(a, b) for a in first for b in second)
+    steps = zip(*(record["segments"] for record in records["two"]))
+    same = [torch.equal(a, b) for first, second in steps for a in first for b in second]
+    assert sum(same) < 0.05 * len(same)  # of 1,400 possible crops, two may be the same by chance
 
 
 def test_validation_is_shared_and_the_same(records):
@@ -157,12 +161,16 @@ def children(pid):
     return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
 
 
+def rank_of(pid):
+    return int(re.search(rb"\0RANK=(\d)", Path(f"/proc/{pid}/environ").read_bytes())[1])
+
+
 def test_dead_process_ends_the_run(tmp_path):
     """Fails if the others wait for it: the run must end within a minute, and say who died of what."""
     config = write_run(tmp_path, training__n_steps=100_000)
     process = start(["-c", config, "-l", tmp_path / "log", "--nproc", 2])
     wait_for(lambda: "step 5 " in process.stdout.readline())
-    ranks = {int(re.search(rb"\0RANK=(\d)", Path(f"/proc/{pid}/environ").read_bytes())[1]): pid for pid in children(process.pid)}
+    ranks = {rank_of(pid): pid for pid in children(process.pid)}
     os.kill(ranks[1], signal.SIGKILL)
     start_of_wait = time.monotonic()
     _, errors = process.communicate(timeout=60)

@@ -43,7 +43,7 @@ class _LiveStorages(TorchDispatchMode):
 
 
 def peak_live_bytes(function):
-    """Calls a function; returns the bytes that its new tensors took at their peak, those of its autograd graph among them."""
+    """Calls a function; returns the bytes that its new tensors, its autograd graph's among them, took at their peak."""
     with _LiveStorages() as storages:
         function()
     return storages.peak

@@ -28,7 +28,8 @@ def changes(state, config, path):
     for key, old_value, new_value in differing:
         if key.startswith(NO_LONGER_THE_SAME_RUN):
             raise InputError(
-                f"{path}: {key} is {old_value} (wanted by the configuration: {new_value}); another run needs another --logdir"
+                f"{path}: {key} is {old_value} (wanted by the configuration: {new_value}); "
+                "another run needs another --logdir"
             )
     return [change for change in differing if not change[0].startswith(("network.", "mel."))]
 
