@@ -35,7 +35,7 @@ def torchrun(arguments):
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # said below in one line
+    logging.disable(logging.CRITICAL)  # torchrun's own reports, said below in one line
     try:
         run.run(run.parse_args(arguments))
     except SignalException:

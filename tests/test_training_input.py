@@ -205,7 +205,7 @@ def test_dry_run(tmp_path):
     status, output, errors = run(["-c", config, "-l", tmp_path / "log", "--dry-run", "--nproc", 1])
     assert (status, errors) == (0, "")
     for words in [
-        " parameters, fp32, 1 processes on cpu",
+        "3,261 parameters, fp32, 1 processes on cpu",
         "6 recordings, 0.00 hours",
         "batch of 4 segments of 0.010 s, 2 at once",
         "1.5 steps per epoch",

@@ -129,9 +129,9 @@ def test_damaged_checkpoint_is_passed_over(folder, damage):
 def test_no_flipped_byte_goes_unnoticed(folder):
     """Wherever the byte is: either the file is refused, or what is read is what was written."""
     path = folder.checkpoints()[-1]
-    content, rng = path.read_bytes(), random.Random(0)
+    content = path.read_bytes()
     refused = 0
-    for position in rng.sample(range(len(content)), 300):
+    for position in range(0, len(content), 3):
         path.write_bytes(flipped(content, position))
         try:
             assert same(read_state(path), state_at(3)), position

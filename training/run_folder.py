@@ -6,7 +6,6 @@
     events.out.tfevents.*    TensorBoard's
 """
 
-import errno
 import fcntl
 import io
 import os
@@ -127,15 +126,11 @@ def read_state(path):
         OSError: the file cannot be read.
         InputError: the file is damaged or not a training state.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip() is not None
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError):
-        damaged = True
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # an offset in the file that is none
-            raise
-        damaged = True
+    with open(path, "rb") as file:
+        try:
+            damaged = zipfile.ZipFile(file).testzip() is not None
+        except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError, OSError):
+            damaged = True  # a flipped byte in the table of contents leads anywhere
     if damaged:
         raise InputError(f"{path}: the checkpoint is damaged")
     state = load_training_state(path)
