@@ -49,3 +49,15 @@ def device_name(device):
     except OSError:
         pass
     return "CPU"
+
+
+def matmul_peak(device, dtype, size=2048, repeats=6):
+    """Operations per second of a square matrix product, the best of a few: what no convolution can be expected to pass."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    a @ b
+    seconds = []
+    for _ in range(repeats):
+        start = synchronized_time(device)
+        a @ b
+        seconds.append(synchronized_time(device) - start)
+    return 2 * size**3 / min(seconds)

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from benchmarking.plain_network import plain, with_convolutions
 from model.config import load_config
 from model.errors import InputError
-from model.layers import Conv1d
 from training.examples import DiffusionExamples
 from training.memory import peak_live_bytes
 from training.trainer import Trainer
@@ -43,20 +43,6 @@ class PresentTrainer(Trainer):
         return DiffusionExamples(recordings, self.config.data.segment_frames, self.mel.context, self.schedule, seed)
 
 
-class PlainConv1d(nn.Conv1d):
-    """PyTorch's own convolution of contiguous `[B, C, T]`, in the place of a `model.layers.Conv1d` and with its weights."""
-
-    def __init__(self, conv):
-        padding, dilation, kernel_size = conv.padding[1], conv.dilation[1], conv.kernel_size[1]
-        super().__init__(conv.in_channels, conv.out_channels, kernel_size, padding=padding, dilation=dilation)
-        with torch.no_grad():
-            self.weight.copy_(conv.weight[:, :, 0])
-            self.bias.copy_(conv.bias)
-
-    def forward(self, x):
-        return super().forward(x[:, :, 0].contiguous())[:, :, None]
-
-
 class PlainConv2d(nn.Conv2d):
     """PyTorch's own channels-last convolution, with its own weight gradient."""
 
@@ -65,13 +51,6 @@ class PlainConv2d(nn.Conv2d):
         super().__init__(*shape, padding=conv.padding, dilation=conv.dilation)
         self.load_state_dict(conv.state_dict())
         self.to(memory_format=torch.channels_last)
-
-
-def with_convolutions(module, convolution):
-    """Puts `convolution(conv)` in the place of every `Conv1d` inside a module; returns the module."""
-    for name, child in list(module.named_children()):
-        setattr(module, name, convolution(child) if isinstance(child, Conv1d) else with_convolutions(child, convolution))
-    return module
 
 
 class PlainStep:
@@ -92,7 +71,7 @@ class PlainStep:
 
 
 def plain_trainer(base):
-    """A trainer class of the plain loop, on the data of `base`: eager, nn.Conv1d on contiguous signals, plain Adam."""
+    """A trainer class of the plain loop, on the data of `base`: eager, the network in textbook form, plain Adam."""
 
     class PlainTrainer(PlainStep, base):
         def __init__(self, config, folder):
@@ -100,7 +79,7 @@ def plain_trainer(base):
             self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.training.learning_rate, foreach=False)
 
         def _new_network(self):
-            return with_convolutions(super()._new_network(), PlainConv1d)
+            return plain(super()._new_network())
 
     return PlainTrainer
 

@@ -1,5 +1,6 @@
 """benchmark.py's other commands: rtf, quality and report."""
 
+import copy
 import json
 import re
 import shutil
@@ -9,11 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import benchmark
+from benchmarking.plain_network import plain
+from benchmarking.real_time_factor import operations_per_sample
 from benchmarking.systems import make_systems
 from benchmarking.tables import markdown_table
+from model.config import load_config
 from model.errors import InputError, run_command
+from model.network import WaveGrad
 
 ROOT = Path(__file__).parent.parent
 SCHEDULES = [str(ROOT / "schedules" / f"{name}.json") for name in ("wg-3", "wg-6")]
@@ -56,16 +62,52 @@ def quality(command, tiny_checkpoint, filelist, tmp_path):
 
 
 def test_real_time_factors(command, tiny_checkpoint, filelist, tmp_path, capsys):
+    """Fails if a variant, batch size or number of steps is left out, or a file is not timed."""
     status = command(
         "rtf", "-ch", tiny_checkpoint, "--filelist", filelist, "--steps", 1, 3, "--batch_sizes", 1, 2, "--repeats", 2,
-        "-o", tmp_path / "rtf.json",
+        "--variants", "plain", "float32", "--start_up", "-o", tmp_path / "rtf.json",
     )  # fmt: skip
     assert status == 0, capsys.readouterr().err
-    results = json.loads((tmp_path / "rtf.json").read_text())["results"]
-    assert [(result["batch_size"], result["steps"]) for result in results] == [(1, 1), (1, 3), (2, 1), (2, 3)]
-    assert [result["n_timings"] for result in results] == [6, 6, 2, 2]
+    content = json.loads((tmp_path / "rtf.json").read_text())
+    results = content["results"]
+    found = [(result["variant"], result["batch_size"], result["steps"]) for result in results]
+    assert found == [(name, *sizes) for sizes in [(1, 1), (1, 3), (2, 1), (2, 3)] for name in ("plain", "float32")]
+    assert [result["n_timings"] for result in results] == [6, 6, 6, 6, 2, 2, 2, 2]
     assert all(result["real_time_factor"] > 0 and result["peak_memory_bytes"] > 1e6 for result in results)
+    assert [result["speed_ratio"] for result in results if result["variant"] == "plain"] == [1.0] * 4
+    assert all(0 < result["share_of_peak"] < 1.5 for result in results)
+    assert content["start_to_finish_seconds"] > 0
     assert "real-time factor" in (tmp_path / "rtf.md").read_text()
+
+
+@pytest.mark.parametrize("sampler", ["heun", "ddim:0.5"])
+def test_real_time_factor_of_a_configuration_and_a_length(command, filelist, tiny_config, tmp_path, capsys, sampler):
+    """Fails if a network without a checkpoint, a given length or a sampler cannot be timed."""
+    (tmp_path / "config.json").write_text(tiny_config.model_dump_json())
+    arguments = ["rtf", "-c", tmp_path / "config.json", "--filelist", filelist, "--lengths", 2, 3, "--steps", 2, "--repeats", 1]
+    assert command(*arguments, "--sampler", sampler, "-o", tmp_path / "rtf") == 0, capsys.readouterr().err
+    results = json.loads((tmp_path / "rtf.json").read_text())["results"]
+    assert {round(result["audio_seconds"], 1) for result in results} == {2.0, 3.0}
+
+
+def test_plain_network_is_the_same_network():
+    """Fails if the baseline of the speed figures computes something else, or saves operations as ours does."""
+    config = load_config(ROOT / "configs" / "default.json")
+    small = config.network.model_copy(
+        update={
+            "upsampling_preconv_channels": 12,
+            "upsampling_channels": [10, 8, 8, 6, 4],
+            "downsampling_preconv_channels": 4,
+            "downsampling_channels": [6, 6, 8, 8],
+        }
+    )
+    torch.manual_seed(0)
+    network = WaveGrad(small, 80)
+    textbook = plain(copy.deepcopy(network))
+    y, mel, noise_level = torch.randn(2, 3000), torch.randn(2, 80, 10), torch.rand(2, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(textbook(y, mel, noise_level), network(y, mel, noise_level), atol=1e-4, rtol=1e-4)
+    assert operations_per_sample(textbook, 80) > operations_per_sample(network, 80)
 
 
 def test_quality_measures_every_system_and_remembers(quality, tmp_path, capsys, monkeypatch):
