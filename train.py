@@ -93,4 +93,5 @@ def main():
 
 
 if __name__ == "__main__":
-    run_command(main)
+    with processes.without_teardown():
+        run_command(main)

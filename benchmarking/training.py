@@ -16,6 +16,7 @@ from model.config import load_config
 from model.errors import InputError
 from training.examples import DiffusionExamples
 from training.memory import peak_live_bytes
+from training.optimization import learning_rate_factor
 from training.trainer import Trainer
 
 GIGABYTE = 1e9
@@ -77,6 +78,7 @@ def plain_trainer(base):
         def __init__(self, config, folder):
             super().__init__(config, folder)
             self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.training.learning_rate, foreach=False)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(config.training))
 
         def _new_network(self):
             return plain(super()._new_network())

@@ -4,6 +4,7 @@ An example is a pure function of the seed and its number: which recording, which
 So a run is the same for any number of processes and data workers, and resuming needs only the next example's number.
 """
 
+import os
 import signal
 
 import numpy as np
@@ -85,11 +86,12 @@ def batches(examples, numbers, n_workers=0, pin_memory=False):
     Args:
         examples: a `DiffusionExamples`.
         numbers: a `BatchNumbers`.
-        n_workers: processes that prepare batches ahead; 0 prepares them here.
+        n_workers: processes that prepare batches ahead, as far as there are cores; 0 prepares them here.
 
     Raises:
         OSError, InputError: a recording cannot be read any more.
     """
+    n_workers = min(n_workers, os.cpu_count() or 1)
     loader = DataLoader(
         examples,
         batch_sampler=numbers,
