@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.blocks import DBlock, FiLM
-from model.layers import Conv1d, leaky_relu
+from model.blocks import DBlock, FiLM, UBlock
+from model.layers import Conv1d, leaky_relu, upsample
 
 
 class PlainConv1d(nn.Conv1d):
@@ -34,6 +34,17 @@ class PlainFiLM(FiLM):
         return tuple(F.conv1d(x[:, :, 0], weight, bias, padding=1)[:, :, None] for weight, bias in zip(weights, biases))
 
 
+class PlainUBlock(UBlock):
+    def forward(self, x, scale, shift):
+        h = self.convs[0](upsample(leaky_relu(x), self.factor, self.interpolation))
+        h = self.convs[1](leaky_relu(shift + scale * h))
+        h = h + upsample(self.residual(x), self.factor, self.interpolation)
+        residual = h
+        for conv in self.convs[2:]:
+            h = conv(leaky_relu(shift + scale * h))
+        return h + residual
+
+
 class PlainDBlock(DBlock):
     def _downsample(self, x):
         if self.factor == 1:
@@ -48,7 +59,7 @@ class PlainDBlock(DBlock):
         return h + self._downsample(self.residual(x))
 
 
-PLAIN_BLOCKS = {FiLM: PlainFiLM, DBlock: PlainDBlock}
+PLAIN_BLOCKS = {FiLM: PlainFiLM, UBlock: PlainUBlock, DBlock: PlainDBlock}
 
 
 def with_convolutions(module, convolution):

@@ -1,5 +1,6 @@
 """The three blocks of WaveGrad (section 4.1, figures 3 to 5). All signals are `[B, C, 1, T]`, channels last."""
 
+import torch
 from torch import nn
 
 from model.layers import Conv1d, NoiseLevelEncoding, downsample, leaky_relu, upsample
@@ -19,7 +20,7 @@ class FiLM(nn.Module):
 
     def forward(self, x, noise_level):
         """`[B, in, 1, T]`, `[B]` -> scale and shift, `[B, out, 1, T]` each."""
-        x = leaky_relu(self.conv(x))
+        x = leaky_relu(self.conv(x), inplace=True)
         x = x + self.encoding(noise_level).to(x.dtype)
         return self.scale_shift(x).chunk(2, dim=1)
 
@@ -41,7 +42,7 @@ class UBlock(nn.Module):
         """`[B, in, 1, T]`, scale and shift `[B, out, 1, T * factor]` -> `[B, out, 1, T * factor]`."""
 
         def modulated(x):
-            return leaky_relu(shift + scale * x)
+            return leaky_relu(torch.addcmul(shift, scale, x), inplace=True)
 
         h = self.convs[0](upsample(leaky_relu(x), self.factor, self.interpolation))
         h = self.convs[1](modulated(h))
@@ -66,7 +67,7 @@ class DBlock(nn.Module):
     def forward(self, x):
         """`[B, in, 1, T]` -> `[B, out, 1, T / factor]`."""
         x = downsample(x, self.factor, self.interpolation)
-        h = x
-        for conv in self.convs:
-            h = conv(leaky_relu(h))
+        h = self.convs[0](leaky_relu(x))
+        for conv in self.convs[1:]:
+            h = conv(leaky_relu(h, inplace=True))
         return h + self.residual(x)

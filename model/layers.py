@@ -104,5 +104,6 @@ def upsample(x, factor, mode="linear"):
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-def leaky_relu(x):
-    return F.leaky_relu(x, LEAKY_RELU_SLOPE)
+def leaky_relu(x, inplace=False):
+    """`inplace` spares a pass over memory where nothing else needs `x`, autograd included."""
+    return F.leaky_relu(x, LEAKY_RELU_SLOPE, inplace)

@@ -19,6 +19,7 @@ from benchmarking.systems import make_systems
 from benchmarking.tables import markdown_table
 from model.config import load_config
 from model.errors import InputError, run_command
+from model.layers import Conv1d
 from model.network import WaveGrad
 
 ROOT = Path(__file__).parent.parent
@@ -108,6 +109,17 @@ def test_plain_network_is_the_same_network():
     with torch.inference_mode():
         torch.testing.assert_close(textbook(y, mel, noise_level), network(y, mel, noise_level), atol=1e-4, rtol=1e-4)
     assert operations_per_sample(textbook, 80) > operations_per_sample(network, 80)
+
+
+def test_profile_shows_every_convolution(command, tiny_config, tiny_network, tmp_path, capsys):
+    """Fails if a convolution is left out, or its multiply-adds are not those that PyTorch counts."""
+    (tmp_path / "config.json").write_text(tiny_config.model_dump_json())
+    assert command("profile", "-c", tmp_path / "config.json", "--frames", 20, "--repeats", 2) == 0
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines() if "taps" in line]
+    assert len(lines) == sum(isinstance(module, Conv1d) for module in tiny_network.modules())
+    thousands = sum(float(line[4]) for line in lines)
+    n_mels = tiny_config.mel.n_mels
+    assert 2000 * thousands == pytest.approx(operations_per_sample(tiny_network, n_mels), rel=0.02, abs=200)
 
 
 def test_quality_measures_every_system_and_remembers(quality, tmp_path, capsys, monkeypatch):
