@@ -5,6 +5,7 @@ NETWORK.onnx is written by `python -m model.export`. Nothing here needs PyTorch,
 
 import argparse
 import json
+import os
 import sys
 import wave
 
@@ -43,12 +44,14 @@ def sample(session, mel, betas, hop_length, generator):
 
 
 def write_wav(path, waveform, sample_rate):
-    """Writes `[T]` in [-1, 1] as 16-bit wav."""
-    with wave.open(path, "wb") as file:
+    """Writes `[T]` in [-1, 1] as 16-bit wav, atomically."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with wave.open(temporary, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(sample_rate)
         file.writeframes(np.round(waveform.clip(-1, 1) * 32767).astype("<i2").tobytes())
+    os.replace(temporary, path)
 
 
 def read_inputs(arguments):
