@@ -53,10 +53,10 @@ def _sync_folder(folder):
         os.close(descriptor)
 
 
-def _load_plain_tensors(path):
+def _load_plain_tensors(path, file=None):
     """What a file written by `torch.save` holds; nothing but plain tensors and values is accepted."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(file or path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
         if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower():
             raise InputError(f"{path}: holds more than plain tensors, so it is not opened") from None
@@ -67,14 +67,18 @@ def _is_training_state(content):
     return isinstance(content, dict) and "config" in content and "ema" in content
 
 
-def load_training_state(path):
+def load_training_state(path, file=None):
     """Reads a training state written by `train.py`.
+
+    Args:
+        path: the file, and what to call it in a message.
+        file: an open file to read instead.
 
     Raises:
         OSError: the file cannot be read.
         InputError: the file is damaged or not a training state.
     """
-    state = _load_plain_tensors(path)
+    state = _load_plain_tensors(path, file)
     if not _is_training_state(state):
         raise InputError(f"{path}: not a checkpoint of this project (wanted: keys 'config' and 'ema')")
     return state

@@ -11,6 +11,7 @@ import io
 import os
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -120,20 +121,24 @@ class RunFolder:
 def read_state(path):
     """Reads a training state after checking every byte of it against the checksums in the file.
 
-    PyTorch writes checksums but does not look at them.
+    PyTorch writes checksums but does not look at them, and reads fields of the archive that no checksum covers. So it is given
+    a fresh archive of what was checked.
 
     Raises:
         OSError: the file cannot be read.
         InputError: the file is damaged or not a training state.
     """
+    checked = io.BytesIO()
     with open(path, "rb") as file:
         try:
-            damaged = zipfile.ZipFile(file).testzip() is not None
-        except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError, OSError):
-            damaged = True  # a flipped byte in the table of contents leads anywhere
-    if damaged:
-        raise InputError(f"{path}: the checkpoint is damaged")
-    state = load_training_state(path)
+            with zipfile.ZipFile(file) as archive, zipfile.ZipFile(checked, "w") as copy:
+                for entry in archive.infolist():
+                    copy.writestr(entry.filename, archive.read(entry))
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError, OSError):
+            # A flipped byte in the table of contents leads anywhere.
+            raise InputError(f"{path}: the checkpoint is damaged") from None
+    checked.seek(0)
+    state = load_training_state(path, checked)
     for key in NEEDED:
         if key not in state:
             raise InputError(f"{path}: no '{key}' in the checkpoint, so training cannot go on from it")
