@@ -51,8 +51,8 @@ def device_name(device):
     return "CPU"
 
 
-def matmul_peak(device, dtype, size=2048, repeats=6):
-    """Operations per second of a square matrix product, the best of a few: what no convolution can be expected to pass."""
+def matmul_peak(device, dtype, size=2048, repeats=20):
+    """Operations per second of a square matrix product, the best of many: what no convolution can be expected to pass."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     a @ b
     seconds = []
