@@ -1,7 +1,5 @@
 """`benchmark.py profile`: where the time of one network call goes, by operation and by convolution."""
 
-import time
-
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -108,10 +106,10 @@ def run(arguments):
 
     for _ in range(WARM_UP_CALLS):
         call()
-    start = time.perf_counter()
+    start = synchronized_time(device)
     for _ in range(arguments.repeats):
         call()
-    seconds = (time.perf_counter() - start) / arguments.repeats
+    seconds = (synchronized_time(device) - start) / arguments.repeats
     peak = matmul_peak(device, dtype)
     found = time_convolutions(call, network, device, arguments.repeats)
     print(

@@ -42,13 +42,13 @@ class Timings:
     memory: int = 0
 
 
-def _whole(sample, network, device):
+def _whole(sample, network, device, dtype=torch.float32):
     """A function (mels, schedule) that samples them as one batch, the shorter padded."""
 
     def synthesize(mels, schedule):
         frames = max(mel.shape[1] for mel in mels)
         padded = [torch.nn.functional.pad(mel, (0, frames - mel.shape[1]), value=float(mel.min())) for mel in mels]
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             sample(network, torch.stack(padded).to(device), schedule, torch.Generator(device).manual_seed(0))
 
     return synthesize
@@ -78,16 +78,8 @@ def make_variants(names, network, mel_config, arguments, device):
         elif arguments.sampler.partition(":")[0] in STEPS:
             variants[name] = _in_chunks(network, mel_config, arguments, device, DTYPES[name])
         else:
-            variants[name] = _autocast(_whole(sample, network, device), device, DTYPES[name])
+            variants[name] = _whole(sample, network, device, DTYPES[name])
     return variants
-
-
-def _autocast(synthesize, device, dtype):
-    def in_precision(mels, schedule):
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            synthesize(mels, schedule)
-
-    return in_precision
 
 
 def measure(variants, batches, n_steps, seconds_per_frame, repeats, device):
