@@ -11,6 +11,7 @@ COMMANDS = {
     "quality": ("benchmarking.quality", "measure the quality of a network with schedules and samplers"),
     "search": ("benchmarking.search", "find the best noise schedule of a number of steps"),
     "training": ("benchmarking.training", "measure the speed and the memory of training"),
+    "convergence": ("benchmarking.convergence", "compare what the fast and the textbook training step learn"),
     "profile": ("benchmarking.profiling", "show where the time of a network call goes"),
     "report": ("benchmarking.report", "make a page to listen to from a folder that 'quality' wrote"),
 }

@@ -2,6 +2,7 @@
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarking.tables import markdown_table, number
 from benchmarking.timing import device_name, matmul_peak, synchronized_time
@@ -47,12 +48,12 @@ def time_convolutions(call, network, device, repeats):
     return found
 
 
-def convolution_table(found, n_samples, peak):
+def convolution_table(found, flops, n_samples, peak):
     """Markdown table: multiply-adds and bytes (input, output and weights, each once) per sample of audio."""
     whole = sum(seconds for *_, seconds in found.values())
     rows = []
     for name, (module, input_shape, output_shape, element_size, seconds) in found.items():
-        multiply_adds = output_shape.numel() * module.weight[0].numel()
+        multiply_adds = sum(flops[f"WaveGrad.{name}"].values()) / 2
         n_bytes = element_size * (input_shape.numel() + output_shape.numel() + module.weight.numel())
         gflops = 2 * multiply_adds / seconds / 1e9
         shape = f"{module.in_channels} → {module.out_channels}, {module.kernel_size[1]} taps"
@@ -117,5 +118,7 @@ def run(arguments):
         f"{torch.get_num_threads()} CPU threads, {arguments.dtype}, peak {peak / 1e9:.0f} GFLOP/s\n"
     )
     print(operation_table(call, arguments.repeats))
-    print(convolution_table(found, n_samples, peak))
+    with FlopCounterMode(display=False) as counter:
+        call()
+    print(convolution_table(found, counter.get_flop_counts(), n_samples, peak))
     return 0

@@ -14,6 +14,7 @@ from torch import nn
 from benchmarking.plain_network import plain, with_convolutions
 from model.config import load_config
 from model.errors import InputError
+from model.layers import UpsampledConv1d
 from training.examples import DiffusionExamples
 from training.memory import peak_live_bytes
 from training.optimization import learning_rate_factor
@@ -65,9 +66,11 @@ class PlainStep:
         nn.utils.clip_grad_norm_(self.network.parameters(), training.gradient_clip)
         self.optimizer.step()
         self.lr_scheduler.step()
+        n = self.lr_scheduler.last_epoch - 1  # updates before this one
         with torch.no_grad():
             for average, parameter in zip(self.ema.module.parameters(), self.network.parameters()):
-                average.lerp_(parameter, 1 - training.ema_decay)
+                average.lerp_(parameter, 1 - min(training.ema_decay, (1 + n) / (10 + n)))
+        self.step += 1
         return loss.item()
 
 
@@ -90,7 +93,8 @@ class StandardGradientTrainer(PresentTrainer):
     """The trainer as it is, but for the weight gradient, which is oneDNN's."""
 
     def _new_network(self):
-        return with_convolutions(super()._new_network(), PlainConv2d)
+        network = super()._new_network()
+        return with_convolutions(network, lambda conv: conv if isinstance(conv, UpsampledConv1d) else PlainConv2d(conv))
 
 
 class CompiledTrainer(PresentTrainer):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from model.layers import Conv1d, NoiseLevelEncoding, downsample, leaky_relu, upsample
+from model.layers import Conv1d, NoiseLevelEncoding, UpsampledConv1d, downsample, leaky_relu, upsample
 
 
 class FiLM(nn.Module):
@@ -33,10 +33,8 @@ class UBlock(nn.Module):
         self.factor = factor
         self.interpolation = interpolation
         self.residual = Conv1d(in_channels, out_channels, kernel_size=1)
-        channels = [in_channels, out_channels, out_channels, out_channels]
-        self.convs = nn.ModuleList(
-            Conv1d(channels[i], out_channels, dilation=dilation) for i, dilation in enumerate(dilations)
-        )
+        self.convs = nn.ModuleList([UpsampledConv1d(in_channels, out_channels, factor, dilations[0], interpolation)])
+        self.convs.extend(Conv1d(out_channels, out_channels, dilation=dilation) for dilation in dilations[1:])
 
     def forward(self, x, scale, shift):
         """`[B, in, 1, T]`, scale and shift `[B, out, 1, T * factor]` -> `[B, out, 1, T * factor]`."""
@@ -44,8 +42,7 @@ class UBlock(nn.Module):
         def modulated(x):
             return leaky_relu(torch.addcmul(shift, scale, x), inplace=True)
 
-        h = self.convs[0](upsample(leaky_relu(x), self.factor, self.interpolation))
-        h = self.convs[1](modulated(h))
+        h = self.convs[1](modulated(self.convs[0](leaky_relu(x))))
         # A 1x1 convolution and an interpolation commute: the convolution goes on the shorter side.
         h = h + upsample(self.residual(x), self.factor, self.interpolation)
         return h + self.convs[3](modulated(self.convs[2](modulated(h))))

@@ -104,6 +104,43 @@ def upsample(x, factor, mode="linear"):
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
+class UpsampledConv1d(Conv1d):
+    """`upsample` by `factor`, then a convolution of three taps: `[B, in, 1, T]` -> `[B, out, 1, T * factor]`.
+
+    The matrix of a tap and a linear interpolation commute. So the three matrices are applied before upsampling, which takes a
+    `factor`-th of the multiply-adds, and each output is then a fixed sum of three frames of three taps. With a factor of
+    two, that sum costs more than it saves.
+    """
+
+    def __init__(self, in_channels, out_channels, factor, dilation=1, interpolation="linear"):
+        super().__init__(in_channels, out_channels, dilation=dilation)
+        self.factor, self.interpolation = factor, interpolation
+        self.commutes = factor > 2 and dilation == 1 and interpolation == "linear"
+        if self.commutes:
+            self.register_buffer("sums", tap_sums(factor), persistent=False)
+
+    def forward(self, x):
+        if not self.commutes or torch.compiler.is_exporting():
+            return super().forward(upsample(x, self.factor, self.interpolation))
+        channels = self.out_channels
+        taps = self.weight[:, :, 0].permute(2, 0, 1).flatten(0, 1)  # [3 out, in]
+        frames = F.linear(x[:, :, 0].transpose(1, 2), taps)  # [B, T, 3 out]
+        padded = torch.cat([frames[:, :1], frames, frames[:, -1:]], dim=1)  # interpolation repeats the ends
+        windows = padded.unfold(1, 3, 1).unflatten(2, (3, channels)).permute(0, 1, 4, 2, 3).flatten(2, 3)  # [B, T, 9, out]
+        y = (self.sums @ windows).flatten(1, 2)  # [B, T * factor, out]
+        y[:, 0] -= frames[:, 0, :channels]  # the convolution pads with zeros
+        y[:, -1] -= frames[:, -1, -channels:]
+        y += self.bias
+        return y.transpose(1, 2)[:, :, None]
+
+
+def tap_sums(factor):
+    """`[factor, 9]`: what the taps of the frames before, at and after an output's frame count for in that output."""
+    upsampled = upsample(torch.eye(3)[:, None, None], factor)[:, 0, 0]  # [frame, 3 * factor]
+    of_taps = [upsampled[:, factor + tap : 2 * factor + tap] for tap in (-1, 0, 1)]
+    return torch.stack(of_taps, dim=1).flatten(0, 1).T.contiguous()
+
+
 def leaky_relu(x, inplace=False):
     """`inplace` spares a pass over memory where nothing else needs `x`, autograd included."""
     return F.leaky_relu(x, LEAKY_RELU_SLOPE, inplace)

@@ -21,6 +21,7 @@ from model.config import load_config
 from model.errors import InputError, run_command
 from model.layers import Conv1d
 from model.network import WaveGrad
+from training_fixtures import write_run
 
 ROOT = Path(__file__).parent.parent
 SCHEDULES = [str(ROOT / "schedules" / f"{name}.json") for name in ("wg-3", "wg-6")]
@@ -215,3 +216,13 @@ def test_every_player_of_the_report_knows_its_duration(report):
     seconds = re.findall(r'<audio[^>]*data-seconds="([\d.]+)"', result.stdout)
     assert len(seconds) == 8, result.stderr[-2000:]
     np.testing.assert_allclose([float(s) for s in seconds], [1.0] * 4 + [1.2] * 4, atol=0.01)
+
+
+def test_fast_and_textbook_loop_learn_the_same(command, tmp_path, capsys):
+    """Fails if the two loops do not start from the same weights, see other examples, or update otherwise."""
+    config = write_run(tmp_path)
+    assert command("convergence", "-c", config, "--steps", 20, "--seeds", 2) == 0, capsys.readouterr().err
+    rows = {line.split("|")[1].strip(): line.split("|")[2:4] for line in capsys.readouterr().out.splitlines() if "|" in line}
+    plain_losses, present_losses = ([float(cell) for cell in rows[name]] for name in ("plain", "present"))
+    assert plain_losses[0] != plain_losses[1]
+    assert present_losses == pytest.approx(plain_losses, rel=1e-3)

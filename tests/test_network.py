@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import NetworkConfig, load_config
-from model.layers import Conv1d, downsample, upsample
+from model.layers import Conv1d, UpsampledConv1d, downsample, upsample
 from model.network import WaveGrad
 from model.published import from_ivanvovk, from_lmnt
 from tests.conftest import DATA, ROOT, tiny_config_values
@@ -192,3 +192,22 @@ def test_bfloat16_stays_near_float32(tiny_network):
             rounded = tiny_network(*arguments)
     assert rounded.dtype == torch.float32
     assert (exact - rounded).abs().mean() < 0.02 * exact.abs().mean()
+
+
+@settings(max_examples=30)
+@given(factor=st.integers(1, 6), length=st.integers(1, 9), mode=st.sampled_from(["linear", "nearest"]), dilation=st.integers(1, 2))
+def test_upsampled_convolution_is_upsampling_and_convolution(factor, length, mode, dilation):
+    """Fails if the shortcut through three matrices differs at an end, in a batch, or in its gradients."""
+    torch.manual_seed(factor)
+    upsampled_conv = UpsampledConv1d(3, 2, factor, dilation, mode)
+    conv = Conv1d(3, 2, dilation=dilation)
+    conv.load_state_dict(upsampled_conv.state_dict())
+    conv.bias.data.normal_()
+    upsampled_conv.bias.data.copy_(conv.bias)
+    x = torch.randn(2, 3, 1, length, requires_grad=True)
+    weights = torch.randn(2, 2, 1, length * factor)
+    results = []
+    for module, y in [(upsampled_conv, upsampled_conv(x)), (conv, conv(upsample(x, factor, mode)))]:
+        results.append([y, *torch.autograd.grad((weights * y).sum(), [x, module.weight, module.bias])])
+    for found, wanted in zip(*results):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
