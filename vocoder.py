@@ -1,8 +1,12 @@
 """The vocoder as a Python object: mels in, waveforms out."""
 
+import os
+import shutil
+
 import torch
 
 from model.checkpoint import build_network, read_checkpoint
+from model.errors import InputError
 from model.mel import LogMelSpectrogram
 from model.mel_diagnosis import diagnose
 from model.noise_schedule import NoiseSchedule
@@ -23,6 +27,22 @@ def fastest_dtype(device):
     return torch.float32
 
 
+def compiled(network, device):
+    """A network in inference through torch.compile, for any length: frozen weights on a CPU, CUDA graphs on a GPU.
+
+    The first calls take a minute or two.
+
+    Raises:
+        InputError: there is no C++ compiler, which a CPU needs.
+    """
+    if device.type == "cuda":
+        return torch.compile(network, mode="reduce-overhead")
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise InputError(f"--compile: {compiler} is not found (wanted: a C++ compiler; Debian and Ubuntu: apt install g++)")
+    return torch.compile(network, dynamic=True, options={"freezing": True})
+
+
 class Vocoder:
     """A network with what it takes to use it.
 
@@ -35,18 +55,21 @@ class Vocoder:
         chunk_frames: mel frames that are vocoded at once. Memory grows with it, the result does not depend on it.
         sampler: a name that `model.sampler.find_step` knows.
         mel_statistics: `MelStatistics` of the network's training, if the checkpoint has them.
+        compile: whether to compile the network; see `compiled`.
 
     Raises:
-        InputError: there is no such sampler.
+        InputError: there is no such sampler, or no compiler.
     """
 
     def __init__(
         self, network, mel_config, schedule, device="cpu", dtype=None, chunk_frames=400, sampler="ancestral",
-        mel_statistics=None,
+        mel_statistics=None, compile=False,
     ):
         self.device = torch.device(device)
         self.dtype = dtype or fastest_dtype(self.device)
         self.network = network.to(self.device)
+        if compile:
+            self.network = compiled(self.network, self.device)
         self.mel = LogMelSpectrogram(mel_config)
         self.schedule = schedule
         self.chunk_frames = chunk_frames

@@ -28,9 +28,9 @@ from model.mel import LogMelSpectrogram
 from model.network import WaveGrad
 from model.noise_schedule import linear
 from model.sampler import SAMPLERS, STEPS, find_sampler
-from vocoder import DTYPES, Vocoder, fastest_dtype
+from vocoder import DTYPES, Vocoder, compiled, fastest_dtype
 
-PLAIN, ONNX = "plain", "onnx"
+PLAIN, COMPILED, ONNX = "plain", "compiled", "onnx"
 ROOT = Path(__file__).parent.parent
 
 
@@ -75,10 +75,13 @@ def make_variants(names, network, mel_config, arguments, device):
             from model.export import OnnxNetwork  # only here: most have no ONNX file
 
             variants[name] = _whole(sample, OnnxNetwork(arguments.onnx, arguments.threads or 0), torch.device("cpu"))
-        elif arguments.sampler.partition(":")[0] in STEPS:
-            variants[name] = _in_chunks(network, mel_config, arguments, device, DTYPES[name])
         else:
-            variants[name] = _whole(sample, network, device, DTYPES[name])
+            of_variant = compiled(network, device) if name == COMPILED else network
+            dtype = DTYPES.get(name, torch.float32)
+            if arguments.sampler.partition(":")[0] in STEPS:
+                variants[name] = _in_chunks(of_variant, mel_config, arguments, device, dtype)
+            else:
+                variants[name] = _whole(sample, of_variant, device, dtype)
     return variants
 
 
@@ -95,7 +98,8 @@ def measure(variants, batches, n_steps, seconds_per_frame, repeats, device):
     schedule = linear(n_steps, 1e-6, 0.01)  # what the betas are makes no difference to the time
     results = {name: Timings() for name in variants}
     for synthesize in variants.values():
-        synthesize([mel[:, :100] for mel in batches[0]], schedule)
+        for frames in (100, 1000):  # a compiled network sees that lengths differ
+            synthesize([mel[:, :frames] for mel in batches[0]], schedule)
     for mels in batches * repeats:
         duration = sum(mel.shape[1] for mel in mels) * seconds_per_frame
         for name, synthesize in variants.items():
@@ -149,7 +153,7 @@ def add_arguments(parser):
     network.add_argument("-ch", "--checkpoint", help="network to time")
     network.add_argument("-c", "--config", help="configuration of a network to time with random weights, as fast as trained ones")
     parser.add_argument("--filelist", required=True, help="recordings whose mels are synthesised")
-    choices = [PLAIN, *DTYPES]
+    choices = [PLAIN, *DTYPES, COMPILED]
     parser.add_argument(
         "--variants", nargs="+", choices=choices, help=f"default: {PLAIN}, the textbook network in float32, and the device's precisions"
     )

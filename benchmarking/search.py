@@ -115,7 +115,8 @@ def add_arguments(parser):
     parser.add_argument("--sampler", default="ancestral", help="as in inference.py (default: %(default)s)")
     parser.add_argument("--recordings", type=int, default=8, help="spread over the filelist (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each recording (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise and of the candidates (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the candidates (default: %(default)s)")
+    parser.add_argument("--noise_seed", type=int, default=0, help="of the noise that every candidate gets (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes (default: one a GPU, or a core)")
     parser.add_argument(
         "--final_noise_level", type=float, nargs=2, metavar=("LEAST", "MOST"), help="allowed at the noisiest step"
@@ -140,8 +141,9 @@ def _check(arguments):
             raise InputError(f"--candidates is '{arguments.candidates}' (wanted: a number, or 'all')") from None
         if arguments.candidates < 1:
             raise InputError(f"--candidates is {arguments.candidates} (wanted: 1 or more)")
-    if arguments.seed < 0:
-        raise InputError(f"--seed is {arguments.seed} (wanted: 0 or more)")
+    for key in ("seed", "noise_seed"):
+        if getattr(arguments, key) < 0:
+            raise InputError(f"--{key} is {getattr(arguments, key)} (wanted: 0 or more)")
     levels = arguments.final_noise_level
     if levels is not None and not 0.001 <= levels[0] < levels[1] <= 0.999:
         raise InputError(f"--final_noise_level is {levels[0]:g} {levels[1]:g} (wanted: two rising numbers, .001 to .999)")
@@ -180,19 +182,20 @@ def run(arguments):
         arguments.seconds,
         arguments.metric,
         arguments.sampler,
-        arguments.seed,
+        arguments.noise_seed,
     )
     batches, n_candidates, settings = _batches(arguments)
     excerpts = Scorer(scoring, "cpu").excerpts  # everything is checked here, before any process starts
     checkpoint = file_digest(arguments.checkpoint)
-    settings |= {key: getattr(arguments, key) for key in ("steps", "method", "candidates", "metric", "sampler", "seed")}
+    keys = ("steps", "method", "candidates", "metric", "sampler", "seed", "noise_seed")
+    settings |= {key: getattr(arguments, key) for key in keys}
     settings |= {"checkpoint": checkpoint, "recordings": fingerprint(excerpts)}
 
     def save(betas, score, n_scored):
         source = (
             f"{arguments.method} search, {n_scored} of {n_candidates} candidates, seed {arguments.seed}: "
             f"{arguments.metric} {score:.5f} with the sampler {arguments.sampler} on {len(excerpts)} excerpts of "
-            f"{len(excerpts[0].waveform)} samples from {Path(arguments.filelist).name}, "
+            f"{len(excerpts[0].waveform)} samples from {Path(arguments.filelist).name}, noise seed {arguments.noise_seed}, "
             f"network {Path(arguments.checkpoint).name} (sha256 {checkpoint})"
         )
         NoiseSchedule(betas, arguments.output.stem, source).save(arguments.output)

@@ -5,6 +5,7 @@ to use it stands in its metadata: `sample_rate`, `hop_length`, `n_mels`, and the
 """
 
 import argparse
+import logging
 import warnings
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def export(network, config, path):
     """Writes a network as ONNX, with its configuration as metadata, atomically."""
     arguments = example(*EXAMPLE_SIZE, network.hop_length, config.mel.n_mels)
     batch, length, frames = (torch.export.Dim.DYNAMIC for _ in range(3))
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing, which nothing here needs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -17,6 +17,7 @@ from benchmarking.plain_network import plain
 from benchmarking.real_time_factor import operations_per_sample
 from benchmarking.systems import make_systems
 from benchmarking.tables import markdown_table
+from benchmarking.training import VARIANTS
 from model.config import load_config
 from model.errors import InputError, run_command
 from model.layers import Conv1d
@@ -226,3 +227,17 @@ def test_fast_and_textbook_loop_learn_the_same(command, tmp_path, capsys):
     plain_losses, present_losses = ([float(cell) for cell in rows[name]] for name in ("plain", "present"))
     assert plain_losses[0] != plain_losses[1]
     assert present_losses == pytest.approx(plain_losses, rel=1e-3)
+
+
+def test_training_speed_and_memory(command, tmp_path, capsys):
+    """Fails if a variant is not measured, or if recomputing activations does not spare memory."""
+    config = write_run(tmp_path)
+    assert command("training", "-c", config, "--rounds", 1) == 0, capsys.readouterr().err
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    assert rows == [name for name in VARIANTS if not name.startswith("compiled")]
+
+    names = ["present fp32", "present fp32, checkpointed activations"]
+    assert command("training", "-c", config, "--memory", "--variants", *names) == 0, capsys.readouterr().err
+    rows = [line.split("|")[3] for line in capsys.readouterr().out.splitlines() if line.startswith("| present")]
+    whole, recomputed = map(float, rows)
+    assert 0 < recomputed < whole

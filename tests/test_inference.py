@@ -1,6 +1,10 @@
 """Vocoding through the command line: names, seeds, batches, warnings, and bad input of every kind."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -67,6 +71,48 @@ def test_the_seed_decides_and_batches_and_chunks_do_not(setup, run):
         assert np.array_equal(one, again)
         assert np.abs(one.astype(int) - batch).max() <= 1
         assert not np.array_equal(one, seed)
+
+
+def start(arguments):
+    """The command in a process of its own; returns it when it has ended."""
+    command = [sys.executable, ROOT / "inference.py", *arguments]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+
+
+def test_jobs_give_what_one_process_gives(setup):
+    """Fails if a job leaves out a file, computes another one's, or hides that one could not be used."""
+    arguments, folder = setup
+    for jobs in (1, 2):
+        result = start([*arguments, "-v", "no", "--jobs", jobs, "-o", folder / f"jobs-{jobs}"])
+        assert result.returncode == 0, result.stderr
+    for name in names(folder / "jobs-1"):
+        one, two = (soundfile.read(folder / f"jobs-{jobs}" / name, dtype="int16")[0] for jobs in (1, 2))
+        assert np.abs(one.astype(int) - two).max() <= 1  # sums depend on how many threads share them
+    assert names(folder / "jobs-2") == ["a.wav", "b.wav", "c.wav"]
+
+    (folder / "c.npy").write_bytes(b"no mel")
+    result = start([*arguments, "-v", "no", "--jobs", "2"])
+    assert result.returncode == 1 and result.stderr.count("error: ") == 1
+    result = start([*arguments, "--sampler", "euler", "--jobs", "2"])
+    assert result.returncode == 2 and result.stderr.count("error: ") == 1 and "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler on this machine")
+def test_compiled_network_gives_the_same(setup):
+    arguments, folder = setup
+    for name, extra in [("eager", []), ("compiled", ["--compile"])]:
+        result = start([*arguments, "-v", "no", *extra, "-o", folder / name])
+        assert result.returncode == 0, result.stderr
+    for name in "abc":
+        one, two = (soundfile.read(folder / kind / f"{name}.wav", dtype="int16")[0] for kind in ("eager", "compiled"))
+        assert np.abs(one.astype(int) - two).max() <= 2
+
+
+def test_compiling_needs_a_compiler(setup, run, monkeypatch):
+    arguments, _ = setup
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    result = run(*arguments, "--compile")
+    assert result.returncode == 2 and "no-such-compiler is not found" in result.err
 
 
 def test_processes_share_the_files(setup, run, monkeypatch):
