@@ -13,6 +13,7 @@ COMMANDS = {
     "training": ("benchmarking.training", "measure the speed and the memory of training"),
     "convergence": ("benchmarking.convergence", "compare what the fast and the textbook training step learn"),
     "profile": ("benchmarking.profiling", "show where the time of a network call goes"),
+    "animation": ("benchmarking.animation", "draw how noise becomes speech"),
     "report": ("benchmarking.report", "make a page to listen to from a folder that 'quality' wrote"),
 }
 

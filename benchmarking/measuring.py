@@ -16,6 +16,7 @@ from model.checkpoint import load_network
 from model.mel import LogMelSpectrogram
 from model.noise_schedule import linear
 from model.sampler import ancestral_sample, find_sampler
+from vocoder import DTYPES
 
 WARM_UP_FRAMES = 50
 
@@ -44,6 +45,7 @@ class Measuring:
         seed: of the noise; a recording hears the same noise with every system.
         n_audio: of how many recordings to keep the audio.
         folder: where it goes.
+        dtype: a name in `vocoder.DTYPES`, what the network computes in.
     """
 
     checkpoint: str
@@ -54,11 +56,12 @@ class Measuring:
     seed: int
     n_audio: int
     folder: Path
+    dtype: str = "float32"
 
 
 def audio_path(system, excerpt):
     """Where the audio of a system and recording is, relative to the folder."""
-    return Path("audio") / excerpt.name / f"{system.file_stem}.wav"
+    return Path("audio") / excerpt.name / f"{system.file_stem}.flac"
 
 
 class Measurer:
@@ -96,8 +99,10 @@ class Measurer:
         mel = excerpt.mel[None].to(self.device)
         noises = excerpt_noises([index], len(excerpt.waveform), self.measuring.seed)
         self.network.n_calls = 0
+        dtype = DTYPES[self.measuring.dtype]
         start = synchronized_time(self.device)
-        waveform = sample(self.network, mel, system.schedule, noises=(noise.to(self.device) for noise in noises))[0]
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            waveform = sample(self.network, mel, system.schedule, noises=(noise.to(self.device) for noise in noises))[0]
         return waveform.cpu(), synchronized_time(self.device) - start
 
     def __call__(self, task):

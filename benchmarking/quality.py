@@ -19,6 +19,7 @@ from benchmarking.timing import device_name
 from benchmarking.workers import default_jobs, start_workers
 from metrics import METRICS
 from model.errors import InputError
+from vocoder import DTYPES
 
 
 def add_arguments(parser):
@@ -34,6 +35,7 @@ def add_arguments(parser):
     parser.add_argument("--seconds", type=float, help="of each recording (default: all)")
     parser.add_argument("--audio", type=int, default=5, help="of how many recordings to keep audio (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what the network computes in (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes (default: one a GPU, or a core)")
 
 
@@ -115,6 +117,7 @@ def _measurer(arguments):
         arguments.seed,
         arguments.audio,
         arguments.output,
+        arguments.dtype,
     )
     measurer = Measurer(measuring, torch.device("cpu"))
     names = [excerpt.name for excerpt in measurer.excerpts]
@@ -131,6 +134,7 @@ def run(arguments):
         "recordings": fingerprint(measurer.excerpts),
         "metrics": arguments.metrics,
         "seed": arguments.seed,
+        "dtype": arguments.dtype,
     }
     arguments.output.mkdir(parents=True, exist_ok=True)
     journal = Journal(arguments.output / "journal.jsonl", settings)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -241,3 +242,16 @@ def test_training_speed_and_memory(command, tmp_path, capsys):
     rows = [line.split("|")[3] for line in capsys.readouterr().out.splitlines() if line.startswith("| present")]
     whole, recomputed = map(float, rows)
     assert 0 < recomputed < whole
+
+
+def test_animation_goes_from_noise_to_speech(command, tiny_checkpoint, filelist, tmp_path, capsys):
+    arguments = ["animation", "-ch", tiny_checkpoint, "-ns", SCHEDULES[1], "-r", tmp_path / "recording 0.wav"]
+    assert command(*arguments, "-o", tmp_path / "noise to speech.gif") == 0, capsys.readouterr().err
+    with PIL.Image.open(tmp_path / "noise to speech.gif") as image:
+        durations = []
+        for frame in range(image.n_frames):
+            image.seek(frame)
+            durations.append(image.info["duration"])
+    assert len(durations) == 7 and durations[-1] > durations[0]  # six steps and the result, which stays
+    assert command(*arguments, "-o", tmp_path / "animation.mp4") == 2
+    assert "ends in .gif" in capsys.readouterr().err

@@ -1,0 +1,83 @@
+"""`benchmark.py animation`: a picture that moves from noise to speech, one frame for each denoising step."""
+
+import tempfile
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from matplotlib.animation import FuncAnimation, PillowWriter  # noqa: E402
+
+from datasets import read_audio  # noqa: E402
+from model.checkpoint import load_network, save_atomically  # noqa: E402
+from model.errors import InputError  # noqa: E402
+from model.mel import LogMelSpectrogram  # noqa: E402
+from model.noise_schedule import NoiseSchedule  # noqa: E402
+from model.sampler import SAMPLERS, find_sampler  # noqa: E402
+
+MOST_FRAMES = 50  # of a schedule with more steps, as many are shown, evenly spaced
+REST = 4  # the result is shown for as many frames
+
+
+def denoising_states(network, mel, schedule, sampler, seed=0):
+    """[(steps to go, waveform `[T]`)] from noise to speech, for a mel `[n_mels, frames]`."""
+    states = []
+    generator = torch.Generator().manual_seed(seed)
+    find_sampler(sampler)(
+        network, mel[None], schedule, generator, callback=lambda n, y: states.append((n, y[0].clone()))
+    )
+    shown = np.unique(np.linspace(0, len(states) - 1, min(len(states), MOST_FRAMES)).round().astype(int))
+    return [states[i] for i in shown]
+
+
+def draw(states, recording_mel, mel, path, frames_per_second):
+    """Writes the animation, a GIF: waveform above, mel below, in the colours of the recording's mel."""
+    figure, (above, below) = plt.subplots(2, 1, figsize=(7, 3.6), dpi=80, layout="constrained")
+    hop_length, sample_rate = mel.config.hop_length, mel.config.sample_rate
+    seconds = recording_mel.shape[1] * hop_length / sample_rate
+
+    def draw_state(k):
+        n, y = states[min(k, len(states) - 1)]
+        for axes in (above, below):
+            axes.clear()
+        above.plot(np.arange(len(y)) / sample_rate, y, linewidth=0.3)
+        above.set(xlim=(0, seconds), ylim=(-1.5, 1.5), xticks=[], title=f"{n} steps to go" if n else "done")
+        limits = {"vmin": recording_mel.min(), "vmax": recording_mel.max()}
+        extent = (0, seconds, 0, recording_mel.shape[0])
+        below.imshow(mel(y.clamp(-1, 1)), origin="lower", aspect="auto", extent=extent, cmap="magma", **limits)
+        below.set(xlabel="seconds", ylabel="mel band")
+
+    animation = FuncAnimation(figure, draw_state, frames=len(states) + REST)
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder) / "animation.gif"  # the writer goes by the ending
+        animation.save(drawn, PillowWriter(frames_per_second))
+        save_atomically(lambda temporary: temporary.write_bytes(drawn.read_bytes()), path)
+    plt.close(figure)
+
+
+def add_arguments(parser):
+    parser.add_argument("-ch", "--checkpoint", required=True, help="network to sample with")
+    parser.add_argument("-ns", "--noise_schedule", required=True, help="noise schedule")
+    parser.add_argument("-r", "--recording", required=True, help="recording whose mel is vocoded")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="file to write, .gif")
+    parser.add_argument("--sampler", default="ancestral", help=f"one of {', '.join(SAMPLERS)} (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--frames_per_second", type=float, default=2, help="(default: %(default)s)")
+
+
+def run(arguments):
+    if arguments.output.suffix != ".gif":
+        raise InputError(f"{arguments.output}: an animation file ends in .gif")
+    if arguments.frames_per_second <= 0:
+        raise InputError(f"--frames_per_second is {arguments.frames_per_second:g} (wanted: more than 0)")
+    schedule = NoiseSchedule.load(arguments.noise_schedule)
+    network, config = load_network(arguments.checkpoint)
+    mel = LogMelSpectrogram(config.mel)
+    recording_mel = mel(read_audio(arguments.recording, config.mel.sample_rate))
+    states = denoising_states(network, recording_mel, schedule, arguments.sampler, arguments.seed)
+    draw(states, recording_mel, mel, arguments.output, arguments.frames_per_second)
+    print(arguments.output)
+    return 0
