@@ -19,7 +19,7 @@ from model.checkpoint import build_network, read_checkpoint
 from model.config import load_config
 from model.errors import InputError, describe, run_command
 from model.noise_schedule import NoiseSchedule
-from model.sampler import STEPS
+from model.sampler import DEFAULT_SAMPLER, STEPS
 from vocoder import DTYPES, Vocoder
 
 
@@ -160,7 +160,7 @@ def main(argv=None):
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     parser.add_argument("--batch_size", type=int, default=1, help="files that are vocoded together")
-    parser.add_argument("--sampler", default="ancestral", help=f"one of {', '.join(STEPS)} (default: ancestral)")
+    parser.add_argument("--sampler", default=DEFAULT_SAMPLER, help=f"one of {', '.join(STEPS)} (default: %(default)s)")
     parser.add_argument("--mix_to_mono", action="store_true", help="average the channels of recordings that have several")
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="precision (default: the device's fastest)")
     parser.add_argument("--chunk_frames", type=int, default=400, help="mel frames at once; bounds the memory")

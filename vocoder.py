@@ -10,7 +10,7 @@ from model.errors import InputError
 from model.mel import LogMelSpectrogram
 from model.mel_diagnosis import diagnose
 from model.noise_schedule import NoiseSchedule
-from model.sampler import find_step
+from model.sampler import DEFAULT_SAMPLER, find_step
 from model.streaming import SynthesisStream, push_together
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -62,7 +62,7 @@ class Vocoder:
     """
 
     def __init__(
-        self, network, mel_config, schedule, device="cpu", dtype=None, chunk_frames=400, sampler="ancestral",
+        self, network, mel_config, schedule, device="cpu", dtype=None, chunk_frames=400, sampler=DEFAULT_SAMPLER,
         mel_statistics=None, compile=False,
     ):
         self.device = torch.device(device)

@@ -27,7 +27,7 @@ from model.errors import InputError
 from model.mel import LogMelSpectrogram
 from model.network import WaveGrad
 from model.noise_schedule import linear
-from model.sampler import SAMPLERS, STEPS, find_sampler
+from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STEPS, find_sampler
 from vocoder import DTYPES, Vocoder, compiled, fastest_dtype
 
 PLAIN, COMPILED, ONNX = "plain", "compiled", "onnx"
@@ -161,7 +161,7 @@ def add_arguments(parser):
     parser.add_argument("--steps", type=int, nargs="+", default=[6], help="numbers of denoising steps (default: 6)")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1], help="(default: 1)")
     parser.add_argument("--lengths", type=float, nargs="+", help="seconds: mels of these lengths, in place of the recordings'")
-    parser.add_argument("--sampler", default="ancestral", help=f"one of {', '.join(SAMPLERS)} (default: ancestral)")
+    parser.add_argument("--sampler", default=DEFAULT_SAMPLER, help=f"one of {', '.join(SAMPLERS)} (default: %(default)s)")
     parser.add_argument("--chunk_frames", type=int, default=400, help="mel frames at once (default: %(default)s)")
     parser.add_argument("--recordings", type=int, help="how many, spread over the filelist (default: all)")
     parser.add_argument("--seconds", type=float, help="of each recording (default: all)")

@@ -9,7 +9,7 @@ from collections import defaultdict
 
 import torch
 
-from model.sampler import ancestral_step, predict_y_0
+from model.sampler import DEFAULT_SAMPLER, STEPS, predict_y_0
 
 
 class FrameNoise:
@@ -89,7 +89,7 @@ class SynthesisStream:
         step: the sampler's step, one of `model.sampler.STEPS`.
     """
 
-    def __init__(self, network, schedule, seed=0, step=ancestral_step):
+    def __init__(self, network, schedule, seed=0, step=STEPS[DEFAULT_SAMPLER]):
         self.network, self.schedule = network, schedule
         n_steps, hop_length = len(schedule), network.hop_length
         noises = [FrameNoise(seed, n, hop_length) for n in range(n_steps + 1)]
@@ -150,7 +150,7 @@ def push_together(streams, mels, lasts):
     return [y for _, y, _ in pieces]
 
 
-def synthesize_stream(network, schedule, pieces, seed=0, step=ancestral_step):
+def synthesize_stream(network, schedule, pieces, seed=0, step=STEPS[DEFAULT_SAMPLER]):
     """Vocodes an iterable of mels `[n_mels, F]`, the pieces of one utterance; yields waveforms `[T]` as they are done.
 
     The latency is `SynthesisStream.latency_frames` and the piece itself.

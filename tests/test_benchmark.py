@@ -129,10 +129,10 @@ def test_quality_measures_every_system_and_remembers(quality, tmp_path, capsys, 
     assert quality() == 0, capsys.readouterr().err
     content = json.loads((tmp_path / "quality" / "quality.json").read_text())
     rows = {row["system"]: row for row in content["rows"]}
-    assert list(rows) == ["recording", "griffin-lim", "wg-3 ancestral", "wg-6 ddim"]
+    assert list(rows) == ["recording", "griffin-lim", "wg-3 sde-dpm-solver", "wg-6 ddim"]
     assert [row["network_calls"] for row in rows.values()] == [0, 0, 3, 6]
     assert rows["recording"]["means"]["mcd"] == pytest.approx(0, abs=1e-6)
-    assert rows["griffin-lim"]["means"]["log_mel_l1"] < rows["wg-3 ancestral"]["means"]["log_mel_l1"]
+    assert rows["griffin-lim"]["means"]["log_mel_l1"] < rows["wg-3 sde-dpm-solver"]["means"]["log_mel_l1"]
     table = (tmp_path / "quality" / "quality.md").read_text()
     assert table in capsys.readouterr().out and table.count("\n") == 6
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule
-from model.sampler import SAMPLERS, STEPS, ancestral_sample
+from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STEPS
 from model.streaming import SynthesisStream, push_together, synthesize_stream, whole_noises
 from tests.conftest import config_of, tiny_config_values
 
@@ -23,7 +23,7 @@ def network():
 
 def whole(network, mel, seed=0):
     noises = whole_noises(seed, len(SCHEDULE), mel.shape[1], network.hop_length)
-    return ancestral_sample(network, mel[None], SCHEDULE, noises=noises)[0]
+    return SAMPLERS[DEFAULT_SAMPLER](network, mel[None], SCHEDULE, noises=noises)[0]
 
 
 @settings(max_examples=15, deadline=None)
@@ -34,7 +34,7 @@ def test_pieces_give_the_whole(network, frames, piece, seed):
     torch.testing.assert_close(torch.cat(pieces), whole(network, mel, seed), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpm-solver", "sde-dpm-solver"])
+@pytest.mark.parametrize("name", STEPS)
 def test_every_sampler_made_of_steps_can_stream(network, name):
     mel = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
     noises = whole_noises(0, len(SCHEDULE), 50, network.hop_length)
