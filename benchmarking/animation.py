@@ -43,11 +43,11 @@ def draw(states, recording_mel, mel, path, frames_per_second):
         n, y = states[min(k, len(states) - 1)]
         for axes in (above, below):
             axes.clear()
-        above.plot(np.arange(len(y)) / sample_rate, y, linewidth=0.3)
+        above.plot(np.arange(len(y)) / sample_rate, y.numpy(), linewidth=0.3)
         above.set(xlim=(0, seconds), ylim=(-1.5, 1.5), xticks=[], title=f"{n} steps to go" if n else "done")
-        limits = {"vmin": recording_mel.min(), "vmax": recording_mel.max()}
+        limits = {"vmin": float(recording_mel.min()), "vmax": float(recording_mel.max())}
         extent = (0, seconds, 0, recording_mel.shape[0])
-        below.imshow(mel(y.clamp(-1, 1)), origin="lower", aspect="auto", extent=extent, cmap="magma", **limits)
+        below.imshow(mel(y.clamp(-1, 1)).numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma", **limits)
         below.set(xlabel="seconds", ylabel="mel band")
 
     animation = FuncAnimation(figure, draw_state, frames=len(states) + REST)
