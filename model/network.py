@@ -1,5 +1,6 @@
 """WaveGrad's network: (noisy waveform, mel spectrogram, noise level) -> predicted noise (section 4.1, figure 2)."""
 
+import contextlib
 import math
 
 import torch
@@ -93,14 +94,25 @@ class WaveGrad(nn.Module):
                 f"the waveform has {y_n.shape[-1]} samples, but {mel.shape[-1]} mel frames "
                 f"of {self.hop_length} samples make {mel.shape[-1] * self.hop_length}"
             )
-        h = self.waveform_conv(y_n[:, None, None, :])
+        with self._precision(1, y_n.device):
+            h = self.waveform_conv(y_n[:, None, None, :])
         signals = {1: h}
         for dblock, stride in zip(self.dblocks, self.signal_strides[1:]):
             h = signals[stride] = dblock(h)
-        strides = sorted(set(self.ublock_strides))
-        modulations = {stride: film(signals[stride], noise_level) for stride, film in zip(strides, self.films)}
+        modulations = {}
+        for stride, film in zip(sorted(set(self.ublock_strides)), self.films):
+            with self._precision(stride, y_n.device):
+                modulations[stride] = film(signals[stride], noise_level)
 
         h = self.mel_conv(mel[:, :, None, :].contiguous(memory_format=torch.channels_last))
         for ublock, stride in zip(self.ublocks, self.ublock_strides):
-            h = ublock(h, *modulations[stride])
-        return self.output_conv(h)[:, 0, 0, :].float()
+            with self._precision(stride, y_n.device):
+                h = ublock(h.to(modulations[stride][0].dtype), *modulations[stride])
+        with self._precision(1, y_n.device):
+            return self.output_conv(h)[:, 0, 0, :].float()
+
+    def _precision(self, stride, device):
+        """In inference under autocast, what is at the waveform's own rate computes in float32: fewer bits would be heard there."""
+        if stride == 1 and not self.training and torch.is_autocast_enabled(device.type):
+            return torch.autocast(device.type, enabled=False)
+        return contextlib.nullcontext()

@@ -211,3 +211,20 @@ def test_upsampled_convolution_is_upsampling_and_convolution(factor, length, mod
         results.append([y, *torch.autograd.grad((weights * y).sum(), [x, module.weight, module.bias])])
     for found, wanted in zip(*results):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_inference_in_bfloat16_is_float32_at_the_rate_of_the_waveform(training):
+    """Fails if 8 bits of precision reach the waveform in inference, or if training in bfloat16 is not in bfloat16."""
+    network = WaveGrad(network_config(**tiny_config_values()["network"]), 20).train(training)
+    dtypes = {}
+    for name, module in network.named_modules():
+        if isinstance(module, Conv1d):
+            module.register_forward_hook(lambda module, inputs, output, name=name: dtypes.update({name: output.dtype}))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        y = network(torch.randn(1, 200), torch.randn(1, 20, 5), torch.rand(1, dtype=torch.float64))
+    full_rate = ("waveform_conv", "films.0", f"ublocks.{len(network.ublocks) - 1}", "output_conv")
+    for name, dtype in dtypes.items():
+        float32 = not training and name.startswith(full_rate)
+        assert dtype == (torch.float32 if float32 else torch.bfloat16), name
+    assert y.dtype == torch.float32
