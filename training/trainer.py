@@ -70,9 +70,7 @@ class Trainer:
         # Losses are computed through this one: only its forward has the gradients averaged over the processes.
         self.parallel_network = self.network
         if self.world_size > 1:
-            self.parallel_network = DistributedDataParallel(
-                self.network, gradient_as_bucket_view=True, broadcast_buffers=False  # they are constants
-            )
+            self.parallel_network = DistributedDataParallel(self.network, gradient_as_bucket_view=True)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=training.learning_rate, fused=True)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(training))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
