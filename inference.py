@@ -17,7 +17,7 @@ from tqdm import tqdm
 from datasets import AUDIO_SUFFIXES, MEL_SUFFIXES, read_audio, read_filelist, read_mel
 from model.checkpoint import build_network, read_checkpoint
 from model.config import load_config
-from model.errors import InputError, describe, run_command
+from model.errors import InputError, check_counts, describe, run_command
 from model.noise_schedule import NoiseSchedule
 from model.sampler import DEFAULT_SAMPLER, STEPS
 from vocoder import DTYPES, Vocoder
@@ -167,9 +167,7 @@ def main(argv=None):
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the files and the cores (default: 1)")
     parser.add_argument("--compile", action="store_true", help="torch.compile: a minute or two, then faster; for many files")
     arguments = parser.parse_args(argv)
-    for key in ("batch_size", "chunk_frames", "jobs"):
-        if getattr(arguments, key) < 1:
-            raise InputError(f"--{key} is {getattr(arguments, key)} (wanted: 1 or more)")
+    check_counts(arguments, "batch_size", "chunk_frames", "jobs")
 
     config = load_config(arguments.config) if arguments.config else None
     inputs = read_filelist(arguments.mel_filelist, AUDIO_SUFFIXES | MEL_SUFFIXES)

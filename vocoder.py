@@ -27,6 +27,11 @@ def fastest_dtype(device):
     return torch.float32
 
 
+def autocast(device, dtype):
+    """A context in which a network computes in `dtype`, one of `DTYPES`."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
 def compiled(network, device):
     """A network in inference through torch.compile, for any length: frozen weights on a CPU, CUDA graphs on a GPU.
 
@@ -107,7 +112,7 @@ class Vocoder:
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
         for k in range(max(map(len, chunks))):
             open_ = [i for i in range(len(mels)) if k < len(chunks[i])]
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            with autocast(self.device, self.dtype):
                 waveforms = push_together(
                     [streams[i] for i in open_],
                     [chunks[i][k].to(self.device) for i in open_],

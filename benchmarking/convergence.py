@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarking.tables import markdown_table
 from benchmarking.training import plain_trainer
 from model.config import load_config
-from model.errors import InputError
+from model.errors import check_counts
 from training.trainer import Trainer
 
 LOOPS = {"plain": plain_trainer(Trainer), "present": Trainer}
@@ -40,10 +40,7 @@ def run(arguments):
         OSError, InputError: the configuration or its recordings cannot be used.
     """
     config = load_config(arguments.config)
-    for option in ("steps", "seeds", "batch_size"):
-        value = getattr(arguments, option)
-        if value is not None and value < 1:
-            raise InputError(f"--{option} is {value} (wanted: 1 or more)")
+    check_counts(arguments, "steps", "seeds", "batch_size")
     changes = {
         "n_steps": arguments.steps,
         "warmup_steps": int(WARM_UP_SHARE * arguments.steps),

@@ -16,7 +16,7 @@ from model.checkpoint import load_network
 from model.mel import LogMelSpectrogram
 from model.noise_schedule import linear
 from model.sampler import ancestral_sample, find_sampler
-from vocoder import DTYPES
+from vocoder import DTYPES, autocast
 
 WARM_UP_FRAMES = 50
 
@@ -99,9 +99,8 @@ class Measurer:
         mel = excerpt.mel[None].to(self.device)
         noises = excerpt_noises([index], len(excerpt.waveform), self.measuring.seed)
         self.network.n_calls = 0
-        dtype = DTYPES[self.measuring.dtype]
         start = synchronized_time(self.device)
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(self.device, DTYPES[self.measuring.dtype]):
             waveform = sample(self.network, mel, system.schedule, noises=(noise.to(self.device) for noise in noises))[0]
         return waveform.cpu(), synchronized_time(self.device) - start
 

@@ -7,10 +7,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarking.tables import markdown_table, number
 from benchmarking.timing import device_name, matmul_peak, synchronized_time
 from model.config import load_config
-from model.errors import InputError
+from model.errors import check_counts
 from model.layers import Conv1d
 from model.network import WaveGrad
-from vocoder import DTYPES
+from vocoder import DTYPES, autocast
 
 WARM_UP_CALLS = 2
 
@@ -92,9 +92,7 @@ def run(arguments):
     Raises:
         OSError, InputError: the configuration cannot be used.
     """
-    for key in ("frames", "repeats"):
-        if getattr(arguments, key) < 1:
-            raise InputError(f"--{key} is {getattr(arguments, key)} (wanted: 1 or more)")
+    check_counts(arguments, "frames", "repeats")
     config, dtype, device = load_config(arguments.config), DTYPES[arguments.dtype], torch.device("cpu")
     network = WaveGrad(config.network, config.mel.n_mels).eval().requires_grad_(False)
     n_samples = arguments.frames * network.hop_length
@@ -102,7 +100,7 @@ def run(arguments):
 
     @torch.inference_mode()
     def call():
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(device, dtype):
             network(y, mel, torch.full((1,), 0.5, dtype=torch.float64))
 
     for _ in range(WARM_UP_CALLS):

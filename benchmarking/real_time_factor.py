@@ -23,12 +23,12 @@ from benchmarking.tables import markdown_table, number, save_json, save_text
 from benchmarking.timing import device_name, matmul_peak, peak_memory, reset_peak_memory, synchronized_time
 from model.checkpoint import load_network
 from model.config import load_config
-from model.errors import InputError
+from model.errors import InputError, check_counts
 from model.mel import LogMelSpectrogram
 from model.network import WaveGrad
 from model.noise_schedule import linear
 from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STEPS, find_sampler
-from vocoder import DTYPES, Vocoder, compiled, fastest_dtype
+from vocoder import DTYPES, Vocoder, autocast, compiled, fastest_dtype
 
 PLAIN, COMPILED, ONNX = "plain", "compiled", "onnx"
 ROOT = Path(__file__).parent.parent
@@ -48,7 +48,7 @@ def _whole(sample, network, device, dtype=torch.float32):
     def synthesize(mels, schedule):
         frames = max(mel.shape[1] for mel in mels)
         padded = [torch.nn.functional.pad(mel, (0, frames - mel.shape[1]), value=float(mel.min())) for mel in mels]
-        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with torch.inference_mode(), autocast(device, dtype):
             sample(network, torch.stack(padded).to(device), schedule, torch.Generator(device).manual_seed(0))
 
     return synthesize
@@ -178,10 +178,7 @@ HEADINGS = [
 
 
 def run(arguments):
-    for key in ("steps", "batch_sizes", "lengths", "repeats", "threads", "chunk_frames"):
-        values = np.atleast_1d(getattr(arguments, key) or 1)
-        if values.min() < 1:
-            raise InputError(f"--{key} is {values.min()} (wanted: 1 or more)")
+    check_counts(arguments, "steps", "batch_sizes", "lengths", "repeats", "threads", "chunk_frames")
     if arguments.start_up and not arguments.checkpoint:
         raise InputError("--start_up times inference.py, which needs a --checkpoint")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,7 +14,7 @@ from benchmarking.optimizers import OPTIMIZERS
 from benchmarking.scoring import Scorer, Scoring, file_digest, scorer_factory
 from benchmarking.workers import default_jobs, start_workers
 from metrics import METRICS
-from model.errors import InputError
+from model.errors import InputError, check_counts
 from model.noise_schedule import NoiseSchedule
 from model.sampler import DEFAULT_SAMPLER
 
@@ -131,8 +131,7 @@ def add_arguments(parser):
 
 
 def _check(arguments):
-    if arguments.steps < 1:
-        raise InputError(f"--steps is {arguments.steps} (wanted: 1 or more)")
+    check_counts(arguments, "steps")
     if arguments.output.suffix != ".json":
         raise InputError(f"{arguments.output}: a schedule file ends in .json")
     if arguments.candidates != "all":

@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarking.plain_network import plain, with_convolutions
 from model.config import load_config
-from model.errors import InputError
+from model.errors import check_counts
 from model.layers import UpsampledConv1d
 from training.examples import DiffusionExamples
 from training.memory import peak_live_bytes
@@ -185,10 +185,7 @@ def run(arguments):
         OSError, InputError: the configuration cannot be used.
     """
     config = load_config(arguments.config)
-    for option in ("batch_size", "rounds"):
-        value = getattr(arguments, option)
-        if value is not None and value < 1:
-            raise InputError(f"--{option} is {value} (wanted: 1 or more)")
+    check_counts(arguments, "batch_size", "rounds")
     training = config.training.model_copy(update={"batch_size": arguments.batch_size or config.training.batch_size})
     config = config.model_copy(update={"training": training})
     names = arguments.variants or [name for name in VARIANTS if arguments.compile or not name.startswith("compiled")]

@@ -14,6 +14,19 @@ def describe(error):
     return " ".join(str(error).split())
 
 
+def check_counts(arguments, *names):
+    """Of the options by these names, each a number, a list of numbers or None, none is below 1.
+
+    Raises:
+        InputError: one is.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        least = min(value) if isinstance(value, list) else value
+        if least is not None and least < 1:
+            raise InputError(f"--{name} is {least} (wanted: 1 or more)")
+
+
 def run_command(main):
     """Runs a command's `main` and exits with its status; bad input is one line on standard error and status 2."""
     try:

@@ -10,7 +10,9 @@ schedules=""
 for steps in 3 6 12 25 50 100 1000; do schedules="$schedules schedules/small-16k-$steps.json"; done
 "$python" benchmark.py quality -ch checkpoints/small-16k.safetensors --filelist filelists/samples.txt --audio 3 \
     --metrics pesq stoi log_mel_l1 mcd --schedules $schedules -o logs/samples
-rm -rf generated_samples/report
-"$python" benchmark.py report logs/samples -o generated_samples/report
+rm -rf logs/samples-report
+"$python" benchmark.py report logs/samples -o logs/samples-report
+rm -rf generated_samples/report  # only now that there is a new one
+mv logs/samples-report generated_samples/report
 "$python" benchmark.py animation -ch checkpoints/small-16k.safetensors -ns schedules/small-16k-6.json \
     -r generated_samples/recordings/ru_0836.flac -o generated_samples/denoising.gif
