@@ -6,6 +6,7 @@ the network as it is, on the samples that are asked for. The peak is that of a m
 
 import copy
 import itertools
+import os
 import statistics
 import subprocess
 import sys
@@ -64,6 +65,11 @@ def _in_chunks(network, mel_config, arguments, device, dtype):
     return synthesize
 
 
+def dtype_of(name, device):
+    """What a variant computes in; compiled, what `inference.py --compile` computes in."""
+    return fastest_dtype(device) if name == COMPILED else DTYPES.get(name, torch.float32)
+
+
 def make_variants(names, network, mel_config, arguments, device):
     """Name -> function (mels, schedule) that synthesises."""
     sample = find_sampler(arguments.sampler)
@@ -77,7 +83,7 @@ def make_variants(names, network, mel_config, arguments, device):
             variants[name] = _whole(sample, OnnxNetwork(arguments.onnx, arguments.threads or 0), torch.device("cpu"))
         else:
             of_variant = compiled(network, device) if name == COMPILED else network
-            dtype = DTYPES.get(name, torch.float32)
+            dtype = dtype_of(name, device)
             if arguments.sampler.partition(":")[0] in STEPS:
                 variants[name] = _in_chunks(of_variant, mel_config, arguments, device, dtype)
             else:
@@ -181,6 +187,8 @@ def run(arguments):
     check_counts(arguments, "steps", "batch_sizes", "lengths", "repeats", "threads", "chunk_frames")
     if arguments.start_up and not arguments.checkpoint:
         raise InputError("--start_up times inference.py, which needs a --checkpoint")
+    # oneDNN keeps 1,024 compiled kernels, fewer than a few variants need: each would push those of the others out.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "20000")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -194,7 +202,7 @@ def run(arguments):
     variants = make_variants([*names, *([ONNX] if arguments.onnx else [])], network, config.mel, arguments, device)
     excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)
     seconds_per_frame = config.mel.hop_length / config.mel.sample_rate
-    peaks = {name: matmul_peak(device, DTYPES.get(name, torch.float32)) for name in variants}
+    peaks = {name: matmul_peak(device, dtype_of(name, device)) for name in variants}
     operations = operations_per_sample(network, config.mel.n_mels)
 
     rows, results = [], []
