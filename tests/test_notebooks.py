@@ -1,9 +1,16 @@
 """The notebooks run top to bottom on what is shipped, and are committed with what they then show."""
 
+import subprocess
+import sys
+
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
+from notebooks.plot_curve import hours_at_steps
 from tests.conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -39,3 +46,22 @@ def test_is_committed_with_its_outputs(path):
 
 def test_there_are_both():
     assert [path.stem for path in NOTEBOOKS] == ["inference", "training"]
+
+
+def test_hours_of_training_leave_out_interruptions(tmp_path):
+    with SummaryWriter(tmp_path) as writer:
+        for step in range(100, 1100, 100):
+            overnight = 10 * 3600 if step > 500 else 0
+            writer.add_scalar("validation/pesq", 1.0, step, 1e9 + 0.36 * step + overnight)
+    steps, hours = hours_at_steps(EventAccumulator(str(tmp_path)).Reload())
+    np.testing.assert_allclose(hours, steps * 0.36 / 3600, rtol=1e-6)
+
+
+def test_curves_are_drawn(tmp_path):
+    script = [sys.executable, ROOT / "notebooks" / "plot_curve.py"]
+    command = [*script, ROOT / "notebooks" / "small-16k-run", "-o", tmp_path / "curve.png"]
+    assert subprocess.run(command, capture_output=True, text=True).returncode == 0
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    result = subprocess.run([*script, tmp_path, "-o", tmp_path / "none.png"], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (2, f"error: {tmp_path}: no curves\n")
+    assert not (tmp_path / "none.png").exists()
