@@ -4,7 +4,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.ticker import ScalarFormatter  # noqa: E402
+from matplotlib.ticker import LogLocator, ScalarFormatter  # noqa: E402
 
 from metrics import METRICS  # noqa: E402
 
@@ -48,9 +48,9 @@ def save_plot(rows, references, metric, x, x_label, path):
         axes.set_xticks(values, [str(value) for value in values])
         axes.minorticks_off()
     else:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_formatter(ScalarFormatter())
-        axes.tick_params(axis="x", which="both", labelsize=8)
+        axes.minorticks_off()
     axes.margins(x=0.15)  # room for the names
     axes.set_xlabel(x_label)
     axes.set_ylabel(METRICS[metric].label)
