@@ -26,7 +26,7 @@ class CountedNetwork:
 
     def __init__(self, network):
         self.network = network
-        self.hop_length = network.hop_length
+        self.hop_length, self.prior = network.hop_length, network.prior
         self.n_calls = 0
 
     def __call__(self, *arguments):

@@ -22,6 +22,7 @@ from model.errors import InputError, run_command
 from model.mel import LogMelSpectrogram
 from model.mel_statistics import MelStatistics, parse_mel_statistics, statistics_of_recordings
 from model.network import WaveGrad
+from model.prior import make_prior
 from model.published import load_published, recognise
 
 MOST_DIFFERENCES = 12  # to list in one line
@@ -166,7 +167,7 @@ def load_network(path, config=None):
 
 def build_network(checkpoint, path):
     """The network of a `Checkpoint`, in evaluation mode; `path` is what to call it in a message."""
-    network = WaveGrad(checkpoint.config.network, checkpoint.config.mel.n_mels)
+    network = WaveGrad(checkpoint.config.network, checkpoint.config.mel.n_mels, make_prior(checkpoint.config))
     load_strictly(network, checkpoint.weights, path)
     return network.eval()
 
@@ -195,7 +196,7 @@ def load_strictly(network, weights, path):
 
 
 def check_same(found, wanted, path):
-    """Refuses a checkpoint whose network or mel definition is not the wanted one.
+    """Refuses a checkpoint whose network, mel definition or prior is not the wanted one.
 
     Raises:
         InputError: names the first key that differs, with both values.
@@ -205,6 +206,8 @@ def check_same(found, wanted, path):
         for key, value in ours.items():
             if theirs[key] != value and key != "zero_output":
                 raise InputError(f"{path}: {section}.{key} is {theirs[key]} (wanted by the configuration: {value})")
+    if found.prior != wanted.prior:
+        raise InputError(f"{path}: prior is {found.prior!r} (wanted by the configuration: {wanted.prior!r})")
 
 
 def convert(source, target, config=None, recordings=None):

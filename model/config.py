@@ -151,6 +151,18 @@ class ScheduleConfig(_Section):
     stop: float = Field(gt=0, lt=1, default=0.01)
 
 
+class EnergyPriorConfig(_Section):
+    """The energy-based prior of PriorGrad (Lee et al., 2022); see `model.prior`.
+
+    Keys:
+        loudest: energy of a frame, the root of its squared mel magnitudes' sum, from which on the noise has unit variance.
+        floor: the smallest standard deviation, that of silence; 0.1 in PriorGrad.
+    """
+
+    loudest: PositiveFloat
+    floor: float = Field(gt=0, le=1, default=0.1)
+
+
 class DataConfig(_Section):
     """Where the recordings are. Filelists are relative to the configuration file, or absolute."""
 
@@ -209,9 +221,12 @@ class TrainingConfig(_Section):
 
 
 class Config(_Section):
+    """All of it. `prior` is left out for WaveGrad's own, the standard normal distribution."""
+
     mel: MelConfig
     network: NetworkConfig
     noise_schedule: ScheduleConfig
+    prior: Optional[EnergyPriorConfig] = None
     data: DataConfig
     training: TrainingConfig
 

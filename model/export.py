@@ -63,7 +63,13 @@ def example(batch, frames, hop_length, n_mels, seed=0):
 
 
 def export(network, config, path):
-    """Writes a network as ONNX, with its configuration as metadata, atomically."""
+    """Writes a network as ONNX, with its configuration as metadata, atomically.
+
+    Raises:
+        InputError: it has a prior, which whoever samples with the file would have to know.
+    """
+    if config.prior is not None:
+        raise InputError(f"{path}: the prior is not exported (wanted: a network without one)")
     arguments = example(*EXAMPLE_SIZE, network.hop_length, config.mel.n_mels)
     batch, length, frames = (torch.export.Dim.DYNAMIC for _ in range(3))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing, which nothing here needs

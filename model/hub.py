@@ -12,6 +12,7 @@ from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
 from model.checkpoint import check_same, load_strictly, read_checkpoint, save_weights
 from model.config import Config, parse_config
 from model.network import WaveGrad
+from model.prior import make_prior
 
 
 class PretrainedWaveGrad(
@@ -36,7 +37,7 @@ class PretrainedWaveGrad(
     """
 
     def __init__(self, config: Config):
-        super().__init__(config.network, config.mel.n_mels)
+        super().__init__(config.network, config.mel.n_mels, make_prior(config))
         self.config = config
         self.mel_statistics = None
 

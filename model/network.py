@@ -14,10 +14,12 @@ class WaveGrad(nn.Module):
     """Args:
         config: a `model.config.NetworkConfig`.
         n_mels: number of mel bands of the conditioning features.
+        prior: None, or a `model.prior.EnergyPrior`: noise and prediction then have its standard deviation.
     """
 
-    def __init__(self, config, n_mels):
+    def __init__(self, config, n_mels, prior=None):
         super().__init__()
+        self.prior = prior
         self.hop_length = config.hop_length
         self.context_frames = self.receptive_field(config)
         up_channels, down_channels = config.upsampling_channels, config.downsampling_channels
@@ -94,6 +96,12 @@ class WaveGrad(nn.Module):
                 f"the waveform has {y_n.shape[-1]} samples, but {mel.shape[-1]} mel frames "
                 f"of {self.hop_length} samples make {mel.shape[-1] * self.hop_length}"
             )
+        if self.prior is None:
+            return self._predict(y_n, mel, noise_level)
+        std = self.prior(mel)
+        return std * self._predict(y_n / std, mel, noise_level)
+
+    def _predict(self, y_n, mel, noise_level):
         with self._precision(1, y_n.device):
             h = self.waveform_conv(y_n[:, None, None, :])
         signals = {1: h}

@@ -10,6 +10,7 @@ import math
 import torch
 
 from model.errors import InputError
+from model.prior import standard_deviation
 
 
 def gaussian_noises(shape, generator=None, device=None):
@@ -17,6 +18,12 @@ def gaussian_noises(shape, generator=None, device=None):
     source = generator.device if generator is not None else device
     while True:
         yield torch.randn(shape, generator=generator, device=source).to(device)
+
+
+def _of_prior(noises, network, mel):
+    """Standard normal noises as those of the network's prior."""
+    std = standard_deviation(network, mel)
+    return (std * noise for noise in noises)
 
 
 def predict_y_0(network, y, mel, schedule, n):
@@ -87,7 +94,7 @@ def sample_with(step, network, mel, schedule, generator=None, noises=None, callb
     batch, _, frames = mel.shape
     if noises is None:
         noises = gaussian_noises((batch, frames * network.hop_length), generator, mel.device)
-    noises = iter(noises)
+    noises = _of_prior(noises, network, mel)
 
     y, previous_y_0 = next(noises), None
     for n in reversed(range(len(schedule))):
@@ -141,7 +148,7 @@ def heun_sample(network, mel, schedule, generator=None, noises=None, callback=No
     batch, _, frames = mel.shape
     if noises is None:
         noises = gaussian_noises((batch, frames * network.hop_length), generator, mel.device)
-    y = next(iter(noises))
+    y = next(_of_prior(noises, network, mel))
     levels = schedule.noise_levels.tolist()
     sigmas = [math.sqrt(1 - level**2) / level for level in levels]
     for n in reversed(range(1, len(schedule))):

@@ -9,6 +9,7 @@ from collections import defaultdict
 
 import torch
 
+from model.prior import standard_deviation
 from model.sampler import DEFAULT_SAMPLER, STEPS, predict_y_0
 
 
@@ -57,8 +58,11 @@ class _Stage:
         """Frames up to which it can denoise now."""
         return self.end if self.closed else max(self.end - self.context, self.done)
 
-    def give(self, y_0):
+    def give(self, y_0, network):
         """Takes the network's estimate of y_0 for all kept frames, and gives the frames that are now done.
+
+        Args:
+            network: whose prior the noise is of.
 
         Returns:
             mel, y_n and the estimate of y_0 of those frames.
@@ -66,7 +70,9 @@ class _Stage:
         ready, hop = self.ready(), self.hop_length
         new = slice((self.done - self.first) * hop, (ready - self.first) * hop)
         mel = self.mel[:, self.done - self.first : ready - self.first]
-        noise = self.noise.draw(ready - self.done).to(y_0.device) if self.n > 0 else None
+        noise = None
+        if self.n > 0:
+            noise = standard_deviation(network, mel) * self.noise.draw(ready - self.done).to(y_0.device)
         previous = None if self.previous_y_0 is None else self.previous_y_0[new]
         y = self.step(self.schedule, self.n, self.y[new], y_0[new], previous, noise)
 
@@ -134,7 +140,8 @@ def push_together(streams, mels, lasts):
         RuntimeError: a stream has ended before.
     """
     network, schedule = streams[0].network, streams[0].schedule
-    pieces = [(mel, stream.start_noise.draw(mel.shape[1]).to(mel.device), None) for stream, mel in zip(streams, mels)]
+    noises = [stream.start_noise.draw(mel.shape[1]).to(mel.device) for stream, mel in zip(streams, mels)]
+    pieces = [(mel, standard_deviation(network, mel) * noise, None) for mel, noise in zip(mels, noises)]
     for stages in zip(*(stream.stages for stream in streams)):
         for stage, piece, last in zip(stages, pieces, lasts):
             stage.receive(*piece, last)
@@ -146,7 +153,7 @@ def push_together(streams, mels, lasts):
         for group in by_length.values():
             y, mel = (torch.stack([getattr(stages[i], key) for i in group]) for key in ("y", "mel"))
             for i, y_0 in zip(group, predict_y_0(network, y, mel, schedule, stages[0].n)):
-                pieces[i] = stages[i].give(y_0)
+                pieces[i] = stages[i].give(y_0, network)
     return [y for _, y, _ in pieces]
 
 

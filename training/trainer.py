@@ -15,6 +15,7 @@ from model.mel import LogMelSpectrogram
 from model.mel_statistics import statistics_of_recordings
 from model.network import WaveGrad
 from model.noise_schedule import BUILDERS
+from model.prior import make_prior, standard_deviation
 from training import processes
 from training.statistics import LossByBand
 from training.examples import BatchNumbers, DiffusionExamples, batches
@@ -93,7 +94,7 @@ class Trainer:
             raise InputError("training.precision is bf16, which this GPU does not have (wanted: fp32 or fp16)")
 
     def _new_network(self):
-        return WaveGrad(self.config.network, self.config.mel.n_mels)
+        return WaveGrad(self.config.network, self.config.mel.n_mels, make_prior(self.config))
 
     def _examples(self, filelist, seed):
         data = self.config.data
@@ -118,8 +119,9 @@ class Trainer:
         left, right = self.mel.context
         y_0 = segment[:, left : segment.shape[1] - right]
         mel = self.mel.from_padded(segment)
+        std = standard_deviation(self.network, mel)
         with self.autocast():
-            return diffusion_loss(network, y_0, mel, noise_level, noise)
+            return diffusion_loss(network, y_0, mel, noise_level, noise, std)
 
     def train_step(self, batch):
         """One update from this process's share of a batch; skipped on all processes where it would not be finite."""

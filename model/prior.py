@@ -1,0 +1,39 @@
+"""The energy-based prior of PriorGrad (Lee et al., 2022, section 4): the noise of the diffusion is as loud as the speech in it.
+
+y_n = sqrt(alpha_bar) y_0 + sqrt(1 - alpha_bar) std noise, with a standard deviation for each frame from the energy of its mel
+instead of 1 throughout. The network predicts std noise, and its loss is the distance in units of std.
+"""
+
+import torch
+
+from model.mel import expand
+
+
+class EnergyPrior:
+    """`EnergyPrior(config, mel_config)(mel)` is the standard deviation of the noise, sample by sample.
+
+    Args:
+        config: a `model.config.EnergyPriorConfig`.
+        mel_config: the `MelConfig` of the mels.
+    """
+
+    def __init__(self, config, mel_config):
+        self.config, self.mel_config = config, mel_config
+
+    def __call__(self, mel):
+        """`[..., n_mels, frames]` -> `[..., frames * hop_length]`, the same for all samples of a frame."""
+        magnitudes = (expand(mel, self.mel_config) / self.mel_config.power).exp()
+        energy = torch.linalg.vector_norm(magnitudes, dim=-2)
+        std = (energy / self.config.loudest).clamp(self.config.floor, 1)
+        return std.repeat_interleave(self.mel_config.hop_length, dim=-1)
+
+
+def make_prior(config):
+    """The prior of a `Config`, None if it has none."""
+    return None if config.prior is None else EnergyPrior(config.prior, config.mel)
+
+
+def standard_deviation(network, mel):
+    """Of a network's noise: that of its prior, `[..., frames * hop_length]`; 1.0 without one, as in WaveGrad."""
+    prior = getattr(network, "prior", None)
+    return 1.0 if prior is None else prior(mel)

@@ -1,0 +1,132 @@
+"""The energy-based prior: what it is, and that whatever trains, samples, streams, saves or exports a network heeds it."""
+
+import math
+
+import pytest
+import torch
+
+from model.checkpoint import load_network, read_checkpoint, save_weights
+from model.diffusion import add_noise, diffusion_loss
+from model.errors import InputError
+from model.export import export
+from model.mel import compress
+from model.network import WaveGrad
+from model.noise_schedule import NoiseSchedule
+from model.prior import make_prior, standard_deviation
+from model.sampler import SAMPLERS
+from model.streaming import synthesize_stream, whole_noises
+from tests.conftest import config_of, tiny_config_values
+from training.trainer import Trainer
+
+SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
+
+
+def with_prior(loudest=2.0, floor=0.1):
+    return config_of(tiny_config_values() | {"prior": {"loudest": loudest, "floor": floor}})
+
+
+def new_network(config):
+    torch.manual_seed(0)
+    return WaveGrad(config.network, config.mel.n_mels, make_prior(config)).eval()
+
+
+def mel_of_energies(config, energies):
+    """Mels `[n_mels, frames]` whose bands are equal, and whose energies are these."""
+    magnitudes = torch.tensor(energies, dtype=torch.float64) / math.sqrt(config.mel.n_mels)
+    return compress(config.mel.power * magnitudes.log(), config.mel).float().expand(config.mel.n_mels, -1)
+
+
+@pytest.mark.parametrize("scale", [{}, {"power": 2.0}, {"log": "ln", "mean": -5.0, "std": 3.0}, {"log": "db", "power": 2.0}])
+def test_is_the_energy_of_a_frame_between_floor_and_one(scale):
+    values = tiny_config_values()
+    values["mel"] |= scale | {"clamp_min": 1e-12}
+    config = config_of(values | {"prior": {"loudest": 2.0, "floor": 0.1}})
+    std = make_prior(config)(mel_of_energies(config, [1e-3, 0.5, 1.0, 2.0, 7.0]))
+    expected = torch.tensor([0.1, 0.25, 0.5, 1.0, 1.0]).repeat_interleave(config.mel.hop_length)
+    torch.testing.assert_close(std, expected, atol=1e-4, rtol=0)
+
+
+def test_there_is_none_unless_asked_for(tiny_config, tiny_network):
+    assert make_prior(tiny_config) is None and tiny_network.prior is None
+    assert standard_deviation(tiny_network, torch.zeros(1, 20, 3)) == 1.0
+
+
+def test_noise_of_unit_variance_is_wavegrad(tiny_config, tiny_network):
+    config = with_prior(floor=1.0)
+    network = new_network(config)
+    network.load_state_dict(tiny_network.state_dict())
+    mel, waveform = torch.randn(2, 20, 6), torch.randn(2, 240)
+    arguments = waveform, mel, torch.tensor([0.9, 0.2]), torch.randn(2, 240)
+    std = standard_deviation(network, mel)
+    assert torch.equal(diffusion_loss(network, *arguments, std), diffusion_loss(tiny_network, *arguments))
+    for name, sample in SAMPLERS.items():
+        noises = [torch.randn(2, 240) for _ in range(3)]
+        assert torch.equal(*(sample(n, mel, SCHEDULE, noises=noises) for n in (network, tiny_network))), name
+
+
+@torch.no_grad()
+def test_loss_is_in_units_of_the_standard_deviation():
+    config = with_prior()
+    prior, mel = make_prior(config), mel_of_energies(config, [0.3, 1.0, 4.0])[None]
+    std, noise, level = prior(mel), torch.randn(1, 120), torch.tensor([0.5])
+    seen = []
+
+    def network(y_n, mel, noise_level):
+        seen.append(y_n)
+        return torch.zeros_like(y_n)
+
+    loss = diffusion_loss(network, torch.zeros(1, 120), mel, level, noise, std)
+    torch.testing.assert_close(seen[0], add_noise(torch.zeros(1, 120), std * noise, level))
+    torch.testing.assert_close(loss, noise.abs().mean(dim=-1))
+    assert torch.equal(diffusion_loss(lambda *_: std * noise, torch.zeros(1, 120), mel, level, noise, std), torch.zeros(1))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sampling_starts_from_it(name):
+    config = with_prior()
+    network, mel = new_network(config), mel_of_energies(config, [0.3, 1.0, 4.0])[None]
+    states, noises = [], [torch.randn(1, 120) for _ in range(3)]
+    SAMPLERS[name](network, mel, SCHEDULE, noises=noises, callback=lambda n, y: states.append(y))
+    torch.testing.assert_close(states[0], make_prior(config)(mel) * noises[0])
+
+
+def test_pieces_give_the_whole():
+    config = with_prior()
+    network, mel = new_network(config), torch.randn(20, 50) - 1
+    noises = whole_noises(0, len(SCHEDULE), 50, network.hop_length)
+    at_once = SAMPLERS["sde-dpm-solver"](network, mel[None], SCHEDULE, noises=noises)[0]
+    pieces = synthesize_stream(network, SCHEDULE, mel.split(7, dim=1))
+    torch.testing.assert_close(torch.cat(list(pieces)), at_once, atol=1e-4, rtol=0)
+    without = new_network(config_of(tiny_config_values()))
+    assert not torch.allclose(torch.cat(list(synthesize_stream(without, SCHEDULE, [mel]))), at_once, atol=1e-2)
+
+
+def test_training_heeds_it(tmp_path, write_recording):
+    for name in ("train", "validation"):
+        write_recording(tmp_path / f"{name}.wav")
+        (tmp_path / f"{name}.txt").write_text(f"{name}.wav\n")
+    trainers = [Trainer(config, tmp_path) for config in (with_prior(1e3), with_prior(floor=1.0), config_of(tiny_config_values()))]
+    losses = [trainer.train_step(next(iter(trainer.batches()))).loss for trainer in trainers]
+    assert losses[0] != losses[1] == losses[2]
+    assert trainers[0].ema.module.prior is not None
+
+
+def test_goes_with_the_checkpoint(tmp_path, tiny_config):
+    config, path = with_prior(), tmp_path / "a.safetensors"
+    save_weights(new_network(config), config, path)
+    network, found = load_network(path)
+    assert found.prior == config.prior and network.prior.config == config.prior
+    with pytest.raises(InputError, match=r"a\.safetensors: prior is .*loudest=2\.0.*wanted by the configuration: None"):
+        read_checkpoint(path, tiny_config)
+
+
+def test_is_not_exported(tmp_path):
+    with pytest.raises(InputError, match="the prior is not exported"):
+        export(new_network(with_prior()), with_prior(), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("prior, message", [({}, "missing key 'prior.loudest'"), ({"loudest": 1.0, "floor": 0.0}, "prior.floor")])
+def test_bad_configuration(prior, message):
+    with pytest.raises(InputError, match=message):
+        config_of(tiny_config_values() | {"prior": prior})
