@@ -9,8 +9,7 @@ from benchmarking.timing import device_name, matmul_peak, synchronized_time
 from model.config import load_config
 from model.errors import check_counts
 from model.layers import Conv1d
-from model.network import WaveGrad
-from model.prior import make_prior
+from model.network import new_network
 from vocoder import DTYPES, autocast
 
 WARM_UP_CALLS = 2
@@ -95,7 +94,7 @@ def run(arguments):
     """
     check_counts(arguments, "frames", "repeats")
     config, dtype, device = load_config(arguments.config), DTYPES[arguments.dtype], torch.device("cpu")
-    network = WaveGrad(config.network, config.mel.n_mels, make_prior(config)).eval().requires_grad_(False)
+    network = new_network(config).eval().requires_grad_(False)
     n_samples = arguments.frames * network.hop_length
     y, mel = torch.randn(1, n_samples), torch.randn(1, config.mel.n_mels, arguments.frames)
 

@@ -26,9 +26,8 @@ from model.checkpoint import load_network
 from model.config import load_config
 from model.errors import InputError, check_counts
 from model.mel import LogMelSpectrogram
-from model.network import WaveGrad
+from model.network import new_network
 from model.noise_schedule import linear
-from model.prior import make_prior
 from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STEPS, find_sampler
 from vocoder import DTYPES, Vocoder, autocast, compiled, fastest_dtype
 
@@ -197,7 +196,7 @@ def run(arguments):
         network, config = load_network(arguments.checkpoint)
     else:
         config = load_config(arguments.config)
-        network = WaveGrad(config.network, config.mel.n_mels, make_prior(config))
+        network = new_network(config)
     network.to(device).eval().requires_grad_(False)
     names = arguments.variants or list(dict.fromkeys([PLAIN, "float32", _name_of(fastest_dtype(device))]))
     variants = make_variants([*names, *([ONNX] if arguments.onnx else [])], network, config.mel, arguments, device)

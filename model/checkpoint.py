@@ -21,8 +21,7 @@ from model.config import Config, load_config, parse_config
 from model.errors import InputError, run_command
 from model.mel import LogMelSpectrogram
 from model.mel_statistics import MelStatistics, parse_mel_statistics, statistics_of_recordings
-from model.network import WaveGrad
-from model.prior import make_prior
+from model.network import new_network
 from model.published import load_published, recognise
 
 MOST_DIFFERENCES = 12  # to list in one line
@@ -167,7 +166,7 @@ def load_network(path, config=None):
 
 def build_network(checkpoint, path):
     """The network of a `Checkpoint`, in evaluation mode; `path` is what to call it in a message."""
-    network = WaveGrad(checkpoint.config.network, checkpoint.config.mel.n_mels, make_prior(checkpoint.config))
+    network = new_network(checkpoint.config)
     load_strictly(network, checkpoint.weights, path)
     return network.eval()
 

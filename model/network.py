@@ -8,6 +8,7 @@ from torch import nn
 
 from model.blocks import DBlock, FiLM, UBlock
 from model.layers import Conv1d
+from model.prior import make_prior
 
 
 class WaveGrad(nn.Module):
@@ -124,3 +125,8 @@ class WaveGrad(nn.Module):
         if stride == 1 and not self.training and torch.is_autocast_enabled(device.type):
             return torch.autocast(device.type, enabled=False)
         return contextlib.nullcontext()
+
+
+def new_network(config):
+    """The untrained network of a `model.config.Config`, with its prior if it has one."""
+    return WaveGrad(config.network, config.mel.n_mels, make_prior(config))

