@@ -88,16 +88,24 @@ def mel_cepstral_distortion(reference, degraded, sample_rate):
 
 
 def multi_resolution_stft_distance(reference, degraded):
-    """Spectral convergence plus L1 of ln magnitudes, the mean over three resolutions (Yamamoto et al., 2020)."""
+    """Spectral convergence plus L1 of ln magnitudes, the mean over three resolutions (Yamamoto et al., 2020).
+
+    Args:
+        reference, degraded: `[T]` or `[B, T]`, on any device; gradients flow back to them.
+
+    Returns:
+        a tensor `[]` or `[B]`.
+    """
     distances = []
     for n_fft, hop_length, win_length in STFT_RESOLUTIONS:
-        window = torch.hann_window(win_length)
+        window = torch.hann_window(win_length, device=reference.device)
         a, b = (
             torch.stft(waveform, n_fft, hop_length, win_length, window, return_complex=True).abs().clamp(min=STFT_FLOOR)
             for waveform in (reference, degraded)
         )
-        distances.append(torch.linalg.norm(a - b) / torch.linalg.norm(a) + (a.log() - b.log()).abs().mean())
-    return float(sum(distances) / len(distances))
+        convergence = torch.linalg.matrix_norm(a - b) / torch.linalg.matrix_norm(a)
+        distances.append(convergence + (a.log() - b.log()).abs().mean(dim=(-2, -1)))
+    return sum(distances) / len(distances)
 
 
 def _pitch(waveform, sample_rate):
@@ -174,7 +182,7 @@ METRICS = {
     "estoi": Metric("ESTOI", True, lambda a, b, mel: short_time_intelligibility(a, b, mel.config.sample_rate, True)),
     "mcd": Metric("MCD (dB)", False, lambda a, b, mel: mel_cepstral_distortion(a, b, mel.config.sample_rate)),
     "log_mel_l1": Metric("log-mel L1", False, lambda a, b, mel: log_mel_l1(mel(a), mel(b))),
-    "stft": Metric("STFT distance", False, lambda a, b, mel: multi_resolution_stft_distance(a, b)),
+    "stft": Metric("STFT distance", False, lambda a, b, mel: multi_resolution_stft_distance(a, b).item()),
     "ffe": Metric("F0 frame error", False, lambda a, b, mel: f0_frame_error(a, b, mel.config.sample_rate)),
     "dnsmos": Metric("DNSMOS", True, lambda a, b, mel: dnsmos(b, mel.config.sample_rate)),
 }

@@ -15,7 +15,6 @@ from benchmarking.plain_network import plain, with_convolutions
 from model.config import load_config
 from model.errors import check_counts
 from model.layers import UpsampledConv1d
-from training.examples import DiffusionExamples
 from training.memory import peak_live_bytes
 from training.optimization import learning_rate_factor
 from training.trainer import Trainer
@@ -40,9 +39,8 @@ class SyntheticRecordings:
 class PresentTrainer(Trainer):
     """The trainer as it is, on synthetic data."""
 
-    def _examples(self, filelist, seed):
-        recordings = SyntheticRecordings(self.config.mel.hop_length)
-        return DiffusionExamples(recordings, self.config.data.segment_frames, self.mel.context, self.schedule, seed)
+    def _recordings(self, filelist):
+        return SyntheticRecordings(self.config.mel.hop_length)
 
 
 class PlainConv2d(nn.Conv2d):

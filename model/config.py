@@ -9,6 +9,7 @@ from typing import Literal, Optional
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from model.errors import InputError
+from model.sampler import DEFAULT_SAMPLER
 
 
 class _Section(BaseModel):
@@ -173,6 +174,22 @@ class DataConfig(_Section):
     n_workers: int = Field(ge=0, default=1)
 
 
+class InferGradConfig(_Section):
+    """InferGrad (Chen et al., 2022); see `training.infer_grad`.
+
+    Keys:
+        noise_schedule: file with the noise schedule of the denoising, relative to the configuration file.
+        sampler: one of `model.sampler.STEPS`.
+        weight: of the waveforms' distance, beside the diffusion loss.
+        from_step: optimiser step from which on it counts.
+    """
+
+    noise_schedule: str
+    sampler: str = DEFAULT_SAMPLER
+    weight: PositiveFloat = 1.0
+    from_step: int = Field(ge=0, default=0)
+
+
 class TrainingConfig(_Section):
     """How to train.
 
@@ -193,6 +210,7 @@ class TrainingConfig(_Section):
         on_failed_save: what to do when a checkpoint cannot be written (a full disk, say).
         skip_limit: updates with a non-finite loss or gradient are skipped; so many in a row are a divergence.
         explosion_factor: a median loss so many times its lowest value is a divergence.
+        infer_grad: left out for WaveGrad's own objective.
         max_rollbacks: after a divergence, training goes on from the last good checkpoint with half the learning rate; it
             gives up at the next divergence after so many times.
     """
@@ -218,6 +236,7 @@ class TrainingConfig(_Section):
     skip_limit: PositiveInt = 20
     explosion_factor: float = Field(gt=1, default=3.0)
     max_rollbacks: int = Field(ge=0, default=3)
+    infer_grad: Optional[InferGradConfig] = None
 
 
 class Config(_Section):

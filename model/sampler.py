@@ -91,11 +91,13 @@ def dpm_solver_step(schedule, n, y, y_0, previous_y_0, noise, eta=0.0):
     return ddim_step(schedule, n, y, y_0, None, noise, eta)
 
 
-@torch.inference_mode()
-def sample_with(step, network, mel, schedule, generator=None, noises=None, callback=None):
-    """Samples with a step of `STEPS`; arguments and result as in `ancestral_sample`."""
-    noises = noises_of_prior(network, mel, generator, noises)
+def reverse_process(step, network, mel, schedule, noises, callback=None):
+    """From the first of the noises to a waveform, by a step of `STEPS`; gradients flow through it where they are enabled.
 
+    Args:
+        noises: an iterator of noises `[B, frames * hop_length]` of the network's prior: the start, then one per step but the last.
+        network, mel, schedule, callback: as in `ancestral_sample`, and so is the result.
+    """
     y, previous_y_0 = next(noises), None
     for n in reversed(range(len(schedule))):
         if callback is not None:
@@ -106,6 +108,12 @@ def sample_with(step, network, mel, schedule, generator=None, noises=None, callb
     if callback is not None:
         callback(0, y)
     return y
+
+
+@torch.inference_mode()
+def sample_with(step, network, mel, schedule, generator=None, noises=None, callback=None):
+    """Samples with a step of `STEPS`; arguments and result as in `ancestral_sample`."""
+    return reverse_process(step, network, mel, schedule, noises_of_prior(network, mel, generator, noises), callback)
 
 
 def ancestral_sample(network, mel, schedule, generator=None, noises=None, callback=None):

@@ -92,7 +92,13 @@ def test_mel_cepstral_distortion_ignores_level(noise):
 
 def test_stft_distance_of_twice_the_amplitude(noise):
     # Spectral convergence |2 - 1| / 1, and ln 2 in every bin.
-    assert multi_resolution_stft_distance(noise, 2 * noise) == pytest.approx(1 + math.log(2), abs=1e-4)
+    assert multi_resolution_stft_distance(noise, 2 * noise).item() == pytest.approx(1 + math.log(2), abs=1e-4)
+
+
+def test_stft_distances_of_a_batch_are_those_of_its_waveforms(noise, speech):
+    pairs = [(speech, speech + 0.1 * noise[: len(speech)]), (noise[: len(speech)], speech)]
+    distances = multi_resolution_stft_distance(*(torch.stack(waveforms) for waveforms in zip(*pairs)))
+    torch.testing.assert_close(distances, torch.stack([multi_resolution_stft_distance(*pair) for pair in pairs]))
 
 
 def test_pitch_frame_error_counts_voicing_and_pitch():

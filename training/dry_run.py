@@ -14,7 +14,7 @@ GIBIBYTE = 2**30
 
 
 def dry_run(trainer):
-    """Makes a first step to warm up and measures a second one.
+    """Makes a first step to warm up and measures a second one, of the run's beginning and, where it differs, of its end.
 
     Returns:
         list of lines.
@@ -26,12 +26,14 @@ def dry_run(trainer):
     training, data = trainer.config.training, trainer.config.data
     recordings = trainer.examples.recordings
     hours = sum(recordings.n_samples) / trainer.config.mel.sample_rate / 3600
-    batches = trainer.batches()
+    n_inference_steps = max(training.n_steps - training.infer_grad.from_step, 0) if training.infer_grad else 0
+    batch = next(trainer.batches())
     with explained_out_of_memory(training):
-        trainer.train_step(next(batches))
-        start = time.perf_counter()
-        result = trainer.train_step(next(batches)) if training.n_steps > 1 else None
-        seconds = time.perf_counter() - start
+        seconds, result = _measured_step(trainer, batch, 0)
+        forecast = seconds * (training.n_steps - n_inference_steps)
+        if n_inference_steps:
+            inference_seconds, _ = _measured_step(trainer, batch, training.infer_grad.from_step)
+            forecast += inference_seconds * n_inference_steps
     n_parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     segment_seconds = data.segment_frames * trainer.config.mel.hop_length / trainer.config.mel.sample_rate
     steps_per_epoch = len(recordings) / training.batch_size
@@ -42,10 +44,20 @@ def dry_run(trainer):
         f"batch of {training.batch_size} segments of {segment_seconds:.3f} s, {_portions(trainer)} at once in each process",
         f"{steps_per_epoch:.1f} steps per epoch (one segment of each recording), "
         f"{training.n_steps} steps are {training.n_steps / steps_per_epoch:.1f} epochs",
-        f"measured step: {seconds:.3f} s" + (f", loss {result.loss:.4f}" if result else ""),
-        f"forecast: {timedelta(seconds=round(seconds * training.n_steps))} for {training.n_steps} steps, beside validation",
+        f"measured step: {seconds:.3f} s, loss {result.loss:.4f}"
+        + (f"; {inference_seconds:.3f} s from step {training.infer_grad.from_step} on" if n_inference_steps else ""),
+        f"forecast: {timedelta(seconds=round(forecast))} for {training.n_steps} steps, beside validation",
         f"peak memory of a process: {_peak_memory(trainer.device) / GIBIBYTE:.2f} GiB",
     ]
+
+
+def _measured_step(trainer, batch, step):
+    """Seconds and `StepResult` of a step as the run makes it at `step`, after one to warm up."""
+    trainer.step = step
+    trainer.train_step(batch)
+    start = time.perf_counter()
+    result = trainer.train_step(batch)
+    return time.perf_counter() - start, result
 
 
 def _portions(trainer):

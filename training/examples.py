@@ -24,17 +24,19 @@ class DiffusionExamples(Dataset):
         context: samples to the left and right of the segment that its mel needs.
         schedule: the `NoiseSchedule` that noise levels are drawn from.
         seed: seed of all examples.
+        n_inference_noises: noises for denoising steps in training, see `training.infer_grad`.
     """
 
-    def __init__(self, recordings, segment_frames, context, schedule, seed):
+    def __init__(self, recordings, segment_frames, context, schedule, seed, n_inference_noises=0):
         self.recordings = recordings
         self.segment_frames = segment_frames
         self.context = context
         self.schedule = schedule
         self.seed = seed
+        self.n_inference_noises = n_inference_noises
 
     def __getitem__(self, number):
-        """Returns a segment with its context, the noise `[T]` and the noise level `[]`."""
+        """Returns a segment with its context, the noise `[T]`, the noise level `[]`, and noises for inference `[N, T]`."""
         epoch, place = divmod(number, len(self.recordings))
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.recordings))
         seed = np.random.SeedSequence((self.seed, epoch, place)).generate_state(1, np.uint64)[0]
@@ -42,7 +44,8 @@ class DiffusionExamples(Dataset):
         segment = self.recordings.segment(int(order[place]), self.segment_frames, self.context, generator)
         noise = torch.randn(len(segment) - sum(self.context), generator=generator)
         noise_level = sample_noise_level(self.schedule, 1, generator)[0]
-        return segment, noise, noise_level
+        inference_noises = torch.randn(self.n_inference_noises, len(noise), generator=generator)
+        return segment, noise, noise_level, inference_noises
 
     def __getitems__(self, numbers):
         """The examples of a batch; or the error that reading them met, which `batches` raises.
@@ -81,7 +84,8 @@ class BatchNumbers:
 
 
 def batches(examples, numbers, n_workers=0, pin_memory=False):
-    """Iterates over one process's batches: segments `[B, left + T + right]`, noise `[B, T]`, noise levels `[B]`.
+    """Iterates over one process's batches: segments `[B, left + T + right]`, noise `[B, T]`, noise levels `[B]`, and
+    noises for inference `[B, N, T]`.
 
     Args:
         examples: a `DiffusionExamples`.

@@ -61,8 +61,9 @@ class Monitor:
         """Args: scalars: those of an `Interval`."""
         self._add_scalars(scalars, step)
         seconds = (time.monotonic() - self.start) / max(step - self.first_step, 1) * (self.n_steps - step)
+        inference = f"inference loss {scalars['train/inference_loss']:.4f}  " if "train/inference_loss" in scalars else ""
         self.say(
-            f"step {step}  loss {scalars.get('train/loss', float('nan')):.4f}  "
+            f"step {step}  loss {scalars.get('train/loss', float('nan')):.4f}  {inference}"
             f"gradient norm {scalars.get('train/gradient_norm', float('nan')):.3f}  "
             f"learning rate {scalars['train/learning_rate']:.2e}  "
             f"{scalars['speed/samples_per_second']:.1f} samples/s  remaining {timedelta(seconds=round(seconds))}"

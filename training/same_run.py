@@ -24,7 +24,8 @@ def changes(state, config, path):
     found = parse_config(state["config"], f"{path} (configuration in the checkpoint)")
     check_same(found, config, path)
     old, new = _flat(found.model_dump()), _flat(config.model_dump())
-    differing = [(key, old[key], new[key]) for key in new if old[key] != new[key]]
+    keys = old | new  # sections that were left out in one of them
+    differing = [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
     for key, old_value, new_value in differing:
         if key.startswith(NO_LONGER_THE_SAME_RUN):
             raise InputError(

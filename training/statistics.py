@@ -35,6 +35,7 @@ class Interval:
     def __init__(self):
         self.by_band = LossByBand()
         self.gradient_norms = []
+        self.inference_losses = []
         self.n_steps = 0
         self.seconds = 0.0
         self.resume_clock()
@@ -52,6 +53,8 @@ class Interval:
         if result.updated:
             self.by_band.add(result.losses, result.noise_levels)
             self.gradient_norms.append(result.gradient_norm)
+            if result.inference_loss is not None:
+                self.inference_losses.append(result.inference_loss)
 
     def scalars(self, trainer):
         """Dictionary of figures, named as TensorBoard shows them; to be called on all processes."""
@@ -65,6 +68,8 @@ class Interval:
             figures["train/loss"] = loss
             figures["train/gradient_norm"] = sum(self.gradient_norms) / len(self.gradient_norms)
             figures.update({f"train_loss_by_noise_level/{name}": value for name, value in bands.items()})
+        if self.inference_losses:
+            figures["train/inference_loss"] = sum(self.inference_losses) / len(self.inference_losses)
         if trainer.scaler.is_enabled():
             figures["train/loss_scale"] = trainer.scaler.get_scale()
         return figures

@@ -2,7 +2,7 @@
 
 import contextlib
 import platform
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -19,6 +19,7 @@ from model.prior import standard_deviation
 from training import processes
 from training.statistics import LossByBand
 from training.examples import BatchNumbers, DiffusionExamples, batches
+from training.infer_grad import InferenceLoss
 from training.optimization import checkpoint_activations, ema_update, learning_rate_factor
 from training.stability import StabilityGuard
 from vocoder import autocast
@@ -42,6 +43,7 @@ class StepResult(NamedTuple):
     updated: bool
     losses: torch.Tensor
     noise_levels: torch.Tensor
+    inference_loss: Optional[float]
 
 
 class Trainer:
@@ -61,6 +63,10 @@ class Trainer:
         self._check_machine()
         self.schedule = BUILDERS[schedule.name](schedule.n_steps, schedule.start, schedule.stop)
         self.mel = LogMelSpectrogram(config.mel).to(self.device)
+        self.inference_loss = None
+        if training.infer_grad:
+            segment_samples = config.data.segment_frames * config.mel.hop_length
+            self.inference_loss = InferenceLoss(training.infer_grad, folder, segment_samples)
         self.examples = self._examples(folder / config.data.train_filelist, training.seed)
         self.validation_examples = self._examples(folder / config.data.validation_filelist, 0)
 
@@ -72,7 +78,10 @@ class Trainer:
         # Losses are computed through this one: only its forward has the gradients averaged over the processes.
         self.parallel_network = self.network
         if self.world_size > 1:
-            self.parallel_network = DistributedDataParallel(self.network, gradient_as_bucket_view=True)
+            # The buffers are constants; sent out at each call, they would spoil the gradients of several calls in a step.
+            self.parallel_network = DistributedDataParallel(
+                self.network, gradient_as_bucket_view=True, broadcast_buffers=False
+            )
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=training.learning_rate, fused=True)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(training))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
@@ -99,8 +108,13 @@ class Trainer:
 
     def _examples(self, filelist, seed):
         data = self.config.data
-        recordings = Recordings(filelist, self.config.mel, data.mix_to_mono)
-        return DiffusionExamples(recordings, data.segment_frames, self.mel.context, self.schedule, seed)
+        n_inference_noises = len(self.inference_loss.schedule) if self.inference_loss else 0
+        return DiffusionExamples(
+            self._recordings(filelist), data.segment_frames, self.mel.context, self.schedule, seed, n_inference_noises
+        )
+
+    def _recordings(self, filelist):
+        return Recordings(filelist, self.config.mel, self.config.data.mix_to_mono)
 
     def batches(self):
         """This process's batches from here to the end of the run."""
@@ -115,21 +129,38 @@ class Trainer:
 
     def losses(self, network, batch):
         """`[B]` losses of a batch of `DiffusionExamples`."""
-        segment, noise, noise_level = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-        left, right = self.mel.context
-        y_0 = segment[:, left : segment.shape[1] - right]
-        mel = self.mel.from_padded(segment)
-        std = standard_deviation(self.network, mel)
+        segment, noise, noise_level, _ = self._on_device(batch)
+        y_0, mel, std = self._given(segment)
         with self.autocast():
             return diffusion_loss(network, y_0, mel, noise_level, noise, std)
+
+    def inference_losses(self, network, batch):
+        """`[B]` losses of what inference makes of a batch."""
+        segment, _, _, noises = self._on_device(batch)
+        y_0, mel, std = self._given(segment)
+        with self.autocast():
+            generated = self.inference_loss.generate(network, mel, noises, std)
+        return self.inference_loss(y_0, generated)
+
+    def _on_device(self, batch):
+        return [tensor.to(self.device, non_blocking=True) for tensor in batch]
+
+    def _given(self, segment):
+        """Waveform `[B, T]`, mel and standard deviation of the noise, of segments with their context."""
+        left, right = self.mel.context
+        mel = self.mel.from_padded(segment)
+        return segment[:, left : segment.shape[1] - right], mel, standard_deviation(self.network, mel)
 
     def train_step(self, batch):
         """One update from this process's share of a batch; skipped on all processes where it would not be finite."""
         training = self.config.training
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._backward(batch)
+        losses, inference_losses = self._backward(batch)
         loss = processes.total(losses.sum()).item() / training.batch_size
+        inference_loss = None
+        if inference_losses is not None:
+            inference_loss = processes.total(inference_losses.sum()).item() / training.batch_size
         self.scaler.unscale_(self.optimizer)
         gradient_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), training.gradient_clip)
         # Loss and averaged gradient are the same on all processes, and so is this decision.
@@ -141,22 +172,29 @@ class Trainer:
         self.scaler.update()
         self.step += 1
         self.position += training.batch_size
-        return StepResult(loss, gradient_norm.item(), updated, losses.cpu(), batch[2])
+        return StepResult(loss, gradient_norm.item(), updated, losses.cpu(), batch[2], inference_loss)
 
     def _backward(self, batch):
-        """Gradient of the mean loss of the whole batch, in portions that fit into memory; returns the losses `[B]`."""
+        """Gradient of the mean objective of the whole batch, in portions that fit into memory.
+
+        Returns:
+            the diffusion losses `[B]`, and those of inference `[B]` or None.
+        """
         training = self.config.training
+        infer_grad = training.infer_grad if self.inference_loss and self.step >= training.infer_grad.from_step else None
         portions = list(zip(*(part.split(training.micro_batch_size or len(part)) for part in batch)))
-        losses = []
+        losses, inference_losses = [], []
         for i, portion in enumerate(portions):
             wait = self.world_size > 1 and i < len(portions) - 1  # gradients are exchanged once, after the last portion
             with self.parallel_network.no_sync() if wait else contextlib.nullcontext():
-                portion_losses = self.losses(self.parallel_network, portion)
+                losses.append(self.losses(self.parallel_network, portion))
+                objective = losses[-1].sum()
+                if infer_grad:
+                    inference_losses.append(self.inference_losses(self.parallel_network, portion))
+                    objective = objective + infer_grad.weight * inference_losses[-1].sum()
                 # DistributedDataParallel takes the mean over processes, whose shares may differ by one example.
-                share = portion_losses.sum() * (self.world_size / training.batch_size)
-                self.scaler.scale(share).backward()
-            losses.append(portion_losses.detach())
-        return torch.cat(losses)
+                self.scaler.scale(objective * (self.world_size / training.batch_size)).backward()
+        return torch.cat(losses).detach(), torch.cat(inference_losses).detach() if infer_grad else None
 
     @torch.no_grad()
     def evaluate(self):

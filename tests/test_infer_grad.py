@@ -1,0 +1,136 @@
+"""InferGrad: generating in training, with gradients, on the steps that ask for it, for any number of processes."""
+
+import pytest
+import torch
+from training_fixtures import one_thread, run, same, train_to_end, weights_of, write_run  # noqa: F401
+
+from model.config import load_config
+from model.errors import InputError
+from model.sampler import SAMPLERS
+from training.trainer import Trainer
+
+SCHEDULE = '{"betas": [0.001, 0.05, 0.6]}'
+N_STEPS = 6
+
+
+def write_infer_grad_run(folder, infer_grad=None, **changes):
+    """A run of six steps, the last three of them with inference."""
+    (folder / "three.json").write_text(SCHEDULE)
+    infer_grad = {"noise_schedule": "three.json", "weight": 0.5, "from_step": 3} | (infer_grad or {})
+    changes = {"data__segment_frames": 60, "training__n_steps": N_STEPS} | changes
+    return write_run(folder, **changes, training__infer_grad=infer_grad)
+
+
+def new_trainer(config):
+    return Trainer(load_config(config), config.parent)
+
+
+def first_batch(trainer):
+    return next(iter(trainer.batches()))
+
+
+def flat_gradient(trainer):
+    return torch.cat([parameter.grad.flatten() for parameter in trainer.network.parameters()])
+
+
+def test_generates_what_inference_does(tmp_path):
+    """Fails if the steps, their schedule or their noise are not those of the sampler."""
+    trainer = new_trainer(write_infer_grad_run(tmp_path))
+    torch.nn.init.normal_(trainer.network.output_conv.weight)
+    mel, noises = torch.randn(2, 8, 60), torch.randn(2, 3, 1200)
+    generated = trainer.inference_loss.generate(trainer.network, mel, noises, 1.0)
+    schedule = trainer.inference_loss.schedule
+    sampled = SAMPLERS["sde-dpm-solver"](trainer.network, mel, schedule, noises=noises.unbind(1))
+    assert torch.equal(generated, sampled) and len(schedule) == 3
+
+
+def test_gradients_pass_through_all_steps(tmp_path):
+    """Fails if only the last step learns: each noise reaches the result, and so does each weight."""
+    trainer = new_trainer(write_infer_grad_run(tmp_path))
+    noises = torch.randn(2, 3, 1200, requires_grad=True)
+    batch = first_batch(trainer)
+    trainer.inference_losses(trainer.network, [*(part[:2] for part in batch[:3]), noises]).sum().backward()
+    assert (noises.grad.abs().sum(dim=(0, 2)) > 0).all()
+    assert all((parameter.grad != 0).any() for parameter in trainer.network.parameters())
+
+
+def test_counts_from_its_step_on_with_its_weight(tmp_path):
+    """The gradient is that of the diffusion loss, and later that of the weighted sum."""
+    trainer = new_trainer(write_infer_grad_run(tmp_path))
+    batch = first_batch(trainer)
+    gradients = {}
+    for name, step in {"before": 2, "after": 3}.items():
+        trainer.step = step
+        trainer.optimizer.zero_grad()
+        losses, inference_losses = trainer._backward(batch)
+        assert (inference_losses is None) == (name == "before")
+        gradients[name] = flat_gradient(trainer)
+    trainer.optimizer.zero_grad()
+    trainer.inference_losses(trainer.network, batch).mean().backward()
+    torch.testing.assert_close(gradients["after"], gradients["before"] + 0.5 * flat_gradient(trainer), atol=1e-5, rtol=1e-4)
+
+
+def test_learns(tmp_path):
+    """Fails if the distance is not brought down by what brings down the objective."""
+    changes = {"training__n_steps": 40, "training__learning_rate": 1e-2, "training__warmup_steps": 0}
+    trainer = new_trainer(write_infer_grad_run(tmp_path, {"from_step": 0, "weight": 10.0}, **changes))
+    batch = first_batch(trainer)
+    distances = [trainer.train_step(batch).inference_loss for _ in range(40)]
+    assert distances[-1] < 0.9 * distances[0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"training__micro_batch_size": 1}])
+def test_two_processes_have_the_gradient_of_one(tmp_path, changes):
+    """Fails if gradients of several calls in a step are not exchanged rightly, or if processes draw other noise."""
+    config = write_infer_grad_run(tmp_path, {"from_step": 0}, training__n_steps=1, **changes)
+    for n_processes in (1, 2):
+        train_to_end(config, tmp_path / str(n_processes), n_processes=n_processes)
+    one, two = (weights_of(tmp_path / str(n) / "checkpoint-00000001.pt")["optimizer"]["state"] for n in (1, 2))
+    gradients = [(one[i]["exp_avg"], two[i]["exp_avg"]) for i in one]  # a tenth of the first step's gradient
+    assert max(a.abs().max().item() for a, _ in gradients) > 1e-3
+    assert max((a - b).abs().max().item() for a, b in gradients) < 1e-6
+
+
+def train_steps(trainer, n_steps):
+    for _, batch in zip(range(n_steps), trainer.batches()):
+        trainer.train_step(batch)
+    return trainer.state_dict()
+
+
+def test_interrupted_run_ends_with_the_same_state(tmp_path):
+    """Fails if the noise of inference, or when it counts, depends on where the run was started."""
+    config = write_infer_grad_run(tmp_path)
+    whole = train_steps(new_trainer(config), N_STEPS)
+    state = train_steps(new_trainer(config), 4)
+    resumed = new_trainer(config)
+    resumed.load_state_dict(state)
+    assert same(whole, train_steps(resumed, N_STEPS - 4))
+
+
+def test_may_be_added_to_a_run(tmp_path):
+    """Says that it was, and logs its loss from then on."""
+    config = write_run(tmp_path, data__segment_frames=60, training__n_steps=3)
+    assert "inference loss" not in train_to_end(config, tmp_path / "log")
+    output = train_to_end(write_infer_grad_run(tmp_path, training__log_every=1), tmp_path / "log")
+    assert "training.infer_grad.weight was None, is 0.5" in output
+    assert len([line for line in output.splitlines() if "  inference loss " in line]) == 3
+
+
+def test_dry_run_measures_both_kinds_of_step(tmp_path):
+    status, output, errors = run(["-c", write_infer_grad_run(tmp_path), "--dry-run", "--nproc", 1])
+    assert (status, errors) == (0, "")
+    assert " s from step 3 on" in output
+
+
+@pytest.mark.parametrize(
+    "infer_grad, changes, message",
+    [
+        ({"noise_schedule": "none.json"}, {}, "none.json"),
+        ({"sampler": "guess"}, {}, "sampler 'guess' is unknown"),
+        ({"weight": 0.0}, {}, r"training\.infer_grad\.weight"),
+        ({}, {"data__segment_frames": 51}, r"segments of 1020 samples \(wanted by training\.infer_grad: more than 1024\)"),
+    ],
+)
+def test_bad_configuration(tmp_path, infer_grad, changes, message):
+    with pytest.raises((InputError, OSError), match=message):
+        new_trainer(write_infer_grad_run(tmp_path, infer_grad, **changes))

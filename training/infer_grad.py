@@ -1,0 +1,51 @@
+"""InferGrad (Chen et al., 2022): what a few denoising steps make of noise has its part in the objective.
+
+The diffusion loss alone asks for a good prediction at each noise level, wherever inference will go; this one also for a
+good waveform at the end of the very steps that inference takes, with gradients through all of them.
+"""
+
+from metrics import STFT_RESOLUTIONS, multi_resolution_stft_distance
+from model.errors import InputError
+from model.noise_schedule import NoiseSchedule
+from model.sampler import find_step, reverse_process
+
+
+class InferenceLoss:
+    """Distance of generated waveforms from their recordings: spectral, for only the spectrum is given by the mel.
+
+    Args:
+        config: a `model.config.InferGradConfig`.
+        folder: folder that its noise schedule is relative to.
+        segment_samples: length of the training segments.
+
+    Raises:
+        OSError, InputError: the schedule cannot be used, there is no such sampler, or the segments are too short.
+    """
+
+    def __init__(self, config, folder, segment_samples):
+        longest = max(n_fft // 2 for n_fft, _, _ in STFT_RESOLUTIONS)  # that is reflected at the ends
+        if segment_samples <= longest:
+            raise InputError(
+                f"data.segment_frames makes segments of {segment_samples} samples "
+                f"(wanted by training.infer_grad: more than {longest})"
+            )
+        self.schedule = NoiseSchedule.load(folder / config.noise_schedule)
+        self.step = find_step(config.sampler)
+
+    def generate(self, network, mel, noises, std):
+        """What inference makes of noise, with gradients.
+
+        Args:
+            network: called as `network(y_n, mel, noise_level)`.
+            mel: log-mel spectrogram, `[B, n_mels, frames]`.
+            noises: standard normal, `[B, N, T]` for a schedule of N steps.
+            std: their standard deviation under the network's prior, `[B, T]`; 1.0 without one.
+
+        Returns:
+            waveform, `[B, T]`.
+        """
+        return reverse_process(self.step, network, mel, self.schedule, (std * noise for noise in noises.unbind(1)))
+
+    def __call__(self, y_0, generated):
+        """`[B, T]` and `[B, T]` -> `[B]`."""
+        return multi_resolution_stft_distance(y_0, generated)
