@@ -13,6 +13,26 @@ import numpy as np
 import onnxruntime
 
 
+def standard_deviation(mel, config, hop_length):
+    """Of the noise under the network's prior: 1 in WaveGrad, the energy-based one of PriorGrad where `config` has it.
+
+    Args:
+        mel: `[n_mels, frames]`.
+        config: the configuration in the file's metadata.
+
+    Returns:
+        `[frames * hop_length]`.
+    """
+    n_samples = mel.shape[1] * hop_length
+    if not config.get("prior"):
+        return np.ones(n_samples)
+    scale = config["mel"]
+    unit = {"ln": 1.0, "log10": np.log(10), "db": np.log(10) * scale["power"] / 20}[scale["log"]]
+    magnitudes = np.exp((mel.astype(np.float64) * scale["std"] + scale["mean"]) * unit / scale["power"])
+    energy = np.sqrt((magnitudes**2).sum(0))
+    return np.repeat((energy / config["prior"]["loudest"]).clip(config["prior"]["floor"], 1), hop_length)
+
+
 def sample(session, mel, betas, hop_length, generator):
     """Ancestral sampling (WaveGrad, algorithm 2), each prediction of the waveform kept within [-1, 1].
 
@@ -90,7 +110,9 @@ def main():
     try:
         session, metadata, betas, mel = read_inputs(arguments)
         generator = np.random.default_rng(arguments.seed).standard_normal
-        waveform = sample(session, mel, betas, int(metadata["hop_length"]), generator)
+        hop_length = int(metadata["hop_length"])
+        std = standard_deviation(mel, json.loads(metadata["config"]), hop_length)
+        waveform = sample(session, mel, betas, hop_length, lambda shape: std * generator(shape))
         write_wav(arguments.output, waveform, int(metadata["sample_rate"]))
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

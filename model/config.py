@@ -181,13 +181,17 @@ class InferGradConfig(_Section):
         noise_schedule: file with the noise schedule of the denoising, relative to the configuration file.
         sampler: one of `model.sampler.STEPS`.
         weight: of the waveforms' distance, beside the diffusion loss.
-        from_step: optimiser step from which on it counts.
+        from_step, every: it counts at each `every`th optimiser step, from `from_step` on.
     """
 
     noise_schedule: str
     sampler: str = DEFAULT_SAMPLER
     weight: PositiveFloat = 1.0
     from_step: int = Field(ge=0, default=0)
+    every: PositiveInt = 1
+
+    def counts_at(self, step):
+        return step >= self.from_step and (step - self.from_step) % self.every == 0
 
 
 class TrainingConfig(_Section):

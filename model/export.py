@@ -1,7 +1,8 @@
 """Writes a network as ONNX: `python -m model.export CHECKPOINT OUT.onnx`. `onnx_inference.py` synthesises with the result.
 
 The graph is one denoising step, (noisy waveform, mel, noise level) -> predicted noise, of any batch and length. What it takes
-to use it stands in its metadata: `sample_rate`, `hop_length`, `n_mels`, and the whole `config`.
+to use it stands in its metadata: `sample_rate`, `hop_length`, `n_mels`, and the whole `config`. Of a network with a prior
+(`model.prior`), noise and prediction have its standard deviation, which is computed from the mel and `config`.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import torch
 from model.checkpoint import load_network, save_atomically
 from model.config import parse_config
 from model.errors import InputError, run_command
+from model.prior import make_prior
 
 OPSET = 18
 EXAMPLE_SIZE = (2, 7)  # batch and frames; the graph is checked at others
@@ -45,6 +47,7 @@ class OnnxNetwork:
         except Exception as error:  # onnxruntime's exceptions have no base class of their own
             raise InputError(f"{path}: not a network written by model.export ({type(error).__name__})") from None
         self.config = parse_config(text, f"{path} (configuration in the file)")
+        self.prior = make_prior(self.config)
 
     def __call__(self, y_n, mel, noise_level):
         """`[B, T]`, `[B, n_mels, frames]`, `[B]` -> predicted noise `[B, T]`, tensors on the CPU."""
@@ -63,13 +66,7 @@ def example(batch, frames, hop_length, n_mels, seed=0):
 
 
 def export(network, config, path):
-    """Writes a network as ONNX, with its configuration as metadata, atomically.
-
-    Raises:
-        InputError: it has a prior, which whoever samples with the file would have to know.
-    """
-    if config.prior is not None:
-        raise InputError(f"{path}: the prior is not exported (wanted: a network without one)")
+    """Writes a network as ONNX, with its configuration as metadata, atomically."""
     arguments = example(*EXAMPLE_SIZE, network.hop_length, config.mel.n_mels)
     batch, length, frames = (torch.export.Dim.DYNAMIC for _ in range(3))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing, which nothing here needs

@@ -24,7 +24,7 @@ class EnergyPrior:
         """`[..., n_mels, frames]` -> `[..., frames * hop_length]`, the same for all samples of a frame."""
         magnitudes = (expand(mel, self.mel_config) / self.mel_config.power).exp()
         energy = torch.linalg.vector_norm(magnitudes, dim=-2)
-        std = (energy / self.config.loudest).clamp(self.config.floor, 1)
+        std = (energy / self.config.loudest).clamp(self.config.floor, 1.0)
         return std.repeat_interleave(self.mel_config.hop_length, dim=-1)
 
 

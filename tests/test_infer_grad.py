@@ -107,6 +107,12 @@ def test_interrupted_run_ends_with_the_same_state(tmp_path):
     assert same(whole, train_steps(resumed, N_STEPS - 4))
 
 
+def test_every_other_step(tmp_path):
+    trainer = new_trainer(write_infer_grad_run(tmp_path, {"from_step": 1, "every": 2}))
+    results = [trainer.train_step(batch) for batch in trainer.batches()]
+    assert [result.inference_loss is not None for result in results] == [False, True, False, True, False, True]
+
+
 def test_may_be_added_to_a_run(tmp_path):
     """Says that it was, and logs its loss from then on."""
     config = write_run(tmp_path, data__segment_frames=60, training__n_steps=3)
@@ -119,7 +125,7 @@ def test_may_be_added_to_a_run(tmp_path):
 def test_dry_run_measures_both_kinds_of_step(tmp_path):
     status, output, errors = run(["-c", write_infer_grad_run(tmp_path), "--dry-run", "--nproc", 1])
     assert (status, errors) == (0, "")
-    assert " s from step 3 on" in output
+    assert "measured step: " in output and "measured step with inference: " in output
 
 
 @pytest.mark.parametrize(

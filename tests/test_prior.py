@@ -1,14 +1,16 @@
 """The energy-based prior: what it is, and that whatever trains, samples, streams, saves or exports a network heeds it."""
 
+import json
 import math
 
 import pytest
 import torch
 
+import onnx_inference
 from model.checkpoint import load_network, read_checkpoint, save_weights
 from model.diffusion import add_noise, diffusion_loss
 from model.errors import InputError
-from model.export import export
+from model.export import TOLERANCE, OnnxNetwork, export, largest_difference
 from model.mel import compress
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule
@@ -120,10 +122,27 @@ def test_goes_with_the_checkpoint(tmp_path, tiny_config):
         read_checkpoint(path, tiny_config)
 
 
-def test_is_not_exported(tmp_path):
-    with pytest.raises(InputError, match="the prior is not exported"):
-        export(new_network(with_prior()), with_prior(), tmp_path / "a.onnx")
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("scale", [{}, {"log": "ln", "mean": -5.0, "std": 3.0}, {"log": "db", "power": 2.0}])
+def test_goes_with_an_export(tmp_path, scale):
+    """onnxruntime, and NumPy alone, come to what PyTorch comes to from the same noise."""
+    values = tiny_config_values()
+    values["mel"] |= scale
+    config = config_of(values | {"prior": {"loudest": 2.0, "floor": 0.1}})
+    network, path = new_network(config), tmp_path / "a.onnx"
+    export(network, config, path)
+    onnx_network = OnnxNetwork(path)
+    assert largest_difference(network, onnx_network, config) < TOLERANCE
+
+    mel = mel_of_energies(config, [0.3, 1.0, 0.05, 4.0, 0.7])
+    noises = [torch.randn(1, 5 * network.hop_length) for _ in range(3)]
+    expected = SAMPLERS["ancestral"](network, mel[None], SCHEDULE, noises=noises)
+    torch.testing.assert_close(SAMPLERS["ancestral"](onnx_network, mel[None], SCHEDULE, noises=noises), expected, atol=1e-4, rtol=0)
+
+    mel, noises = mel.numpy(), iter(noises)
+    std = onnx_inference.standard_deviation(mel, json.loads(config.model_dump_json()), network.hop_length)
+    drawn = lambda shape: std * next(noises).numpy()  # noqa: E731
+    waveform = onnx_inference.sample(onnx_network.session, mel, SCHEDULE.betas, network.hop_length, drawn)
+    torch.testing.assert_close(torch.from_numpy(waveform).float(), expected[0], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("prior, message", [({}, "missing key 'prior.loudest'"), ({"loudest": 1.0, "floor": 0.0}, "prior.floor")])

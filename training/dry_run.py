@@ -14,7 +14,7 @@ GIBIBYTE = 2**30
 
 
 def dry_run(trainer):
-    """Makes a first step to warm up and measures a second one, of the run's beginning and, where it differs, of its end.
+    """Makes a first step to warm up and measures a second one, of each kind that the run has.
 
     Returns:
         list of lines.
@@ -26,14 +26,13 @@ def dry_run(trainer):
     training, data = trainer.config.training, trainer.config.data
     recordings = trainer.examples.recordings
     hours = sum(recordings.n_samples) / trainer.config.mel.sample_rate / 3600
-    n_inference_steps = max(training.n_steps - training.infer_grad.from_step, 0) if training.infer_grad else 0
     batch = next(trainer.batches())
+    measured, forecast = [], 0.0
     with explained_out_of_memory(training):
-        seconds, result = _measured_step(trainer, batch, 0)
-        forecast = seconds * (training.n_steps - n_inference_steps)
-        if n_inference_steps:
-            inference_seconds, _ = _measured_step(trainer, batch, training.infer_grad.from_step)
-            forecast += inference_seconds * n_inference_steps
+        for kind, steps in _kinds_of_step(training).items():
+            seconds, loss = _measured_step(trainer, batch, steps[0])
+            measured.append(f"measured {kind}: {seconds:.3f} s, loss {loss:.4f}")
+            forecast += seconds * len(steps)
     n_parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     segment_seconds = data.segment_frames * trainer.config.mel.hop_length / trainer.config.mel.sample_rate
     steps_per_epoch = len(recordings) / training.batch_size
@@ -44,20 +43,28 @@ def dry_run(trainer):
         f"batch of {training.batch_size} segments of {segment_seconds:.3f} s, {_portions(trainer)} at once in each process",
         f"{steps_per_epoch:.1f} steps per epoch (one segment of each recording), "
         f"{training.n_steps} steps are {training.n_steps / steps_per_epoch:.1f} epochs",
-        f"measured step: {seconds:.3f} s, loss {result.loss:.4f}"
-        + (f"; {inference_seconds:.3f} s from step {training.infer_grad.from_step} on" if n_inference_steps else ""),
+        *measured,
         f"forecast: {timedelta(seconds=round(forecast))} for {training.n_steps} steps, beside validation",
         f"peak memory of a process: {_peak_memory(trainer.device) / GIBIBYTE:.2f} GiB",
     ]
 
 
+def _kinds_of_step(training):
+    """What kinds of step the run has, and which are of which."""
+    kinds = {}
+    for step in range(training.n_steps):
+        inference = training.infer_grad is not None and training.infer_grad.counts_at(step)
+        kinds.setdefault("step with inference" if inference else "step", []).append(step)
+    return kinds
+
+
 def _measured_step(trainer, batch, step):
-    """Seconds and `StepResult` of a step as the run makes it at `step`, after one to warm up."""
-    trainer.step = step
-    trainer.train_step(batch)
-    start = time.perf_counter()
-    result = trainer.train_step(batch)
-    return time.perf_counter() - start, result
+    """Seconds and loss of a step as the run makes it at `step`, after one to warm up."""
+    for _ in range(2):
+        trainer.step = step
+        start = time.perf_counter()
+        result = trainer.train_step(batch)
+    return time.perf_counter() - start, result.loss
 
 
 def _portions(trainer):

@@ -181,7 +181,9 @@ class Trainer:
             the diffusion losses `[B]`, and those of inference `[B]` or None.
         """
         training = self.config.training
-        infer_grad = training.infer_grad if self.inference_loss and self.step >= training.infer_grad.from_step else None
+        infer_grad = training.infer_grad
+        if infer_grad and not infer_grad.counts_at(self.step):
+            infer_grad = None
         portions = list(zip(*(part.split(training.micro_batch_size or len(part)) for part in batch)))
         losses, inference_losses = [], []
         for i, portion in enumerate(portions):
