@@ -30,7 +30,8 @@ def standard_deviation(mel, config, hop_length):
     unit = {"ln": 1.0, "log10": np.log(10), "db": np.log(10) * scale["power"] / 20}[scale["log"]]
     magnitudes = np.exp((mel.astype(np.float64) * scale["std"] + scale["mean"]) * unit / scale["power"])
     energy = np.sqrt((magnitudes**2).sum(0))
-    return np.repeat((energy / config["prior"]["loudest"]).clip(config["prior"]["floor"], 1), hop_length)
+    logarithm = np.log((energy / config["prior"]["loudest"]).clip(config["prior"]["floor"], 1))
+    return np.exp(np.interp(np.arange(n_samples) / hop_length, np.arange(mel.shape[1]), logarithm))
 
 
 def sample(session, mel, betas, hop_length, generator):

@@ -22,7 +22,7 @@ class WaveGrad(nn.Module):
         super().__init__()
         self.prior = prior
         self.hop_length = config.hop_length
-        self.context_frames = self.receptive_field(config)
+        self.context_frames = self.receptive_field(config) + (1 if prior is not None else 0)  # the prior looks one frame ahead
         up_channels, down_channels = config.upsampling_channels, config.downsampling_channels
         interpolation, scale = config.interpolation, config.noise_level_scale
 

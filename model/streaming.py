@@ -34,11 +34,15 @@ def whole_noises(seed, n_steps, n_frames, hop_length):
 
 
 class _Stage:
-    """Diffusion step n: takes frames of y_{n+1}, gives frames of y_n, and keeps those that the next ones depend on."""
+    """Diffusion step n: takes frames of y_{n+1}, gives frames of y_n, and keeps those that the next ones depend on.
 
-    def __init__(self, n, schedule, step, context, hop_length, noise):
+    The first stage, n = N - 1, takes standard normal noise, and gives it the network's prior when the frames around are there.
+    """
+
+    def __init__(self, n, schedule, step, network, noise):
         self.n, self.schedule, self.step = n, schedule, step
-        self.context, self.hop_length, self.noise = context, hop_length, noise
+        self.network, self.context, self.hop_length = network, network.context_frames, network.hop_length
+        self.noise = noise
         self.first = self.done = self.end = 0  # frames: kept from, denoised up to, received up to
         self.mel = self.y = self.previous_y_0 = None
         self.closed = False
@@ -58,23 +62,22 @@ class _Stage:
         """Frames up to which it can denoise now."""
         return self.end if self.closed else max(self.end - self.context, self.done)
 
-    def give(self, y_0, network):
-        """Takes the network's estimate of y_0 for all kept frames, and gives the frames that are now done.
+    def state(self):
+        """y_{n+1} of all kept frames."""
+        is_noise = self.n == len(self.schedule) - 1
+        return standard_deviation(self.network, self.mel) * self.y if is_noise else self.y
 
-        Args:
-            network: whose prior the noise is of.
-
-        Returns:
-            mel, y_n and the estimate of y_0 of those frames.
-        """
+    def give(self, y_0):
+        """Takes the network's estimate of y_0 for all kept frames, and gives mel, y_n and estimate of those that are now done."""
         ready, hop = self.ready(), self.hop_length
         new = slice((self.done - self.first) * hop, (ready - self.first) * hop)
         mel = self.mel[:, self.done - self.first : ready - self.first]
         noise = None
         if self.n > 0:
-            noise = standard_deviation(network, mel) * self.noise.draw(ready - self.done).to(y_0.device)
+            std = standard_deviation(self.network, self.mel).expand(self.y.shape)[new]
+            noise = std * self.noise.draw(ready - self.done).to(y_0.device)
         previous = None if self.previous_y_0 is None else self.previous_y_0[new]
-        y = self.step(self.schedule, self.n, self.y[new], y_0[new], previous, noise)
+        y = self.step(self.schedule, self.n, self.state()[new], y_0[new], previous, noise)
 
         self.done = ready
         drop = max(ready - self.context, 0) - self.first
@@ -101,7 +104,7 @@ class SynthesisStream:
         noises = [FrameNoise(seed, n, hop_length) for n in range(n_steps + 1)]
         self.start_noise = noises[n_steps]
         self.stages = [
-            _Stage(n, schedule, step, network.context_frames, hop_length, noises[n]) for n in reversed(range(n_steps))
+            _Stage(n, schedule, step, network, noises[n]) for n in reversed(range(n_steps))
         ]
 
     @property
@@ -141,7 +144,7 @@ def push_together(streams, mels, lasts):
     """
     network, schedule = streams[0].network, streams[0].schedule
     noises = [stream.start_noise.draw(mel.shape[1]).to(mel.device) for stream, mel in zip(streams, mels)]
-    pieces = [(mel, standard_deviation(network, mel) * noise, None) for mel, noise in zip(mels, noises)]
+    pieces = [(mel, noise, None) for mel, noise in zip(mels, noises)]
     for stages in zip(*(stream.stages for stream in streams)):
         for stage, piece, last in zip(stages, pieces, lasts):
             stage.receive(*piece, last)
@@ -151,9 +154,9 @@ def push_together(streams, mels, lasts):
             if stage.ready() > stage.done:
                 by_length[stage.mel.shape[1]].append(i)
         for group in by_length.values():
-            y, mel = (torch.stack([getattr(stages[i], key) for i in group]) for key in ("y", "mel"))
+            y, mel = torch.stack([stages[i].state() for i in group]), torch.stack([stages[i].mel for i in group])
             for i, y_0 in zip(group, predict_y_0(network, y, mel, schedule, stages[0].n)):
-                pieces[i] = stages[i].give(y_0, network)
+                pieces[i] = stages[i].give(y_0)
     return [y for _, y, _ in pieces]
 
 

@@ -39,7 +39,7 @@ class InferenceLoss:
             network: called as `network(y_n, mel, noise_level)`.
             mel: log-mel spectrogram, `[B, n_mels, frames]`.
             noises: standard normal, `[B, N, T]` for a schedule of N steps.
-            std: their standard deviation under the network's prior, `[B, T]`; 1.0 without one.
+            std: their standard deviation under the network's prior, `[B, T]`; 1 without one.
 
         Returns:
             waveform, `[B, T]`.
