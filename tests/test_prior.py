@@ -124,12 +124,23 @@ def test_goes_with_the_checkpoint(tmp_path, tiny_config):
         read_checkpoint(path, tiny_config)
 
 
-@pytest.mark.parametrize("scale", [{}, {"log": "ln", "mean": -5.0, "std": 3.0}, {"log": "db", "power": 2.0}])
-def test_goes_with_an_export(tmp_path, scale):
-    """onnxruntime, and NumPy alone, come to what PyTorch comes to from the same noise."""
+def with_prior_on_scale(scale):
     values = tiny_config_values()
     values["mel"] |= scale
-    config = config_of(values | {"prior": {"loudest": 2.0, "floor": 0.1}})
+    return config_of(values | {"prior": {"loudest": 2.0, "floor": 0.1}})
+
+
+@pytest.mark.parametrize("scale", [{}, {"log": "ln", "mean": -5.0, "std": 3.0}, {"log": "db", "power": 2.0}])
+def test_is_the_same_in_numpy(scale):
+    config = with_prior_on_scale(scale)
+    mel, hop_length = mel_of_energies(config, [0.3, 1.0, 0.05, 4.0, 0.7]), config.mel.hop_length
+    std = onnx_inference.standard_deviation(mel.numpy(), json.loads(config.model_dump_json()), hop_length)
+    torch.testing.assert_close(torch.from_numpy(std).float(), make_prior(config)(mel))
+
+
+def test_goes_with_an_export(tmp_path):
+    """onnxruntime, and NumPy alone, come to what PyTorch comes to from the same noise."""
+    config = with_prior_on_scale({"log": "ln", "mean": -5.0, "std": 3.0})
     network, path = new_network(config), tmp_path / "a.onnx"
     export(network, config, path)
     onnx_network = OnnxNetwork(path)
@@ -140,10 +151,10 @@ def test_goes_with_an_export(tmp_path, scale):
     expected = SAMPLERS["ancestral"](network, mel[None], SCHEDULE, noises=noises)
     torch.testing.assert_close(SAMPLERS["ancestral"](onnx_network, mel[None], SCHEDULE, noises=noises), expected, atol=1e-4, rtol=0)
 
-    mel, noises = mel.numpy(), iter(noises)
-    std = onnx_inference.standard_deviation(mel, json.loads(config.model_dump_json()), network.hop_length)
-    drawn = lambda shape: std * next(noises).numpy()  # noqa: E731
-    waveform = onnx_inference.sample(onnx_network.session, mel, SCHEDULE.betas, network.hop_length, drawn)
+    std, drawn = make_prior(config)(mel).numpy(), iter(noises)
+    waveform = onnx_inference.sample(
+        onnx_network.session, mel.numpy(), SCHEDULE.betas, network.hop_length, lambda shape: std * next(drawn).numpy()
+    )
     torch.testing.assert_close(torch.from_numpy(waveform).float(), expected[0], atol=1e-4, rtol=0)
 
 
