@@ -2,6 +2,7 @@
 
 import contextlib
 import platform
+import warnings
 from typing import NamedTuple, Optional
 
 import torch
@@ -79,9 +80,11 @@ class Trainer:
         self.parallel_network = self.network
         if self.world_size > 1:
             # The buffers are constants; sent out at each call, they would spoil the gradients of several calls in a step.
-            self.parallel_network = DistributedDataParallel(
-                self.network, gradient_as_bucket_view=True, broadcast_buffers=False
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # new versions have another name for it, old ones only this
+                self.parallel_network = DistributedDataParallel(
+                    self.network, gradient_as_bucket_view=True, broadcast_buffers=False
+                )
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=training.learning_rate, fused=True)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(training))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
