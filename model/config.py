@@ -214,9 +214,9 @@ class TrainingConfig(_Section):
         on_failed_save: what to do when a checkpoint cannot be written (a full disk, say).
         skip_limit: updates with a non-finite loss or gradient are skipped; so many in a row are a divergence.
         explosion_factor: a median loss so many times its lowest value is a divergence.
-        infer_grad: left out for WaveGrad's own objective.
         max_rollbacks: after a divergence, training goes on from the last good checkpoint with half the learning rate; it
             gives up at the next divergence after so many times.
+        infer_grad: left out for WaveGrad's own objective.
     """
 
     batch_size: PositiveInt

@@ -67,8 +67,8 @@ class _Stage:
         is_noise = self.n == len(self.schedule) - 1
         return standard_deviation(self.network, self.mel) * self.y if is_noise else self.y
 
-    def give(self, y_0):
-        """Takes the network's estimate of y_0 for all kept frames, and gives mel, y_n and estimate of those that are now done."""
+    def give(self, y, y_0):
+        """Takes `state()` and the network's estimate of y_0 in it, and gives mel, y_n and estimate of the frames that are now done."""
         ready, hop = self.ready(), self.hop_length
         new = slice((self.done - self.first) * hop, (ready - self.first) * hop)
         mel = self.mel[:, self.done - self.first : ready - self.first]
@@ -77,7 +77,7 @@ class _Stage:
             std = standard_deviation(self.network, self.mel).expand(self.y.shape)[new]
             noise = std * self.noise.draw(ready - self.done).to(y_0.device)
         previous = None if self.previous_y_0 is None else self.previous_y_0[new]
-        y = self.step(self.schedule, self.n, self.state()[new], y_0[new], previous, noise)
+        y = self.step(self.schedule, self.n, y[new], y_0[new], previous, noise)
 
         self.done = ready
         drop = max(ready - self.context, 0) - self.first
@@ -155,8 +155,8 @@ def push_together(streams, mels, lasts):
                 by_length[stage.mel.shape[1]].append(i)
         for group in by_length.values():
             y, mel = torch.stack([stages[i].state() for i in group]), torch.stack([stages[i].mel for i in group])
-            for i, y_0 in zip(group, predict_y_0(network, y, mel, schedule, stages[0].n)):
-                pieces[i] = stages[i].give(y_0)
+            for i, *given in zip(group, y, predict_y_0(network, y, mel, schedule, stages[0].n)):
+                pieces[i] = stages[i].give(*given)
     return [y for _, y, _ in pieces]
 
 

@@ -12,7 +12,7 @@ from model.diffusion import add_noise, diffusion_loss
 from model.errors import InputError
 from model.export import TOLERANCE, OnnxNetwork, export, largest_difference
 from model.mel import compress
-from model.network import WaveGrad
+from model.network import new_network
 from model.noise_schedule import NoiseSchedule
 from model.prior import make_prior, standard_deviation
 from model.sampler import SAMPLERS
@@ -23,13 +23,15 @@ from training.trainer import Trainer
 SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
 
 
-def with_prior(loudest=2.0, floor=0.1):
-    return config_of(tiny_config_values() | {"prior": {"loudest": loudest, "floor": floor}})
+def with_prior(loudest=2.0, floor=0.1, **mel_changes):
+    values = tiny_config_values()
+    values["mel"] |= mel_changes
+    return config_of(values | {"prior": {"loudest": loudest, "floor": floor}})
 
 
-def new_network(config):
+def seeded_network(config):
     torch.manual_seed(0)
-    return WaveGrad(config.network, config.mel.n_mels, make_prior(config)).eval()
+    return new_network(config).eval()
 
 
 def mel_of_energies(config, energies):
@@ -40,9 +42,7 @@ def mel_of_energies(config, energies):
 
 @pytest.mark.parametrize("scale", [{}, {"power": 2.0}, {"log": "ln", "mean": -5.0, "std": 3.0}, {"log": "db", "power": 2.0}])
 def test_is_the_energy_of_a_frame_between_floor_and_one(scale):
-    values = tiny_config_values()
-    values["mel"] |= scale | {"clamp_min": 1e-12}
-    config = config_of(values | {"prior": {"loudest": 2.0, "floor": 0.1}})
+    config = with_prior(**scale, clamp_min=1e-12)
     std = make_prior(config)(mel_of_energies(config, [1e-3, 0.5, 1.0, 2.0, 7.0]))
     hop = config.mel.hop_length
     torch.testing.assert_close(std[::hop], torch.tensor([0.1, 0.25, 0.5, 1.0, 1.0]), atol=1e-4, rtol=0)
@@ -57,7 +57,7 @@ def test_there_is_none_unless_asked_for(tiny_config, tiny_network):
 
 def test_noise_of_unit_variance_is_wavegrad(tiny_config, tiny_network):
     config = with_prior(floor=1.0)
-    network = new_network(config)
+    network = seeded_network(config)
     network.load_state_dict(tiny_network.state_dict())
     mel, waveform = torch.randn(2, 20, 6), torch.randn(2, 240)
     arguments = waveform, mel, torch.tensor([0.9, 0.2]), torch.randn(2, 240)
@@ -88,7 +88,7 @@ def test_loss_is_in_units_of_the_standard_deviation():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_sampling_starts_from_it(name):
     config = with_prior()
-    network, mel = new_network(config), mel_of_energies(config, [0.3, 1.0, 4.0])[None]
+    network, mel = seeded_network(config), mel_of_energies(config, [0.3, 1.0, 4.0])[None]
     states, noises = [], [torch.randn(1, 120) for _ in range(3)]
     SAMPLERS[name](network, mel, SCHEDULE, noises=noises, callback=lambda n, y: states.append(y))
     torch.testing.assert_close(states[0], make_prior(config)(mel) * noises[0])
@@ -96,12 +96,12 @@ def test_sampling_starts_from_it(name):
 
 def test_pieces_give_the_whole():
     config = with_prior()
-    network, mel = new_network(config), torch.randn(20, 50) - 1
+    network, mel = seeded_network(config), torch.randn(20, 50) - 1
     noises = whole_noises(0, len(SCHEDULE), 50, network.hop_length)
     at_once = SAMPLERS["sde-dpm-solver"](network, mel[None], SCHEDULE, noises=noises)[0]
     pieces = synthesize_stream(network, SCHEDULE, mel.split(7, dim=1))
     torch.testing.assert_close(torch.cat(list(pieces)), at_once, atol=1e-4, rtol=0)
-    without = new_network(config_of(tiny_config_values()))
+    without = seeded_network(config_of(tiny_config_values()))
     assert not torch.allclose(torch.cat(list(synthesize_stream(without, SCHEDULE, [mel]))), at_once, atol=1e-2)
 
 
@@ -117,22 +117,16 @@ def test_training_heeds_it(tmp_path, write_recording):
 
 def test_goes_with_the_checkpoint(tmp_path, tiny_config):
     config, path = with_prior(), tmp_path / "a.safetensors"
-    save_weights(new_network(config), config, path)
+    save_weights(seeded_network(config), config, path)
     network, found = load_network(path)
     assert found.prior == config.prior and network.prior.config == config.prior
     with pytest.raises(InputError, match=r"a\.safetensors: prior is .*loudest=2\.0.*wanted by the configuration: None"):
         read_checkpoint(path, tiny_config)
 
 
-def with_prior_on_scale(scale):
-    values = tiny_config_values()
-    values["mel"] |= scale
-    return config_of(values | {"prior": {"loudest": 2.0, "floor": 0.1}})
-
-
 @pytest.mark.parametrize("scale", [{}, {"log": "ln", "mean": -5.0, "std": 3.0}, {"log": "db", "power": 2.0}])
 def test_is_the_same_in_numpy(scale):
-    config = with_prior_on_scale(scale)
+    config = with_prior(**scale)
     mel, hop_length = mel_of_energies(config, [0.3, 1.0, 0.05, 4.0, 0.7]), config.mel.hop_length
     std = onnx_inference.standard_deviation(mel.numpy(), json.loads(config.model_dump_json()), hop_length)
     torch.testing.assert_close(torch.from_numpy(std).float(), make_prior(config)(mel))
@@ -140,8 +134,8 @@ def test_is_the_same_in_numpy(scale):
 
 def test_goes_with_an_export(tmp_path):
     """onnxruntime, and NumPy alone, come to what PyTorch comes to from the same noise."""
-    config = with_prior_on_scale({"log": "ln", "mean": -5.0, "std": 3.0})
-    network, path = new_network(config), tmp_path / "a.onnx"
+    config = with_prior(log="ln", mean=-5.0, std=3.0)
+    network, path = seeded_network(config), tmp_path / "a.onnx"
     export(network, config, path)
     onnx_network = OnnxNetwork(path)
     assert largest_difference(network, onnx_network, config) < TOLERANCE

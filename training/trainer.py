@@ -132,21 +132,21 @@ class Trainer:
 
     def losses(self, network, batch):
         """`[B]` losses of a batch of `DiffusionExamples`."""
-        segment, noise, noise_level, _ = self._on_device(batch)
+        segment, noise, noise_level = self._on_device(batch[:3])
         y_0, mel, std = self._given(segment)
         with self.autocast():
             return diffusion_loss(network, y_0, mel, noise_level, noise, std)
 
     def inference_losses(self, network, batch):
         """`[B]` losses of what inference makes of a batch."""
-        segment, _, _, noises = self._on_device(batch)
+        segment, noises = self._on_device((batch[0], batch[3]))
         y_0, mel, std = self._given(segment)
         with self.autocast():
             generated = self.inference_loss.generate(network, mel, noises, std)
         return self.inference_loss(y_0, generated)
 
-    def _on_device(self, batch):
-        return [tensor.to(self.device, non_blocking=True) for tensor in batch]
+    def _on_device(self, tensors):
+        return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
 
     def _given(self, segment):
         """Waveform `[B, T]`, mel and standard deviation of the noise, of segments with their context."""
