@@ -8,17 +8,15 @@ from pathlib import Path
 
 from model.config import load_config
 from model.errors import run_command
-from model.noise_schedule import NoiseSchedule
 from training import processes
 from training.dry_run import dry_run, explained_out_of_memory
 from training.loop import Loop
 from training.monitor import Monitor
+from training.previews import PreviewSampling
 from training.run_folder import RunFolder
 from training.same_run import changes
 from training.stop_signal import StopSignal
 from training.trainer import Trainer, versions
-
-PREVIEW_SCHEDULE = Path(__file__).parent / "schedules" / "wg-6.json"
 
 
 def train(config, config_folder, logdir):
@@ -35,15 +33,15 @@ def train(config, config_folder, logdir):
             if state is not None:
                 trainer.load_state_dict(state)
                 lines.append(f"going on from {checkpoint}")
-            preview_schedule = NoiseSchedule.load(PREVIEW_SCHEDULE)
-            monitor = Monitor(logdir, trainer, preview_schedule, enabled=trainer.rank == 0)
+            preview_sampling = PreviewSampling.of(trainer)
+            monitor = Monitor(logdir, trainer, preview_sampling.schedule, enabled=trainer.rank == 0)
             for line in lines:
                 monitor.say(line)
             if trainer.step >= config.training.n_steps:
                 monitor.say(f"nothing to do: training.n_steps is {config.training.n_steps}, and so many were done")
             try:
                 with explained_out_of_memory(config.training):
-                    return Loop(trainer, folder, monitor, stop_signal, preview_schedule).run()
+                    return Loop(trainer, folder, monitor, stop_signal, preview_sampling).run()
             finally:
                 monitor.close()
         finally:

@@ -210,7 +210,7 @@ class TrainingConfig(_Section):
         log_every, validate_every, save_every: steps between.
         keep_checkpoints: how many of the last checkpoints are kept; beside them the best by validation loss is, and one
             every `milestone_every` steps, if given.
-        n_previews: validation recordings that are resynthesised at every validation.
+        n_previews: validation recordings that are resynthesised at every validation, in six steps or as `infer_grad` trains it.
         on_failed_save: what to do when a checkpoint cannot be written (a full disk, say).
         skip_limit: updates with a non-finite loss or gradient are skipped; so many in a row are a divergence.
         explosion_factor: a median loss so many times its lowest value is a divergence.

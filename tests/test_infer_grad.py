@@ -7,6 +7,7 @@ from training_fixtures import one_thread, run, same, train_to_end, weights_of, w
 from model.config import load_config
 from model.errors import InputError
 from model.sampler import SAMPLERS
+from training.previews import PreviewSampling, make_previews
 from training.trainer import Trainer
 
 SCHEDULE = '{"betas": [0.001, 0.05, 0.6]}'
@@ -42,6 +43,17 @@ def test_generates_what_inference_does(tmp_path):
     schedule = trainer.inference_loss.schedule
     sampled = SAMPLERS["sde-dpm-solver"](trainer.network, mel, schedule, noises=noises.unbind(1))
     assert torch.equal(generated, sampled) and len(schedule) == 3
+
+
+def test_previews_are_sampled_as_it_trains(tmp_path):
+    """Fails if what one sees of a run is not what InferGrad improves."""
+    trainer = new_trainer(write_infer_grad_run(tmp_path))
+    torch.nn.init.normal_(trainer.ema.module.output_conv.weight)
+    sampling = PreviewSampling.of(trainer)
+    [preview] = make_previews(trainer, sampling, 1)
+    sample, generator = SAMPLERS["sde-dpm-solver"], torch.Generator().manual_seed(0)
+    assert torch.equal(preview.result, sample(trainer.ema.module, preview.recording_mel[None], sampling.schedule, generator)[0])
+    assert sampling.schedule is trainer.inference_loss.schedule
 
 
 def test_gradients_pass_through_all_steps(tmp_path):

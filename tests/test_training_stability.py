@@ -10,11 +10,9 @@ import torch
 from training_fixtures import SAMPLE_RATE, one_thread, same, speech_like, write_corpus, write_run
 
 from model.config import load_config
-from model.noise_schedule import NoiseSchedule
-from train import PREVIEW_SCHEDULE
 from training.loop import Loop
 from training.monitor import Monitor
-from training.previews import make_previews, mean_figures
+from training.previews import PreviewSampling, make_previews, mean_figures
 from training.run_folder import RunFolder
 from training.stability import LOSS_OF_SILENCE, WINDOW, StabilityGuard
 from training.stop_signal import StopSignal
@@ -45,7 +43,7 @@ def test_difficult_recordings_train(tmp_path, audio, precision):
         result = trainer.train_step(batch)
         assert result.updated and math.isfinite(result.loss) and math.isfinite(result.gradient_norm)
     assert math.isfinite(trainer.evaluate()[0])
-    previews = make_previews(trainer, NoiseSchedule.load(PREVIEW_SCHEDULE), 1)
+    previews = make_previews(trainer, PreviewSampling.of(trainer), 1)
     assert torch.isfinite(previews[0].result).all() and torch.isfinite(previews[0].result_mel).all()
     assert all(math.isfinite(value) for value in mean_figures(previews).values())
 
@@ -142,11 +140,11 @@ def run_breaking(config_path, logdir, broken_at, capsys):
     """Runs a `Breaking` trainer to its end; returns exit status, trainer and output."""
     trainer = Breaking(load_config(config_path), config_path.parent)
     trainer.broken_at = broken_at
-    schedule = NoiseSchedule.load(PREVIEW_SCHEDULE)
+    sampling = PreviewSampling.of(trainer)
     folder = RunFolder(logdir, trainer.config.training.keep_checkpoints)
     folder.open()
     with StopSignal() as stop_signal:
-        status = Loop(trainer, folder, Monitor(logdir, trainer, schedule), stop_signal, schedule).run()
+        status = Loop(trainer, folder, Monitor(logdir, trainer, sampling.schedule), stop_signal, sampling).run()
     folder.close()
     return status, trainer, capsys.readouterr().out
 

@@ -16,15 +16,15 @@ class Loop:
         folder: an open `RunFolder`; only the first process uses it.
         monitor: a `Monitor`.
         stop_signal: an entered `StopSignal`.
-        preview_schedule: the noise schedule of the previews.
+        preview_sampling: a `PreviewSampling`.
     """
 
-    def __init__(self, trainer, folder, monitor, stop_signal, preview_schedule):
+    def __init__(self, trainer, folder, monitor, stop_signal, preview_sampling):
         self.trainer = trainer
         self.folder = folder
         self.monitor = monitor
         self.stop_signal = stop_signal
-        self.preview_schedule = preview_schedule
+        self.preview_sampling = preview_sampling
 
     def run(self):
         """Trains to the end and returns an exit status: 0, also when stopped by a signal, or 1 after giving up.
@@ -73,7 +73,7 @@ class Loop:
     def _validate(self):
         trainer, training = self.trainer, self.trainer.config.training
         loss, bands = trainer.evaluate()
-        previews = make_previews(trainer, self.preview_schedule, training.n_previews)
+        previews = make_previews(trainer, self.preview_sampling, training.n_previews)
         self.monitor.log_validation(trainer.step, loss, bands, previews, trainer.config.mel.sample_rate)
         if trainer.best_validation_loss is None or loss < trainer.best_validation_loss:
             trainer.best_validation_loss = loss

@@ -2,16 +2,33 @@
 
 import math
 import time
-from typing import NamedTuple
+from pathlib import Path
+from typing import Callable, NamedTuple
 
 import torch
 
 from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
-from model.sampler import ancestral_sample
+from model.noise_schedule import NoiseSchedule
+from model.sampler import ancestral_step, sample_with
 from training import processes
 
+DEFAULT_SCHEDULE = Path(__file__).parent.parent / "schedules" / "wg-6.json"
 LONGEST = 10.0  # seconds of a recording that are resynthesised
 SHORTEST_JUDGED = 0.5  # seconds; STOI compares stretches of 0.384 s, and PESQ refuses less than 0.25 s
+
+
+class PreviewSampling(NamedTuple):
+    """What previews are sampled with: a `NoiseSchedule` and a step of `model.sampler.STEPS`."""
+
+    schedule: NoiseSchedule
+    step: Callable
+
+    @classmethod
+    def of(cls, trainer):
+        """What InferGrad trains for, where it does, so that one sees it in the figures; else six steps of algorithm 2."""
+        if trainer.inference_loss:
+            return cls(trainer.inference_loss.schedule, trainer.inference_loss.step)
+        return cls(NoiseSchedule.load(DEFAULT_SCHEDULE), ancestral_step)
 
 
 class Preview(NamedTuple):
@@ -26,15 +43,18 @@ class Preview(NamedTuple):
 
 
 @torch.no_grad()
-def make_previews(trainer, schedule, count):
+def make_previews(trainer, sampling, count):
     """Resynthesises the first `count` validation recordings, shared among the processes, from the same noise every time.
+
+    Args:
+        sampling: a `PreviewSampling`.
 
     Returns:
         list of `Preview`, on every process.
     """
     recordings = trainer.validation_examples.recordings
     mine = range(trainer.rank, min(count, len(recordings)), trainer.world_size)
-    parts = processes.collect([_preview(trainer, schedule, index) for index in mine])
+    parts = processes.collect([_preview(trainer, sampling, index) for index in mine])
     return sorted((preview for part in parts for preview in part), key=lambda preview: preview.index)
 
 
@@ -48,7 +68,7 @@ def mean_figures(previews):
     return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
 
 
-def _preview(trainer, schedule, index):
+def _preview(trainer, sampling, index):
     sample_rate, hop_length = trainer.config.mel.sample_rate, trainer.config.mel.hop_length
     longest = int(LONGEST * sample_rate) // hop_length * hop_length
     recording = trainer.validation_examples.recordings[index][:longest]
@@ -58,7 +78,8 @@ def _preview(trainer, schedule, index):
     with trainer.autocast():
         network(recording[None].to(trainer.device), mel[None], noise_level)  # warms up
         start = _now(trainer.device)
-        result = ancestral_sample(network, mel[None], schedule, torch.Generator().manual_seed(index))[0].float()
+        generator = torch.Generator().manual_seed(index)
+        result = sample_with(sampling.step, network, mel[None], sampling.schedule, generator)[0].float()
         seconds = _now(trainer.device) - start
     result_mel = trainer.mel(result)
     recording, result, mel, result_mel = (x.cpu() for x in (recording, result, mel, result_mel))
