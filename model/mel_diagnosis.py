@@ -146,7 +146,7 @@ def _other_definitions(config):
     """Yields (definition, what is different about it, what the model has instead), lists of words."""
     scaled = (config.mean, config.std) != (0.0, 1.0) or config.clip is not None
     plain, in_01 = {"mean": 0.0, "std": 1.0, "clip": None}, {"log": "db", "mean": -80.0, "std": 100.0, "clip": (0.0, 1.0)}
-    own_scale = f"normalised by ({LOG_NAMES[config.log]} - {config.mean:g}) / {config.std:g}"
+    own_scale = f"normalised by ({LOG_NAMES[config.log]} {'+' if config.mean < 0 else '-'} {abs(config.mean):g}) / {config.std:g}"
     scales = [({}, None)] + ([(plain, "not normalised")] if scaled else []) + [(in_01, "decibels scaled to [0, 1]")]
     for log, power, norm, (scale, scale_name) in itertools.product(LOG_NAMES, (1.0, 2.0), (None, "slaney"), scales):
         if scale is in_01 and log != "db":
