@@ -4,10 +4,10 @@ The diffusion loss alone asks for a good prediction at each noise level, whereve
 good waveform at the end of the very steps that inference takes, with gradients through all of them.
 """
 
-from metrics import STFT_RESOLUTIONS, multi_resolution_stft_distance
 from model.errors import InputError
 from model.noise_schedule import NoiseSchedule
 from model.sampler import find_step, reverse_process
+from training.spectral_distance import SpectralDistance
 
 
 class InferenceLoss:
@@ -17,13 +17,15 @@ class InferenceLoss:
         config: a `model.config.InferGradConfig`.
         folder: folder that its noise schedule is relative to.
         segment_samples: length of the training segments.
+        sample_rate: in Hz.
+        device: where the waveforms are.
 
     Raises:
         OSError, InputError: the schedule cannot be used, there is no such sampler, or the segments are too short.
     """
 
-    def __init__(self, config, folder, segment_samples):
-        longest = max(n_fft // 2 for n_fft, _, _ in STFT_RESOLUTIONS)  # that is reflected at the ends
+    def __init__(self, config, folder, segment_samples, sample_rate, device):
+        longest = SpectralDistance.longest_reflection
         if segment_samples <= longest:
             raise InputError(
                 f"data.segment_frames makes segments of {segment_samples} samples "
@@ -31,6 +33,7 @@ class InferenceLoss:
             )
         self.schedule = NoiseSchedule.load(folder / config.noise_schedule)
         self.step = find_step(config.sampler)
+        self.distance = SpectralDistance(sample_rate).to(device)
 
     def generate(self, network, mel, noises, std):
         """What inference makes of noise, with gradients.
@@ -48,4 +51,4 @@ class InferenceLoss:
 
     def __call__(self, y_0, generated):
         """`[B, T]` and `[B, T]` -> `[B]`."""
-        return multi_resolution_stft_distance(y_0, generated)
+        return self.distance(y_0, generated)

@@ -67,7 +67,9 @@ class Trainer:
         self.inference_loss = None
         if training.infer_grad:
             segment_samples = config.data.segment_frames * config.mel.hop_length
-            self.inference_loss = InferenceLoss(training.infer_grad, folder, segment_samples)
+            self.inference_loss = InferenceLoss(
+                training.infer_grad, folder, segment_samples, config.mel.sample_rate, self.device
+            )
         self.examples = self._examples(folder / config.data.train_filelist, training.seed)
         self.validation_examples = self._examples(folder / config.data.validation_filelist, 0)
 
