@@ -160,7 +160,9 @@ def main(argv=None):
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     parser.add_argument("--batch_size", type=int, default=1, help="files that are vocoded together")
-    parser.add_argument("--sampler", default=DEFAULT_SAMPLER, help=f"one of {', '.join(STEPS)} (default: %(default)s)")
+    parser.add_argument(
+        "--sampler", help=f"one of {', '.join(STEPS)} (default: what the schedule was made for, or {DEFAULT_SAMPLER})"
+    )
     parser.add_argument("--mix_to_mono", action="store_true", help="average the channels of recordings that have several")
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="precision (default: the device's fastest)")
     parser.add_argument("--chunk_frames", type=int, default=400, help="mel frames at once; bounds the memory")

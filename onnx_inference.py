@@ -12,6 +12,10 @@ import wave
 import numpy as np
 import onnxruntime
 
+# Order and share of ancestral sampling's noise.
+SAMPLERS = {"ancestral": (1, 1.0), "ddim": (1, 0.0), "dpm-solver": (2, 0.0), "sde-dpm-solver": (2, 1.0)}
+DEFAULT_SAMPLER = "sde-dpm-solver"
+
 
 def standard_deviation(mel, config, hop_length):
     """Of the noise under the network's prior: 1 in WaveGrad, the energy-based one of PriorGrad where `config` has it.
@@ -34,34 +38,40 @@ def standard_deviation(mel, config, hop_length):
     return np.exp(np.interp(np.arange(n_samples) / hop_length, np.arange(mel.shape[1]), logarithm))
 
 
-def sample(session, mel, betas, hop_length, generator):
-    """Ancestral sampling (WaveGrad, algorithm 2), each prediction of the waveform kept within [-1, 1].
+def sample(session, mel, betas, hop_length, generator, order=1, eta=1.0):
+    """Ancestral sampling (WaveGrad, algorithm 2) or another of `SAMPLERS`, each prediction of the waveform kept within [-1, 1].
 
     Args:
         session: the network, an `onnxruntime.InferenceSession`.
         mel: `[n_mels, frames]`.
         betas: noise schedule, first = last denoising step.
         generator: source of the noise, called as `generator(shape)`.
+        order, eta: of the sampler: 2 is DPM-Solver++(2M) (Lu et al., 2022, algorithm 2); 1 the noise of ancestral sampling, 0 none.
 
     Returns:
         `[frames * hop_length]`, within [-1, 1].
     """
     betas = np.asarray(betas, np.float64)
     alphas_cumprod = np.cumprod(1 - betas)
-    mel = mel[None].astype(np.float32)
+    log_snr = np.log(alphas_cumprod / (1 - alphas_cumprod))
+    mel, previous_y_0 = mel[None].astype(np.float32), None
     y = generator((1, mel.shape[2] * hop_length))
     for n in reversed(range(len(betas))):
-        previous = alphas_cumprod[n - 1] if n > 0 else 1.0
         inputs = {"y_n": y.astype(np.float32), "mel": mel, "noise_level": np.sqrt(alphas_cumprod[n : n + 1])}
         predicted_noise = session.run(None, inputs)[0]
         y_0 = (y - np.sqrt(1 - alphas_cumprod[n]) * predicted_noise) / np.sqrt(alphas_cumprod[n])
-        # Mean and variance of q(y_{n-1} | y_n, y_0) (Ho et al., 2020, equation 7).
-        y_0_weight = np.sqrt(previous) * betas[n] / (1 - alphas_cumprod[n])
-        y_n_weight = np.sqrt(1 - betas[n]) * (1 - previous) / (1 - alphas_cumprod[n])
-        y = y_0_weight * y_0.clip(-1, 1) + y_n_weight * y
-        if n > 0:
-            y = y + np.sqrt((1 - previous) / (1 - alphas_cumprod[n]) * betas[n]) * generator(y.shape)
-    return y[0]
+        y_0 = clipped = y_0.clip(-1, 1)
+        if n == 0:
+            return y_0[0]
+        if order == 2 and previous_y_0 is not None:
+            ratio = (log_snr[n - 1] - log_snr[n]) / (log_snr[n] - log_snr[n + 1])
+            y_0 = y_0 + ratio / 2 * (y_0 - previous_y_0)
+        # DDIM (Song et al., 2021, equations 12 and 16), which is ancestral sampling where eta is 1.
+        previous = alphas_cumprod[n - 1]
+        variance = eta**2 * (1 - previous) / (1 - alphas_cumprod[n]) * betas[n]
+        noise = (y - np.sqrt(alphas_cumprod[n]) * y_0) / np.sqrt(1 - alphas_cumprod[n])
+        y = np.sqrt(previous) * y_0 + np.sqrt(1 - previous - variance) * noise
+        y, previous_y_0 = y + np.sqrt(variance) * generator(y.shape), clipped
 
 
 def write_wav(path, waveform, sample_rate):
@@ -76,7 +86,7 @@ def write_wav(path, waveform, sample_rate):
 
 
 def read_inputs(arguments):
-    """The session, its metadata, the betas and the mel `[n_mels, frames]`; a ValueError says what cannot be used."""
+    """The session, its metadata, the betas, the sampler and the mel `[n_mels, frames]`; a ValueError says what cannot be used."""
     try:
         session = onnxruntime.InferenceSession(arguments.network, providers=["CPUExecutionProvider"])
         metadata = session.get_modelmeta().custom_metadata_map
@@ -85,9 +95,11 @@ def read_inputs(arguments):
         raise ValueError(f"{arguments.network}: not a network written by model.export ({type(error).__name__})") from None
     try:
         with open(arguments.schedule, encoding="utf-8") as file:
-            betas = np.array(json.load(file)["betas"], np.float64)
+            schedule = json.load(file)
+        betas = np.array(schedule["betas"], np.float64)
+        sampler = SAMPLERS[arguments.sampler or schedule.get("sampler", DEFAULT_SAMPLER)]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{arguments.schedule}: not a noise schedule (wanted: JSON with the key 'betas')") from None
+        raise ValueError(f"{arguments.schedule}: not a noise schedule (wanted: JSON with the key 'betas', and one of {', '.join(SAMPLERS)} if with 'sampler')") from None
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
         raise ValueError(f"{arguments.schedule}: betas must be a list of numbers inside (0, 1)")
     try:
@@ -97,7 +109,7 @@ def read_inputs(arguments):
     mel = mel[0] if mel.ndim == 3 and len(mel) == 1 else mel
     if mel.ndim != 2 or mel.shape[0] != n_mels or mel.shape[1] == 0 or not np.isfinite(mel).all():
         raise ValueError(f"{arguments.mel}: shape {list(mel.shape)} (wanted: [{n_mels}, frames], finite)")
-    return session, metadata, betas, mel
+    return session, metadata, betas, sampler, mel
 
 
 def main():
@@ -106,14 +118,15 @@ def main():
     parser.add_argument("schedule", help="noise schedule, .json")
     parser.add_argument("mel", help=".npy file, [n_mels, frames]")
     parser.add_argument("output", help=".wav file to write")
+    parser.add_argument("--sampler", choices=SAMPLERS, help=f"(default: what the schedule was made for, or {DEFAULT_SAMPLER})")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     arguments = parser.parse_args()
     try:
-        session, metadata, betas, mel = read_inputs(arguments)
+        session, metadata, betas, sampler, mel = read_inputs(arguments)
         generator = np.random.default_rng(arguments.seed).standard_normal
         hop_length = int(metadata["hop_length"])
         std = standard_deviation(mel, json.loads(metadata["config"]), hop_length)
-        waveform = sample(session, mel, betas, hop_length, lambda shape: std * generator(shape))
+        waveform = sample(session, mel, betas, hop_length, lambda shape: std * generator(shape), *sampler)
         write_wav(arguments.output, waveform, int(metadata["sample_rate"]))
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -10,7 +10,7 @@ from model.errors import InputError
 from model.mel import LogMelSpectrogram
 from model.mel_diagnosis import diagnose
 from model.noise_schedule import NoiseSchedule
-from model.sampler import DEFAULT_SAMPLER, find_step
+from model.sampler import find_step, sampler_of
 from model.streaming import SynthesisStream, push_together
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -58,7 +58,7 @@ class Vocoder:
         device: where to compute.
         dtype: what to compute in; None is the device's fastest.
         chunk_frames: mel frames that are vocoded at once. Memory grows with it, the result does not depend on it.
-        sampler: a name that `model.sampler.find_step` knows.
+        sampler: a name that `model.sampler.find_step` knows; None is the one that the schedule was made for.
         mel_statistics: `MelStatistics` of the network's training, if the checkpoint has them.
         compile: whether to compile the network; see `compiled`.
 
@@ -67,7 +67,7 @@ class Vocoder:
     """
 
     def __init__(
-        self, network, mel_config, schedule, device="cpu", dtype=None, chunk_frames=400, sampler=DEFAULT_SAMPLER,
+        self, network, mel_config, schedule, device="cpu", dtype=None, chunk_frames=400, sampler=None,
         mel_statistics=None, compile=False,
     ):
         self.device = torch.device(device)
@@ -78,7 +78,7 @@ class Vocoder:
         self.mel = LogMelSpectrogram(mel_config)
         self.schedule = schedule
         self.chunk_frames = chunk_frames
-        self.step = find_step(sampler)
+        self.step = find_step(sampler_of(schedule, sampler))
         self.mel_statistics = mel_statistics
 
     @classmethod

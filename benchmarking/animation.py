@@ -16,7 +16,7 @@ from model.checkpoint import load_network, save_atomically  # noqa: E402
 from model.errors import InputError  # noqa: E402
 from model.mel import LogMelSpectrogram  # noqa: E402
 from model.noise_schedule import NoiseSchedule  # noqa: E402
-from model.sampler import DEFAULT_SAMPLER, SAMPLERS, find_sampler  # noqa: E402
+from model.sampler import SAMPLERS, find_sampler, sampler_of  # noqa: E402
 
 MOST_FRAMES = 50  # of a schedule with more steps, as many are shown, evenly spaced
 REST = 4  # the result is shown for as many frames
@@ -63,7 +63,7 @@ def add_arguments(parser):
     parser.add_argument("-ns", "--noise_schedule", required=True, help="noise schedule")
     parser.add_argument("-r", "--recording", required=True, help="recording whose mel is vocoded")
     parser.add_argument("-o", "--output", type=Path, required=True, help="file to write, .gif")
-    parser.add_argument("--sampler", default=DEFAULT_SAMPLER, help=f"one of {', '.join(SAMPLERS)} (default: %(default)s)")
+    parser.add_argument("--sampler", help=f"one of {', '.join(SAMPLERS)} (default: what the schedule was made for)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
     parser.add_argument("--frames_per_second", type=float, default=2, help="(default: %(default)s)")
 
@@ -77,7 +77,7 @@ def run(arguments):
     network, config = load_network(arguments.checkpoint)
     mel = LogMelSpectrogram(config.mel)
     recording_mel = mel(read_audio(arguments.recording, config.mel.sample_rate))
-    states = denoising_states(network, recording_mel, schedule, arguments.sampler, arguments.seed)
+    states = denoising_states(network, recording_mel, schedule, sampler_of(schedule, arguments.sampler), arguments.seed)
     draw(states, recording_mel, mel, arguments.output, arguments.frames_per_second)
     print(arguments.output)
     return 0

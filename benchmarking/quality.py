@@ -19,7 +19,6 @@ from benchmarking.timing import device_name
 from benchmarking.workers import default_jobs, start_workers
 from metrics import METRICS
 from model.errors import InputError
-from model.sampler import DEFAULT_SAMPLER
 from vocoder import DTYPES
 
 
@@ -30,7 +29,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--schedules", nargs="+", required=True, help="schedule files; FILE@SAMPLER goes with that sampler alone"
     )
-    parser.add_argument("--samplers", nargs="+", default=[DEFAULT_SAMPLER], help=f"(default: {DEFAULT_SAMPLER})")
+    parser.add_argument("--samplers", nargs="+", default=[None], help="(default: what each schedule was made for)")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="(default: all)")
     parser.add_argument("--recordings", type=int, help="how many, spread over the filelist (default: all)")
     parser.add_argument("--seconds", type=float, help="of each recording (default: all)")

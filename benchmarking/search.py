@@ -198,7 +198,7 @@ def run(arguments):
             f"{len(excerpts[0].waveform)} samples from {Path(arguments.filelist).name}, noise seed {arguments.noise_seed}, "
             f"network {Path(arguments.checkpoint).name} (sha256 {checkpoint})"
         )
-        NoiseSchedule(betas, arguments.output.stem, source).save(arguments.output)
+        NoiseSchedule(betas, arguments.output.stem, source, arguments.sampler).save(arguments.output)
 
     journal = Journal(arguments.output.with_suffix(".journal.jsonl"), settings)
     bar = tqdm(total=n_candidates, unit="schedule", disable=not sys.stderr.isatty())

@@ -7,7 +7,7 @@ from typing import Optional
 
 from model.errors import InputError
 from model.noise_schedule import NoiseSchedule
-from model.sampler import find_sampler
+from model.sampler import find_sampler, sampler_of
 
 RECORDING, GRIFFIN_LIM = "recording", "griffin-lim"
 
@@ -39,7 +39,8 @@ def make_systems(schedules, samplers):
     """The systems of a command line.
 
     Args:
-        schedules: paths; `PATH@SAMPLER` goes with that sampler alone, any other with each of `samplers`.
+        schedules: paths; `PATH@SAMPLER` goes with that sampler alone, any other with each of `samplers`, where None is
+            the one that the schedule was made for.
 
     Raises:
         OSError, InputError: a schedule cannot be read, a sampler is unknown, or two systems have the same name.
@@ -49,6 +50,7 @@ def make_systems(schedules, samplers):
         path, separator, own_sampler = text.rpartition("@")
         schedule = NoiseSchedule.load(path if separator else text)
         for sampler in [own_sampler] if separator else samplers:
+            sampler = sampler_of(schedule, sampler)
             find_sampler(sampler)
             systems.append(System(f"{schedule.name} {sampler}", schedule, sampler))
     names = [system.name for system in systems]

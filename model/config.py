@@ -9,7 +9,6 @@ from typing import Literal, Optional
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from model.errors import InputError
-from model.sampler import DEFAULT_SAMPLER
 
 
 class _Section(BaseModel):
@@ -179,13 +178,13 @@ class InferGradConfig(_Section):
 
     Keys:
         noise_schedule: file with the noise schedule of the denoising, relative to the configuration file.
-        sampler: one of `model.sampler.STEPS`.
+        sampler: one of `model.sampler.STEPS`; left out, the one that the schedule was made for.
         weight: of the waveforms' distance, beside the diffusion loss.
         from_step, every: it counts at each `every`th optimiser step, from `from_step` on.
     """
 
     noise_schedule: str
-    sampler: str = DEFAULT_SAMPLER
+    sampler: Optional[str] = None
     weight: PositiveFloat = 1.0
     from_step: int = Field(ge=0, default=0)
     every: PositiveInt = 1

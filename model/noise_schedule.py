@@ -6,6 +6,7 @@ import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from scipy.special import expit
 
 from model.errors import InputError
 
+JSON_KEYS = ("name", "betas", "source", "sampler")
 MOST_SIGNAL_LEFT = 0.7  # a final noise level above this leaves more signal than noise (0.7^2 = 0.49 of the power)
 
 
@@ -27,6 +29,7 @@ class NoiseSchedule:
         betas: N variances, each inside (0, 1).
         name: what to call it.
         source: where the betas come from.
+        sampler: name of the sampler that they were made for (see `model.sampler.sampler_of`), or None.
 
     Attributes:
         alphas: 1 - betas.
@@ -35,14 +38,17 @@ class NoiseSchedule:
         log_snr: ln(alpha_bar / (1 - alpha_bar)), falling; the coordinate in which solvers and searches take steps.
 
     Raises:
-        InputError: betas are empty, of a wrong shape, not finite or not inside (0, 1).
+        InputError: betas are empty, of a wrong shape, not finite or not inside (0, 1), or the sampler is no name.
     """
 
     betas: np.ndarray
     name: str = "unnamed"
     source: str = ""
+    sampler: Optional[str] = None
 
     def __post_init__(self):
+        if not isinstance(self.sampler, Optional[str]):
+            raise InputError(f"sampler must be a name, found {self.sampler!r}")
         try:
             betas = np.array(self.betas, dtype=np.float64)
         except (TypeError, ValueError):
@@ -85,14 +91,16 @@ class NoiseSchedule:
     def save(self, path):
         """Writes the schedule as JSON, atomically."""
         path = Path(path)
-        content = {"name": self.name, "source": self.source, "betas": self.betas.tolist()}
+        content = {"name": self.name, "source": self.source, "sampler": self.sampler, "betas": self.betas.tolist()}
+        if self.sampler is None:
+            del content["sampler"]
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, path)
 
     @classmethod
     def load(cls, path):
-        """Reads a schedule from `.json` (`name`, `betas`, `source`), `.npy`, or `.pt` (a tensor or list of betas).
+        """Reads a schedule from `.json` (`name`, `betas`, `source`, `sampler`), `.npy`, or `.pt` (a tensor or list of betas).
 
         Raises:
             OSError: the file cannot be read.
@@ -117,10 +125,10 @@ def _read_json(path):
     if isinstance(content, list):
         content = {"betas": content}
     if not isinstance(content, dict) or "betas" not in content:
-        raise InputError("no key 'betas' (wanted: name, betas, source)")
-    unknown = sorted(set(content) - {"name", "betas", "source"})
+        raise InputError(f"no key 'betas' (wanted: {', '.join(JSON_KEYS)})")
+    unknown = sorted(set(content) - set(JSON_KEYS))
     if unknown:
-        raise InputError(f"unknown key '{unknown[0]}' (wanted: name, betas, source)")
+        raise InputError(f"unknown key '{unknown[0]}' (wanted: {', '.join(JSON_KEYS)})")
     return content
 
 

@@ -176,8 +176,13 @@ STEPS = {
     "dpm-solver": dpm_solver_step,
     "sde-dpm-solver": functools.partial(dpm_solver_step, eta=1.0),
 }
-DEFAULT_SAMPLER = "sde-dpm-solver"  # the best of them with few steps and with many: docs/benchmark.md; the paper's is ancestral
+DEFAULT_SAMPLER = "sde-dpm-solver"  # the best where nothing was made for another one: docs/benchmark.md; the paper's is ancestral
 SAMPLERS = {name: functools.partial(sample_with, step) for name, step in STEPS.items()} | {"heun": heun_sample}
+
+
+def sampler_of(schedule, name=None):
+    """The name of the sampler that a schedule goes with: the one asked for, else the one it was made for, else the default."""
+    return name or schedule.sampler or DEFAULT_SAMPLER
 
 
 def find_step(name):

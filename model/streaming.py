@@ -10,7 +10,7 @@ from collections import defaultdict
 import torch
 
 from model.prior import standard_deviation
-from model.sampler import DEFAULT_SAMPLER, STEPS, predict_y_0
+from model.sampler import find_step, predict_y_0, sampler_of
 
 
 class FrameNoise:
@@ -95,10 +95,11 @@ class SynthesisStream:
         network: a `WaveGrad`.
         schedule: a `NoiseSchedule`.
         seed: of the noise.
-        step: the sampler's step, one of `model.sampler.STEPS`.
+        step: the sampler's step, one of `model.sampler.STEPS`; None is that of the sampler that the schedule was made for.
     """
 
-    def __init__(self, network, schedule, seed=0, step=STEPS[DEFAULT_SAMPLER]):
+    def __init__(self, network, schedule, seed=0, step=None):
+        step = step or find_step(sampler_of(schedule))
         self.network, self.schedule = network, schedule
         n_steps, hop_length = len(schedule), network.hop_length
         noises = [FrameNoise(seed, n, hop_length) for n in range(n_steps + 1)]
@@ -160,7 +161,7 @@ def push_together(streams, mels, lasts):
     return [y for _, y, _ in pieces]
 
 
-def synthesize_stream(network, schedule, pieces, seed=0, step=STEPS[DEFAULT_SAMPLER]):
+def synthesize_stream(network, schedule, pieces, seed=0, step=None):
     """Vocodes an iterable of mels `[n_mels, F]`, the pieces of one utterance; yields waveforms `[T]` as they are done.
 
     The latency is `SynthesisStream.latency_frames` and the piece itself.

@@ -23,6 +23,8 @@ from model.config import load_config
 from model.errors import InputError, run_command
 from model.layers import Conv1d
 from model.network import WaveGrad
+from model.noise_schedule import NoiseSchedule
+from model.sampler import DEFAULT_SAMPLER
 from training_fixtures import write_run
 
 ROOT = Path(__file__).parent.parent
@@ -165,6 +167,14 @@ def test_systems_by_the_same_name_are_refused():
         make_systems(SCHEDULES[:1] * 2, ["ancestral"])
     with pytest.raises(InputError, match="'euler' is unknown"):
         make_systems([f"{SCHEDULES[0]}@euler"], ["ancestral"])
+
+
+def test_schedules_go_with_the_sampler_that_they_were_made_for(tmp_path):
+    """Fails if a table has a schedule with another sampler than `inference.py` would use."""
+    NoiseSchedule([0.01, 0.5], "made-for-ddim", sampler="ddim").save(tmp_path / "a.json")
+    found = make_systems([f"{tmp_path}/a.json", SCHEDULES[0]], [None])[2:]
+    assert [system.name for system in found] == ["made-for-ddim ddim", f"wg-3 {DEFAULT_SAMPLER}"]
+    assert [system.sampler for system in make_systems([f"{tmp_path}/a.json@heun"], [None])[2:]] == ["heun"]
 
 
 def test_markdown_table():

@@ -17,7 +17,7 @@ from model.mel_presets import preset
 from model.network import WaveGrad
 from model.noise_schedule import linear
 from model.published import load_published
-from model.sampler import ancestral_sample
+from model.sampler import DEFAULT_SAMPLER, SAMPLERS
 from tests.conftest import ROOT, config_of, tiny_config_values
 
 
@@ -63,14 +63,20 @@ def test_the_file_says_what_it_takes_to_use_it(exported):
     assert parse_config(metadata["config"], "") == config
 
 
-def test_samples_as_pytorch_does_from_the_same_noise(exported):
+@pytest.mark.parametrize("sampler", onnx_inference.SAMPLERS)
+def test_samples_as_pytorch_does_from_the_same_noise(exported, sampler):
     network, config, path = exported
     schedule, mel = linear(4, 1e-4, 0.5), torch.randn(1, 20, 9)
     noises = [torch.randn(1, 360, dtype=torch.float64) for _ in range(4)]
     given = iter(noises)
-    found = onnx_inference.sample(OnnxNetwork(path).session, mel[0].numpy(), schedule.betas, 40, lambda shape: next(given).numpy())
-    wanted = ancestral_sample(network, mel, schedule, noises=[noise.float() for noise in noises])[0]
+    session, draw = OnnxNetwork(path).session, lambda shape: next(given).numpy()
+    found = onnx_inference.sample(session, mel[0].numpy(), schedule.betas, 40, draw, *onnx_inference.SAMPLERS[sampler])
+    wanted = SAMPLERS[sampler](network, mel, schedule, noises=[noise.float() for noise in noises])[0]
     torch.testing.assert_close(torch.from_numpy(found).float(), wanted, atol=1e-3, rtol=0)
+
+
+def test_defaults_are_those_of_the_vocoder():
+    assert onnx_inference.DEFAULT_SAMPLER == DEFAULT_SAMPLER
 
 
 @pytest.fixture
@@ -101,6 +107,7 @@ def test_synthesises_with_onnxruntime_and_numpy_alone(arguments, tmp_path):
         (0, b"nonsense", "not a network written by model.export"),
         (1, b"{}", "not a noise schedule"),
         (1, b'{"betas": [2]}', "inside .0, 1."),
+        (1, b'{"betas": [0.1], "sampler": "euler"}', "one of ancestral, "),
         (2, b"nonsense", "not a NumPy array"),
         (2, None, "shape .21, 6."),
         (1, "missing", "No such file"),

@@ -6,7 +6,7 @@ from training_fixtures import one_thread, run, same, train_to_end, weights_of, w
 
 from model.config import load_config
 from model.errors import InputError
-from model.sampler import SAMPLERS
+from model.sampler import SAMPLERS, STEPS
 from training.previews import PreviewSampling, make_previews
 from training.trainer import Trainer
 
@@ -43,6 +43,13 @@ def test_generates_what_inference_does(tmp_path):
     schedule = trainer.inference_loss.schedule
     sampled = SAMPLERS["sde-dpm-solver"](trainer.network, mel, schedule, noises=noises.unbind(1))
     assert torch.equal(generated, sampled) and len(schedule) == 3
+
+
+def test_samples_with_what_the_schedule_was_made_for(tmp_path):
+    config = write_infer_grad_run(tmp_path)
+    (tmp_path / "three.json").write_text('{"betas": [0.001, 0.05, 0.6], "sampler": "ddim"}')
+    assert new_trainer(config).inference_loss.step is STEPS["ddim"]
+    assert new_trainer(write_infer_grad_run(tmp_path, {"sampler": "ancestral"})).inference_loss.step is STEPS["ancestral"]
 
 
 def test_previews_are_sampled_as_it_trains(tmp_path):

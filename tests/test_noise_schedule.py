@@ -103,9 +103,9 @@ def test_warns_of_a_schedule_that_cannot_start_from_noise():
 @given(betas=betas_inside)
 def test_json_gives_back_the_same_bits(tmp_path_factory, betas):
     path = tmp_path_factory.mktemp("schedule") / "s.json"
-    NoiseSchedule(betas, "s", "made up").save(path)
+    NoiseSchedule(betas, "s", "made up", "ddim").save(path)
     loaded = NoiseSchedule.load(path)
-    assert list(loaded.betas) == betas and loaded.name == "s" and loaded.source == "made up"
+    assert list(loaded.betas) == betas and (loaded.name, loaded.source, loaded.sampler) == ("s", "made up", "ddim")
     assert [entry.name for entry in path.parent.iterdir()] == ["s.json"]
 
 
@@ -129,6 +129,7 @@ class Anything:
         ("broken.json", lambda path: path.write_text("{")),
         ("no_betas.json", lambda path: path.write_text("{}")),
         ("unknown_key.json", lambda path: path.write_text('{"betas": [0.1], "bteas": [0.1]}')),
+        ("number_as_sampler.json", lambda path: path.write_text('{"betas": [0.1], "sampler": 5}')),
         ("text.json", lambda path: path.write_text('{"betas": "abc"}')),
         ("pickle.pt", lambda path: torch.save(Anything(), path)),
         ("dictionary.pt", lambda path: torch.save({"betas": 1}, path)),

@@ -24,6 +24,7 @@ from model.checkpoint import save_weights
 from model.errors import InputError, run_command
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule, fibonacci
+from model.sampler import DEFAULT_SAMPLER
 
 ROOT = Path(__file__).parent.parent
 WG_6 = NoiseSchedule.load(ROOT / "schedules" / "wg-6.json")
@@ -219,6 +220,7 @@ def test_a_killed_search_resumes_to_the_same_result(search, method, capsys):
     entries = [json.loads(line) for line in whole.splitlines()[1:]]
     assert len(entries) == 10
     assert schedule["betas"] == min(entries, key=lambda entry: entry["score"])["betas"]
+    assert schedule["sampler"] == DEFAULT_SAMPLER
 
     # As a kill would leave it: six results and half of a line.
     lines = whole.splitlines(keepends=True)

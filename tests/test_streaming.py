@@ -43,6 +43,16 @@ def test_every_sampler_made_of_steps_can_stream(network, name):
     torch.testing.assert_close(torch.cat(list(pieces)), at_once, atol=1e-4, rtol=0)
 
 
+def test_streams_with_the_sampler_that_the_schedule_was_made_for(network):
+    """Fails if a schedule that says its sampler is used with another one where none is asked for."""
+    schedule, mel = NoiseSchedule(SCHEDULE.betas, sampler="ddim"), torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
+    found, wanted, other = (
+        torch.cat(list(synthesize_stream(network, of_stream, [mel], step=step)))
+        for of_stream, step in [(schedule, None), (SCHEDULE, STEPS["ddim"]), (SCHEDULE, None)]
+    )
+    assert torch.equal(found, wanted) and not torch.allclose(found, other)
+
+
 def test_one_frame_at_a_time_comes_with_a_fixed_latency(network):
     mel = torch.randn(20, 60, generator=torch.Generator().manual_seed(0))
     stream, given, result = SynthesisStream(network, SCHEDULE), [], []

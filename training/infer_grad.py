@@ -6,7 +6,7 @@ good waveform at the end of the very steps that inference takes, with gradients 
 
 from model.errors import InputError
 from model.noise_schedule import NoiseSchedule
-from model.sampler import find_step, reverse_process
+from model.sampler import find_step, reverse_process, sampler_of
 from training.spectral_distance import SpectralDistance
 
 
@@ -32,7 +32,7 @@ class InferenceLoss:
                 f"(wanted by training.infer_grad: more than {longest})"
             )
         self.schedule = NoiseSchedule.load(folder / config.noise_schedule)
-        self.step = find_step(config.sampler)
+        self.step = find_step(sampler_of(self.schedule, config.sampler))
         self.distance = SpectralDistance(sample_rate).to(device)
 
     def generate(self, network, mel, noises, std):
