@@ -13,17 +13,17 @@ from metrics import STFT_RESOLUTIONS, multi_resolution_stft_distance
 WINDOWS = (256, 512, 1024, 2048)  # samples, each with a hop of a quarter
 MEL_BANDS_PER_SAMPLE = 80 / 1024  # of the window, so that a band is about as wide as a line of the spectrum where it is narrowest
 MEL_FLOOR = 1e-3  # magnitude in a band, below which nothing is told apart
-COMPRESSION = 0.3  # exponent of magnitudes that makes them about as loud as they sound (Braun & Tashev, 2020, section 3)
+COMPRESSION = 0.3  # exponent of magnitudes that makes them about as loud as they sound (Braun & Tashev, 2020)
 POWER_FLOOR = 1e-5  # keeps the slope of the compression finite in silence
 MEL_CORNER = 700.0  # Hz, where the mel scale turns from linear to logarithmic: a line counts by its width in mel
-STFT_WEIGHT, MEL_WEIGHT, COMPRESSED_WEIGHT = 0.3, 1.0, 4.0  # their gradients are about equally long for a trained network
+STFT_WEIGHT, MEL_WEIGHT, COMPRESSED_WEIGHT = 0.3, 1.0, 4.0  # chosen by the runs of docs/training-small.md
 
 
 class SpectralDistance(nn.Module):
     """`0.3 stft + mel + 4 compressed`, where
 
     - stft is the distance of `metrics.multi_resolution_stft_distance`: every line of the spectrum counts by its ratio;
-    - mel is the L1 distance of log-mel spectrograms at several resolutions (Kumar et al., 2023, section 3.3), in ln;
+    - mel is the L1 distance of log-mel spectrograms at several resolutions (Kumar et al., 2023), in ln;
     - compressed is the L1 distance of magnitudes to the power of 0.3, relative to the recording's, each line by its width in mel:
       what is loud counts for more, and what is below 1.8 kHz for half (at 16 kHz).
 
