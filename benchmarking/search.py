@@ -16,7 +16,7 @@ from benchmarking.workers import default_jobs, start_workers
 from metrics import METRICS
 from model.errors import InputError, check_counts
 from model.noise_schedule import NoiseSchedule
-from model.sampler import DEFAULT_SAMPLER
+from model.sampler import sampler_of
 
 METHODS = ["grid", *OPTIMIZERS]
 WORST_LOSS = 1e6  # where a metric has no value; an optimiser wants a number
@@ -113,7 +113,7 @@ def add_arguments(parser):
     parser.add_argument("--method", choices=METHODS, default="tpe", help="(default: %(default)s)")
     parser.add_argument("--candidates", default="200", help="schedules to score, or 'all' of a grid (default: %(default)s)")
     parser.add_argument("--metric", choices=METRICS, default="log_mel_l1", help="(default: %(default)s)")
-    parser.add_argument("--sampler", default=DEFAULT_SAMPLER, help="as in inference.py (default: %(default)s)")
+    parser.add_argument("--sampler", help="as in inference.py (default: what the schedule to start from was made for)")
     parser.add_argument("--recordings", type=int, default=8, help="spread over the filelist (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each recording (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the candidates (default: %(default)s)")
@@ -175,6 +175,7 @@ def _batches(arguments):
 
 def run(arguments):
     _check(arguments)
+    arguments.sampler = sampler_of(NoiseSchedule.load(arguments.start) if arguments.start else None, arguments.sampler)
     scoring = Scoring(
         arguments.checkpoint,
         arguments.filelist,

@@ -181,6 +181,9 @@ class InferGradConfig(_Section):
         sampler: one of `model.sampler.STEPS`; left out, the one that the schedule was made for.
         weight: of the waveforms' distance, beside the diffusion loss.
         from_step, every: it counts at each `every`th optimiser step, from `from_step` on.
+        random_share: share of these steps that generate by a random schedule along the same curve of log-SNR instead, so
+            that the network learns all noise levels, as sampling in many steps needs them.
+        random_steps: the fewest and the most denoising steps of a random schedule.
     """
 
     noise_schedule: str
@@ -188,6 +191,15 @@ class InferGradConfig(_Section):
     weight: PositiveFloat = 1.0
     from_step: int = Field(ge=0, default=0)
     every: PositiveInt = 1
+    random_share: float = Field(ge=0, le=1, default=0.0)
+    random_steps: tuple[int, int] = (3, 9)
+
+    @model_validator(mode="after")
+    def _check(self):
+        fewest, most = self.random_steps
+        if not 2 <= fewest <= most:
+            raise ValueError(f"random_steps is [{fewest}, {most}] (wanted: the fewest, 2 or more, and the most)")
+        return self
 
     def counts_at(self, step):
         return step >= self.from_step and (step - self.from_step) % self.every == 0

@@ -199,11 +199,32 @@ def interpolate(schedule, n_steps):
     """
     if n_steps == len(schedule):
         return schedule
-    if min(n_steps, len(schedule)) < 2:
-        raise InputError(f"a schedule of {len(schedule)} steps has no curve to take {n_steps} from (wanted: 2 or more)")
+    return _along(schedule, np.linspace(0, 1, n_steps))
+
+
+def random_along(schedule, n_steps, rng):
+    """A schedule of `n_steps` at random places along a schedule's curve of log-SNR, with the same ends.
+
+    The places are `interpolate`'s, each moved by up to a quarter of a step, so that no step is thrice as long as its neighbour.
+
+    Args:
+        rng: a `numpy.random.Generator`.
+
+    Raises:
+        InputError: one of the two has a single step, which is no curve.
+    """
+    moves = rng.uniform(-0.25, 0.25, n_steps) / max(1, n_steps - 1)
+    moves[[0, -1]] = 0
+    return _along(schedule, np.linspace(0, 1, n_steps) + moves)
+
+
+def _along(schedule, places):
+    """The schedule at places between 0, the step nearest to the clean waveform, and 1, the first of sampling."""
+    if min(len(places), len(schedule)) < 2:
+        raise InputError(f"a schedule of {len(schedule)} steps has no curve to take {len(places)} from (wanted: 2 or more)")
     curve = PchipInterpolator(np.linspace(0, 1, len(schedule)), schedule.log_snr)
     source = f"interpolated in log-SNR from {schedule.name} ({schedule.source})"
-    return from_log_snr(curve(np.linspace(0, 1, n_steps)), f"{schedule.name}-in-{n_steps}", source)
+    return from_log_snr(curve(places), f"{schedule.name}-in-{len(places)}", source)
 
 
 BUILDERS = {"linear": linear, "geometric": geometric, "quadratic": quadratic, "fibonacci": fibonacci}

@@ -181,8 +181,8 @@ SAMPLERS = {name: functools.partial(sample_with, step) for name, step in STEPS.i
 
 
 def sampler_of(schedule, name=None):
-    """The name of the sampler that a schedule goes with: the one asked for, else the one it was made for, else the default."""
-    return name or schedule.sampler or DEFAULT_SAMPLER
+    """The name of the sampler that a schedule, or None, goes with: the one asked for, else the one it was made for, else the default."""
+    return name or (schedule and schedule.sampler) or DEFAULT_SAMPLER
 
 
 def find_step(name):

@@ -39,8 +39,8 @@ def test_generates_what_inference_does(tmp_path):
     trainer = new_trainer(write_infer_grad_run(tmp_path))
     torch.nn.init.normal_(trainer.network.output_conv.weight)
     mel, noises = torch.randn(2, 8, 60), torch.randn(2, 3, 1200)
-    generated = trainer.inference_loss.generate(trainer.network, mel, noises, 1.0)
-    schedule = trainer.inference_loss.schedule
+    schedule = trainer.inference_loss.schedule_at(5)
+    generated = trainer.inference_loss.generate(schedule, trainer.network, mel, noises, 1.0)
     sampled = SAMPLERS["sde-dpm-solver"](trainer.network, mel, schedule, noises=noises.unbind(1))
     assert torch.equal(generated, sampled) and len(schedule) == 3
 
@@ -50,6 +50,28 @@ def test_samples_with_what_the_schedule_was_made_for(tmp_path):
     (tmp_path / "three.json").write_text('{"betas": [0.001, 0.05, 0.6], "sampler": "ddim"}')
     assert new_trainer(config).inference_loss.step is STEPS["ddim"]
     assert new_trainer(write_infer_grad_run(tmp_path, {"sampler": "ancestral"})).inference_loss.step is STEPS["ancestral"]
+
+
+def test_random_schedules_take_their_share(tmp_path):
+    """Fails if steps that are not drawn at random leave the schedule, or if a resumed run draws others."""
+    infer_grad = {"random_share": 0.5, "random_steps": [2, 4]}
+    first, second = (new_trainer(write_infer_grad_run(tmp_path, infer_grad)).inference_loss for _ in range(2))
+    schedules = [first.schedule_at(step) for step in range(200)]
+    drawn = [schedule for schedule in schedules if schedule is not first.schedule]
+    assert 70 < len(drawn) < 130
+    assert {len(schedule) for schedule in drawn} == {2, 3, 4}
+    assert all((a.betas == second.schedule_at(step).betas).all() for step, a in enumerate(schedules))
+    assert len({schedule.betas.tobytes() for schedule in drawn if len(schedule) > 2}) > 40  # of two steps, both are ends
+
+
+def test_trains_on_random_schedules(tmp_path):
+    """Fails if a schedule longer than the run's own finds too few noises, or if the gradient is not its own."""
+    changes = {"random_share": 1.0, "random_steps": [5, 5], "sampler": "ancestral"}
+    trainer = new_trainer(write_infer_grad_run(tmp_path, changes))
+    batch = first_batch(trainer)
+    assert batch[3].shape[1] == 5
+    trainer.step = 3
+    assert trainer.train_step(batch).updated
 
 
 def test_previews_are_sampled_as_it_trains(tmp_path):
@@ -153,6 +175,8 @@ def test_dry_run_measures_both_kinds_of_step(tmp_path):
         ({"noise_schedule": "none.json"}, {}, "none.json"),
         ({"sampler": "guess"}, {}, "sampler 'guess' is unknown"),
         ({"weight": 0.0}, {}, r"training\.infer_grad\.weight"),
+        ({"random_steps": [5, 3]}, {}, r"random_steps is \[5, 3\]"),
+        ({"random_share": 1.5}, {}, r"training\.infer_grad\.random_share"),
         ({}, {"data__segment_frames": 51}, r"segments of 1020 samples \(wanted by training\.infer_grad: more than 1024\)"),
     ],
 )

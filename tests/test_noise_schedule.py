@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import InputError
-from model.noise_schedule import BUILDERS, NoiseSchedule, fibonacci, linear
+from model.noise_schedule import BUILDERS, NoiseSchedule, fibonacci, interpolate, linear, random_along
 from tests.conftest import ROOT
 
 betas_inside = st.lists(st.floats(1e-9, 0.999, exclude_max=True), min_size=1, max_size=30)
@@ -150,3 +150,28 @@ def test_refuses_files_that_are_no_schedule_by_name(tmp_path, name, write):
 def test_a_missing_file_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         NoiseSchedule.load(tmp_path / "none.json")
+
+
+@given(st.integers(2, 12), st.integers(0, 1000))
+def test_random_schedules_keep_to_the_curve(n_steps, seed):
+    """Each step is near its place in `interpolate`'s schedule; the ends are the curve's."""
+    curve = linear(6, 1e-3, 0.5)
+    drawn = random_along(curve, n_steps, np.random.default_rng(seed))
+    assert len(drawn) == n_steps
+    np.testing.assert_allclose(drawn.log_snr[[0, -1]], curve.log_snr[[0, -1]])
+    quarters = interpolate(curve, 4 * (n_steps - 1) + 1).log_snr  # a quarter of a step from place to place
+    for n in range(1, n_steps - 1):
+        assert quarters[4 * n + 1] - 1e-9 <= drawn.log_snr[n] <= quarters[4 * n - 1] + 1e-9
+
+
+def test_random_schedules_differ():
+    rng = np.random.default_rng(0)
+    drawn = [random_along(linear(6, 1e-3, 0.5), 4, rng).betas.tolist() for _ in range(10)]
+    assert len(set(map(tuple, drawn))) == 10
+
+
+@pytest.mark.parametrize("n_steps, other", [(1, 4), (4, 1)])
+@pytest.mark.parametrize("take", [interpolate, lambda schedule, n_steps: random_along(schedule, n_steps, np.random.default_rng(0))])
+def test_one_step_is_no_curve(take, n_steps, other):
+    with pytest.raises(InputError, match="no curve"):
+        take(linear(n_steps, 0.1, 0.2), other)

@@ -232,6 +232,16 @@ def test_a_killed_search_resumes_to_the_same_result(search, method, capsys):
     assert journal.read_bytes() == whole
 
 
+@pytest.mark.parametrize("arguments, sampler", [([], "ddim"), (["--sampler", "ancestral"], "ancestral")])
+def test_samples_with_what_its_start_was_made_for(search, arguments, sampler, tmp_path, capsys):
+    """Fails if a schedule is sought for a sampler that it will not be used with."""
+    NoiseSchedule([0.001, 0.05, 0.6], sampler="ddim").save(tmp_path / "start.json")
+    status, output, _ = search("--start", str(tmp_path / "start.json"), "--candidates", "1", *arguments)
+    assert status == 0, capsys.readouterr().err
+    schedule = json.loads(output.read_text())
+    assert schedule["sampler"] == sampler and f"with the sampler {sampler} on" in schedule["source"]
+
+
 def test_an_interrupted_search_has_saved_its_best(tmp_path, tiny_checkpoint, filelist):
     output = tmp_path / "found.json"
     command = command_of(tiny_checkpoint, filelist, output, "--method", "grid", "--steps", "6", "--candidates", "all")

@@ -4,8 +4,10 @@ The diffusion loss alone asks for a good prediction at each noise level, whereve
 good waveform at the end of the very steps that inference takes, with gradients through all of them.
 """
 
+import numpy as np
+
 from model.errors import InputError
-from model.noise_schedule import NoiseSchedule
+from model.noise_schedule import NoiseSchedule, random_along
 from model.sampler import find_step, reverse_process, sampler_of
 from training.spectral_distance import SpectralDistance
 
@@ -18,13 +20,14 @@ class InferenceLoss:
         folder: folder that its noise schedule is relative to.
         segment_samples: length of the training segments.
         sample_rate: in Hz.
+        seed: of the random schedules.
         device: where the waveforms are.
 
     Raises:
         OSError, InputError: the schedule cannot be used, there is no such sampler, or the segments are too short.
     """
 
-    def __init__(self, config, folder, segment_samples, sample_rate, device):
+    def __init__(self, config, folder, segment_samples, sample_rate, seed, device):
         longest = SpectralDistance.longest_reflection
         if segment_samples <= longest:
             raise InputError(
@@ -33,21 +36,32 @@ class InferenceLoss:
             )
         self.schedule = NoiseSchedule.load(folder / config.noise_schedule)
         self.step = find_step(sampler_of(self.schedule, config.sampler))
+        self.config = config
+        self.seed = seed
+        self.n_noises = max(len(self.schedule), config.random_steps[1] if config.random_share else 0)
         self.distance = SpectralDistance(sample_rate).to(device)
 
-    def generate(self, network, mel, noises, std):
+    def schedule_at(self, training_step):
+        """The schedule of an optimiser step, the same on all processes."""
+        rng = np.random.default_rng((self.seed, training_step))
+        if rng.random() >= self.config.random_share:
+            return self.schedule
+        return random_along(self.schedule, int(rng.integers(*self.config.random_steps, endpoint=True)), rng)
+
+    def generate(self, schedule, network, mel, noises, std):
         """What inference makes of noise, with gradients.
 
         Args:
+            schedule: the `NoiseSchedule` to do it with.
             network: called as `network(y_n, mel, noise_level)`.
             mel: log-mel spectrogram, `[B, n_mels, frames]`.
-            noises: standard normal, `[B, N, T]` for a schedule of N steps.
+            noises: standard normal, `[B, N, T]` for a schedule of up to N steps.
             std: their standard deviation under the network's prior, `[B, T]`; 1 without one.
 
         Returns:
             waveform, `[B, T]`.
         """
-        return reverse_process(self.step, network, mel, self.schedule, (std * noise for noise in noises.unbind(1)))
+        return reverse_process(self.step, network, mel, schedule, (std * noise for noise in noises.unbind(1)))
 
     def __call__(self, y_0, generated):
         """`[B, T]` and `[B, T]` -> `[B]`."""

@@ -68,7 +68,7 @@ class Trainer:
         if training.infer_grad:
             segment_samples = config.data.segment_frames * config.mel.hop_length
             self.inference_loss = InferenceLoss(
-                training.infer_grad, folder, segment_samples, config.mel.sample_rate, self.device
+                training.infer_grad, folder, segment_samples, config.mel.sample_rate, training.seed, self.device
             )
         self.examples = self._examples(folder / config.data.train_filelist, training.seed)
         self.validation_examples = self._examples(folder / config.data.validation_filelist, 0)
@@ -113,7 +113,7 @@ class Trainer:
 
     def _examples(self, filelist, seed):
         data = self.config.data
-        n_inference_noises = len(self.inference_loss.schedule) if self.inference_loss else 0
+        n_inference_noises = self.inference_loss.n_noises if self.inference_loss else 0
         return DiffusionExamples(
             self._recordings(filelist), data.segment_frames, self.mel.context, self.schedule, seed, n_inference_noises
         )
@@ -144,7 +144,8 @@ class Trainer:
         segment, noises = self._on_device((batch[0], batch[3]))
         y_0, mel, std = self._given(segment)
         with self.autocast():
-            generated = self.inference_loss.generate(network, mel, noises, std)
+            schedule = self.inference_loss.schedule_at(self.step)
+            generated = self.inference_loss.generate(schedule, network, mel, noises, std)
         return self.inference_loss(y_0, generated)
 
     def _on_device(self, tensors):
