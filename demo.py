@@ -23,6 +23,7 @@ CHECKPOINT = ROOT / "checkpoints" / "small-16k.safetensors"
 SCHEDULE = ROOT / "schedules" / "small-16k-6.json"
 RECORDINGS = ROOT / "generated_samples" / "recordings"
 OUTPUT = ROOT / "generated_samples" / "demo"
+GLA_GRAD = 8  # iterations
 COLUMNS = ["PESQ", "STOI", "log-mel L1", "real-time factor"]
 
 
@@ -73,28 +74,29 @@ def timed(function, *arguments):
 
 def main():
     argparse.ArgumentParser(description=__doc__).parse_args()
-    vocoder = Vocoder.load(CHECKPOINT, SCHEDULE)
+    vocoder, corrected = Vocoder.load(CHECKPOINT, SCHEDULE), Vocoder.load(CHECKPOINT, SCHEDULE, gla_grad=GLA_GRAD)
     mel_of, config = vocoder.mel, vocoder.mel.config
-    vocoder.synthesize(torch.zeros(1, config.n_mels, 400))  # warm-up
+    corrected.synthesize(torch.zeros(1, config.n_mels, 400))  # warm-up
 
-    names = [f"WaveGrad, {len(vocoder.schedule)} steps", "Griffin-Lim, 32 iterations"]
-    rows = {name: [] for name in names}
+    systems = {  # name: (how to vocode, end of the files' names or None)
+        f"WaveGrad, {len(vocoder.schedule)} steps": (lambda mel: vocoder.synthesize(mel[None])[0], ""),
+        f"and GLA-Grad, {GLA_GRAD} iterations": (lambda mel: corrected.synthesize(mel[None])[0], "-gla-grad"),
+        "Griffin-Lim, 32 iterations": (lambda mel: griffin_lim(mel, config), None),
+    }
+    rows = {name: [] for name in systems}
     print(f"{'recording':10} {'':28}" + "".join(f"{column:>18}" for column in COLUMNS), flush=True)
     for mel_path in sorted(RECORDINGS.glob("*.npy")):
         mel = read_mel(mel_path, config.n_mels)
         recording = read_audio(mel_path.with_suffix(".flac"), config.sample_rate)
-        wavegrad, wavegrad_seconds = timed(lambda: vocoder.synthesize(mel[None])[0])
-        reference, reference_seconds = timed(griffin_lim, mel, config)
-        with wav_writer(OUTPUT / f"{mel_path.stem}.wav", config.sample_rate) as write:
-            write(wavegrad)
-        draw(OUTPUT / f"{mel_path.stem}.png", names[0], mel, mel_of(wavegrad), config)
-        for name, waveform, seconds in [
-            (names[0], wavegrad, wavegrad_seconds),
-            (names[1], reference, reference_seconds),
-        ]:
+        for name, (vocode, end) in systems.items():
+            waveform, seconds = timed(vocode, mel)
+            if end is not None:
+                with wav_writer(OUTPUT / f"{mel_path.stem}{end}.wav", config.sample_rate) as write:
+                    write(waveform)
+                draw(OUTPUT / f"{mel_path.stem}{end}.png", name, mel, mel_of(waveform), config)
             rows[name].append(measure(recording, waveform, seconds, mel_of))
             print(f"{mel_path.stem:10} {name:28}" + "".join(f"{value:18.3f}" for value in rows[name][-1]), flush=True)
-    for name in names:
+    for name in systems:
         print(f"{'mean':10} {name:28}" + "".join(f"{value:18.3f}" for value in np.nanmean(rows[name], axis=0)))
     print(f"\nListen to {OUTPUT}/*.wav and look at the pictures beside them.")
     return 0

@@ -163,6 +163,9 @@ def main(argv=None):
     parser.add_argument(
         "--sampler", help=f"one of {', '.join(STEPS)} (default: what the schedule was made for, or {DEFAULT_SAMPLER})"
     )
+    parser.add_argument(
+        "--gla_grad", type=int, default=0, metavar="N", help="iterations that bring the result closer to its mel (GLA-Grad; default: 0)"
+    )
     parser.add_argument("--mix_to_mono", action="store_true", help="average the channels of recordings that have several")
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="precision (default: the device's fastest)")
     parser.add_argument("--chunk_frames", type=int, default=400, help="mel frames at once; bounds the memory")
@@ -180,7 +183,7 @@ def main(argv=None):
     device, dtype = pick_device(arguments.device), DTYPES.get(arguments.dtype)
     vocoder = Vocoder(
         network, checkpoint.config.mel, schedule, device, dtype, arguments.chunk_frames, arguments.sampler,
-        checkpoint.mel_statistics, arguments.compile,
+        arguments.gla_grad, checkpoint.mel_statistics, arguments.compile,
     )
     if schedule.warning and rank == 0:
         warn(schedule.warning)

@@ -7,6 +7,7 @@ import torch
 
 from model.checkpoint import build_network, read_checkpoint
 from model.errors import InputError
+from model.gla_grad import GlaGrad
 from model.mel import LogMelSpectrogram
 from model.mel_diagnosis import diagnose
 from model.noise_schedule import NoiseSchedule
@@ -59,16 +60,17 @@ class Vocoder:
         dtype: what to compute in; None is the device's fastest.
         chunk_frames: mel frames that are vocoded at once. Memory grows with it, the result does not depend on it.
         sampler: a name that `model.sampler.find_step` knows; None is the one that the schedule was made for.
+        gla_grad: iterations of GLA-Grad's correction of the result; 0 leaves it as it is. See `model.gla_grad`.
         mel_statistics: `MelStatistics` of the network's training, if the checkpoint has them.
         compile: whether to compile the network; see `compiled`.
 
     Raises:
-        InputError: there is no such sampler, or no compiler.
+        InputError: there is no such sampler, no compiler, or no GLA-Grad for such mels.
     """
 
     def __init__(
         self, network, mel_config, schedule, device="cpu", dtype=None, chunk_frames=400, sampler=None,
-        mel_statistics=None, compile=False,
+        gla_grad=0, mel_statistics=None, compile=False,
     ):
         self.device = torch.device(device)
         self.dtype = dtype or fastest_dtype(self.device)
@@ -79,6 +81,7 @@ class Vocoder:
         self.schedule = schedule
         self.chunk_frames = chunk_frames
         self.step = find_step(sampler_of(schedule, sampler))
+        self.gla_grad = GlaGrad(mel_config, gla_grad).to(self.device) if gla_grad else None
         self.mel_statistics = mel_statistics
 
     @classmethod
@@ -108,7 +111,7 @@ class Vocoder:
         Yields:
             (i, waveform `[T]`, on the CPU): the next piece of the i-th mel's waveform.
         """
-        streams = [SynthesisStream(self.network, self.schedule, seed, self.step) for _ in mels]
+        streams = [SynthesisStream(self.network, self.schedule, seed, self.step, self.gla_grad) for _ in mels]
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
         for k in range(max(map(len, chunks))):
             open_ = [i for i in range(len(mels)) if k < len(chunks[i])]

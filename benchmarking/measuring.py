@@ -13,9 +13,10 @@ from benchmarking.timing import synchronized_time
 from griffin_lim import griffin_lim
 from metrics import METRICS
 from model.checkpoint import load_network
+from model.gla_grad import GlaGrad
 from model.mel import LogMelSpectrogram
 from model.noise_schedule import linear
-from model.sampler import ancestral_sample, find_sampler
+from model.sampler import ancestral_sample, find_sampler, noises_of_prior
 from vocoder import DTYPES, autocast
 
 WARM_UP_FRAMES = 50
@@ -95,13 +96,17 @@ class Measurer:
             return waveform, synchronized_time(torch.device("cpu")) - start
         if not self.is_warm:
             self._warm_up()
-        sample = find_sampler(system.sampler)
+        correct = GlaGrad(self.config.mel, system.gla_grad).to(self.device) if system.gla_grad else lambda y, mel: y
         mel = excerpt.mel[None].to(self.device)
-        noises = excerpt_noises([index], len(excerpt.waveform), self.measuring.seed)
+        noises = (noise.to(self.device) for noise in excerpt_noises([index], len(excerpt.waveform), self.measuring.seed))
         self.network.n_calls = 0
         start = synchronized_time(self.device)
         with autocast(self.device, DTYPES[self.measuring.dtype]):
-            waveform = sample(self.network, mel, system.schedule, noises=(noise.to(self.device) for noise in noises))[0]
+            if system.schedule is None:
+                waveform = next(noises_of_prior(self.network, mel, noises=noises))
+            else:
+                waveform = find_sampler(system.sampler)(self.network, mel, system.schedule, noises=noises)
+            waveform = correct(waveform, mel)[0]
         return waveform.cpu(), synchronized_time(self.device) - start
 
     def __call__(self, task):

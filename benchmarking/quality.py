@@ -30,6 +30,9 @@ def add_arguments(parser):
         "--schedules", nargs="+", required=True, help="schedule files; FILE@SAMPLER goes with that sampler alone"
     )
     parser.add_argument("--samplers", nargs="+", default=[None], help="(default: what each schedule was made for)")
+    parser.add_argument(
+        "--gla_grad", nargs="+", type=int, default=[0], help="iterations of GLA-Grad after sampling; several are compared (default: 0)"
+    )
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="(default: all)")
     parser.add_argument("--recordings", type=int, help="how many, spread over the filelist (default: all)")
     parser.add_argument("--seconds", type=float, help="of each recording (default: all)")
@@ -62,7 +65,7 @@ def measure_all(tasks, measurer, measure, journal):
 
 def summarize(system, entries, metrics):
     """One row: means over the recordings, their standard errors, and how many had no value."""
-    row = {"system": system.name, "steps": None, "sampler": system.sampler, "final_noise_level": None}
+    row = {"system": system.name, "steps": None, "sampler": system.schedule and system.method, "final_noise_level": None}
     if system.schedule is not None:
         row |= {"steps": len(system.schedule), "final_noise_level": float(system.schedule.noise_levels[-1])}
     row["network_calls"] = entries[0]["network_calls"]
@@ -128,7 +131,7 @@ def _measurer(arguments):
 
 
 def run(arguments):
-    systems = make_systems(arguments.schedules, arguments.samplers)
+    systems = make_systems(arguments.schedules, arguments.samplers, arguments.gla_grad)
     measuring, measurer, names = _measurer(arguments)
     settings = {
         "checkpoint": file_digest(arguments.checkpoint),

@@ -1,15 +1,18 @@
-"""The systems that are compared: the recording itself, Griffin-Lim, and the network with a schedule and a sampler."""
+"""The systems that are compared: the recording itself, Griffin-Lim, and the network with a schedule and a sampler.
+
+Where results are corrected by GLA-Grad, so is noise: that much the correction alone does, without a network.
+"""
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 from model.errors import InputError
 from model.noise_schedule import NoiseSchedule
 from model.sampler import find_sampler, sampler_of
 
-RECORDING, GRIFFIN_LIM = "recording", "griffin-lim"
+RECORDING, GRIFFIN_LIM, NOISE = "recording", "griffin-lim", "noise"
 
 
 @dataclass(frozen=True)
@@ -17,42 +20,56 @@ class System:
     """Args:
         name: what tables call it.
         schedule, sampler: how the network is used; None for a system without it.
+        gla_grad: iterations of GLA-Grad's correction of the result.
     """
 
     name: str
     schedule: Optional[NoiseSchedule] = None
     sampler: Optional[str] = None
+    gla_grad: int = 0
+
+    @property
+    def method(self):
+        """Sampler and correction, which may be one or none."""
+        return " ".join([self.sampler] * bool(self.sampler) + [f"gla-grad-{self.gla_grad}"] * bool(self.gla_grad)) or None
 
     @property
     def key(self):
         """What the system's results depend on, as text: the betas themselves, not their name."""
         if self.schedule is None:
             return self.name
-        return f"{hashlib.sha256(self.schedule.betas.tobytes()).hexdigest()[:16]} {self.sampler}"
+        return f"{hashlib.sha256(self.schedule.betas.tobytes()).hexdigest()[:16]} {self.method}"
 
     @property
     def file_stem(self):
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name)
 
 
-def make_systems(schedules, samplers):
+def make_systems(schedules, samplers, gla_grads=(0,)):
     """The systems of a command line.
 
     Args:
         schedules: paths; `PATH@SAMPLER` goes with that sampler alone, any other with each of `samplers`, where None is
             the one that the schedule was made for.
+        gla_grads: iterations of GLA-Grad's correction; each schedule and sampler goes with each.
 
     Raises:
-        OSError, InputError: a schedule cannot be read, a sampler is unknown, or two systems have the same name.
+        OSError, InputError: a schedule cannot be read, a sampler is unknown, iterations are below 0, or two
+            systems have the same name.
     """
+    if min(gla_grads) < 0:
+        raise InputError(f"--gla_grad is {min(gla_grads)} (wanted: 0 or more)")
     systems = [System(RECORDING), System(GRIFFIN_LIM)]
+    systems += [System(f"{NOISE} gla-grad-{n_iter}", gla_grad=n_iter) for n_iter in gla_grads if n_iter]
     for text in schedules:
         path, separator, own_sampler = text.rpartition("@")
         schedule = NoiseSchedule.load(path if separator else text)
         for sampler in [own_sampler] if separator else samplers:
             sampler = sampler_of(schedule, sampler)
             find_sampler(sampler)
-            systems.append(System(f"{schedule.name} {sampler}", schedule, sampler))
+            for n_iter in gla_grads:
+                system = System(schedule.name, schedule, sampler, n_iter)
+                systems.append(replace(system, name=f"{schedule.name} {system.method}"))
     names = [system.name for system in systems]
     for name in names:
         if names.count(name) > 1:

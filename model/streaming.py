@@ -2,7 +2,7 @@
 
 The network is convolutional: a frame of its prediction depends on a few frames to each side (`WaveGrad.context_frames`).
 So step n can denoise a frame as soon as step n + 1 has denoised those around it, and has to keep no more than those. The
-result is that of denoising the whole at once, up to rounding.
+result is that of denoising the whole at once, up to rounding. Where `model.gla_grad` corrects the result, that is one more stage.
 """
 
 from collections import defaultdict
@@ -34,15 +34,14 @@ def whole_noises(seed, n_steps, n_frames, hop_length):
 
 
 class _Stage:
-    """Diffusion step n: takes frames of y_{n+1}, gives frames of y_n, and keeps those that the next ones depend on.
+    """Takes frames, gives frames of the same number later, and keeps those that the next ones depend on.
 
-    The first stage, n = N - 1, takes standard normal noise, and gives it the network's prior when the frames around are there.
+    Args:
+        context: on how many frames to each side a frame depends.
     """
 
-    def __init__(self, n, schedule, step, network, noise):
-        self.n, self.schedule, self.step = n, schedule, step
-        self.network, self.context, self.hop_length = network, network.context_frames, network.hop_length
-        self.noise = noise
+    def __init__(self, context, hop_length):
+        self.context, self.hop_length = context, hop_length
         self.first = self.done = self.end = 0  # frames: kept from, denoised up to, received up to
         self.mel = self.y = self.previous_y_0 = None
         self.closed = False
@@ -62,6 +61,32 @@ class _Stage:
         """Frames up to which it can denoise now."""
         return self.end if self.closed else max(self.end - self.context, self.done)
 
+    def new(self):
+        """Slices of the kept frames, and of their samples, that can be given now."""
+        frames = slice(self.done - self.first, self.ready() - self.first)
+        return frames, slice(frames.start * self.hop_length, frames.stop * self.hop_length)
+
+    def advance(self):
+        """Notes that what is `new` has been given, and drops what no later frame depends on."""
+        self.done = self.ready()
+        drop = max(self.done - self.context, 0) - self.first
+        self.first += drop
+        self.mel, self.y = self.mel[:, drop:], self.y[drop * self.hop_length :]
+        if self.previous_y_0 is not None:
+            self.previous_y_0 = self.previous_y_0[drop * self.hop_length :]
+
+
+class _DiffusionStep(_Stage):
+    """Diffusion step n: takes frames of y_{n+1}, gives frames of y_n.
+
+    The first stage, n = N - 1, takes standard normal noise, and gives it the network's prior when the frames around are there.
+    """
+
+    def __init__(self, n, schedule, step, network, noise):
+        super().__init__(network.context_frames, network.hop_length)
+        self.n, self.schedule, self.step = n, schedule, step
+        self.network, self.noise = network, noise
+
     def state(self):
         """y_{n+1} of all kept frames."""
         is_noise = self.n == len(self.schedule) - 1
@@ -69,23 +94,31 @@ class _Stage:
 
     def give(self, y, y_0):
         """Takes `state()` and the network's estimate of y_0 in it, and gives mel, y_n and estimate of the frames that are now done."""
-        ready, hop = self.ready(), self.hop_length
-        new = slice((self.done - self.first) * hop, (ready - self.first) * hop)
-        mel = self.mel[:, self.done - self.first : ready - self.first]
-        noise = None
+        frames, new = self.new()
+        mel, noise = self.mel[:, frames], None
         if self.n > 0:
             std = standard_deviation(self.network, self.mel).expand(self.y.shape)[new]
-            noise = std * self.noise.draw(ready - self.done).to(y_0.device)
+            noise = std * self.noise.draw(frames.stop - frames.start).to(y_0.device)
         previous = None if self.previous_y_0 is None else self.previous_y_0[new]
         y = self.step(self.schedule, self.n, y[new], y_0[new], previous, noise)
-
-        self.done = ready
-        drop = max(ready - self.context, 0) - self.first
-        self.first += drop
-        self.mel, self.y = self.mel[:, drop:], self.y[drop * hop :]
-        if self.previous_y_0 is not None:
-            self.previous_y_0 = self.previous_y_0[drop * hop :]
+        self.advance()
         return mel, y, y_0[new]
+
+
+class _Correction(_Stage):
+    """Takes frames of the samplers' result, gives them as a `model.gla_grad.GlaGrad` corrects them."""
+
+    def __init__(self, gla_grad, hop_length):
+        super().__init__(gla_grad.context_frames, hop_length)
+        self.gla_grad = gla_grad
+
+    def push(self, mel, y, last):
+        self.receive(mel, y, None, last)
+        if self.ready() == self.done:
+            return self.y[:0]
+        y = self.gla_grad(self.y[None], self.mel[None])[0, self.new()[1]]
+        self.advance()
+        return y
 
 
 class SynthesisStream:
@@ -96,22 +129,24 @@ class SynthesisStream:
         schedule: a `NoiseSchedule`.
         seed: of the noise.
         step: the sampler's step, one of `model.sampler.STEPS`; None is that of the sampler that the schedule was made for.
+        gla_grad: a `model.gla_grad.GlaGrad` that corrects the result, or None.
     """
 
-    def __init__(self, network, schedule, seed=0, step=None):
+    def __init__(self, network, schedule, seed=0, step=None, gla_grad=None):
         step = step or find_step(sampler_of(schedule))
         self.network, self.schedule = network, schedule
         n_steps, hop_length = len(schedule), network.hop_length
         noises = [FrameNoise(seed, n, hop_length) for n in range(n_steps + 1)]
         self.start_noise = noises[n_steps]
         self.stages = [
-            _Stage(n, schedule, step, network, noises[n]) for n in reversed(range(n_steps))
+            _DiffusionStep(n, schedule, step, network, noises[n]) for n in reversed(range(n_steps))
         ]
+        self.correction = gla_grad and _Correction(gla_grad, hop_length)
 
     @property
     def latency_frames(self):
         """Frames that must have come after a frame before its waveform is given."""
-        return len(self.schedule) * self.network.context_frames
+        return sum(stage.context for stage in [*self.stages, self.correction] if stage)
 
     def push(self, mel, last=False):
         """Takes the next frames and gives the waveform that they complete.
@@ -158,15 +193,18 @@ def push_together(streams, mels, lasts):
             y, mel = torch.stack([stages[i].state() for i in group]), torch.stack([stages[i].mel for i in group])
             for i, *given in zip(group, y, predict_y_0(network, y, mel, schedule, stages[0].n)):
                 pieces[i] = stages[i].give(*given)
-    return [y for _, y, _ in pieces]
+    return [
+        stream.correction.push(mel, y, last) if stream.correction else y
+        for stream, (mel, y, _), last in zip(streams, pieces, lasts)
+    ]
 
 
-def synthesize_stream(network, schedule, pieces, seed=0, step=None):
+def synthesize_stream(network, schedule, pieces, seed=0, step=None, gla_grad=None):
     """Vocodes an iterable of mels `[n_mels, F]`, the pieces of one utterance; yields waveforms `[T]` as they are done.
 
     The latency is `SynthesisStream.latency_frames` and the piece itself.
     """
-    stream, waiting = SynthesisStream(network, schedule, seed, step), None
+    stream, waiting = SynthesisStream(network, schedule, seed, step, gla_grad), None
     for piece in pieces:
         if waiting is not None:
             yield stream.push(waiting)

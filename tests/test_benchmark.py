@@ -177,6 +177,21 @@ def test_schedules_go_with_the_sampler_that_they_were_made_for(tmp_path):
     assert [system.sampler for system in make_systems([f"{tmp_path}/a.json@heun"], [None])[2:]] == ["heun"]
 
 
+def test_results_with_and_without_correction(quality, tmp_path, capsys):
+    """Each with its own name, and noise that was corrected beside them: what the correction does alone."""
+    assert quality("--gla_grad", 0, 2) == 0, capsys.readouterr().err
+    rows = {row["system"]: row for row in json.loads((tmp_path / "quality" / "quality.json").read_text())["rows"]}
+    with_samplers = ["wg-3 sde-dpm-solver", "wg-6 ddim"]
+    of_schedules = [name + end for name in with_samplers for end in ("", " gla-grad-2")]
+    assert list(rows) == ["recording", "griffin-lim", "noise gla-grad-2", *of_schedules]
+    assert rows["noise gla-grad-2"]["network_calls"] == 0 and rows["wg-6 ddim gla-grad-2"]["network_calls"] == 6
+    for name in with_samplers:
+        plain, corrected = (rows[name + end] for end in ("", " gla-grad-2"))
+        assert corrected["means"]["log_mel_l1"] < 0.5 * plain["means"]["log_mel_l1"]
+    with pytest.raises(InputError, match="--gla_grad is -1"):
+        make_systems(SCHEDULES, [None], [-1])
+
+
 def test_markdown_table():
     assert markdown_table(["system", "n"], [["a", 1], ["bb", 22.5]]) == (
         "| system |    n |\n| ------ | ---: |\n| a      |    1 |\n| bb     | 22.5 |\n"

@@ -24,13 +24,14 @@ def test_demo_vocodes_the_shipped_mels(clone):  # noqa: F811
     result = sh("demo.sh", root=clone)
     assert result.returncode == 0, result.stderr
     rows = {line[11:39].strip(): line[39:].split() for line in result.stdout.splitlines() if line.startswith("mean")}
-    assert set(rows) == {"WaveGrad, 6 steps", "Griffin-Lim, 32 iterations"}
+    assert set(rows) == {"WaveGrad, 6 steps", "and GLA-Grad, 8 iterations", "Griffin-Lim, 32 iterations"}
     for figures in rows.values():
         assert len(figures) == 4 and all(re.fullmatch(r"\d+\.\d{3}", figure) for figure in figures)
 
     output = clone / "generated_samples" / "demo"
-    assert soundfile.info(output / "ru_0836.wav").frames == soundfile.info(recordings / "ru_0836.flac").frames
-    assert (output / "ru_0836.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("ru_0836", "ru_0836-gla-grad"):
+        assert soundfile.info(output / f"{name}.wav").frames == soundfile.info(recordings / "ru_0836.flac").frames
+        assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_shipped_mels_are_those_of_the_shipped_recordings():

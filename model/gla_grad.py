@@ -1,0 +1,96 @@
+"""GLA-Grad (Liu et al., 2024): Griffin-Lim from the phase that the network found, towards the magnitudes that the mel asks for.
+
+A network's waveform has not quite the mel that it was made from. As in GLA-Grad++ (2025), Griffin-Lim is applied once; here to the
+result. And where both papers take the magnitudes from a pseudo-inverse of the mel, which smears each band, here they are the
+waveform's own, scaled until their mel is the one given, so that harmonics stay as narrow as the network made them.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.errors import InputError
+from model.mel import LogMelSpectrogram, expand
+
+MOMENTUM = 0.9  # of fast Griffin-Lim (Perraudin et al., 2013)
+SCALINGS = 4  # of the magnitudes towards the mel, in each iteration
+LEAST_GAIN, MOST_GAIN = 0.05, 20.0  # of one scaling
+TINY = 1e-9  # keeps quotients of silence finite
+
+
+class GlaGrad(nn.Module):
+    """`GlaGrad(mel_config, n_iter)(y, mel)` is `y`, brought closer to a mel.
+
+    Args:
+        mel_config: the `MelConfig` of the mels.
+        n_iter: iterations of Griffin-Lim, 1 or more.
+
+    Attributes:
+        context_frames: on how many frames to each side a frame of the result depends.
+
+    Raises:
+        InputError: n_iter is below 1, or windows overlap by half or less, which is too little for Griffin-Lim.
+    """
+
+    def __init__(self, mel_config, n_iter):
+        super().__init__()
+        if n_iter < 1:
+            raise InputError(f"GLA-Grad has {n_iter} iterations (wanted: 1 or more)")
+        if mel_config.win_length <= 2 * mel_config.hop_length:
+            raise InputError(
+                f"GLA-Grad: mel.win_length is {mel_config.win_length} (wanted: more than twice mel.hop_length, "
+                f"which is {mel_config.hop_length})"
+            )
+        self.config, self.n_iter = mel_config, n_iter
+        self.context_frames = n_iter * math.ceil(mel_config.win_length / mel_config.hop_length)
+        mel = LogMelSpectrogram(mel_config)
+        self.margins = mel.context
+        self.first_centre = mel_config.n_fft // 2 - mel.context[0]  # the sample that the first frame is centred on
+        filters = mel.spectrogram.mel_scale.fb.T.clone()
+        self.register_buffer("window", mel.spectrogram.spectrogram.window.clone())
+        self.register_buffer("filters", filters)  # [n_mels, n_fft / 2 + 1]
+        self.register_buffer("widths", filters.sum(0)[:, None])
+        self.unit = self.window.square().sum().sqrt().item() ** mel_config.power if mel_config.normalized else 1.0
+
+    def _stft(self, y):
+        """`[B, T]` -> `[B, n_fft / 2 + 1, frames]`, the frames of the mel."""
+        mode = self.config.pad_mode if y.shape[-1] > max(self.margins) else "constant"
+        padded = F.pad(y[None], self.margins, mode=mode)[0]
+        config = self.config
+        return torch.stft(
+            padded, config.n_fft, config.hop_length, config.win_length, self.window, center=False, return_complex=True
+        )
+
+    def _istft(self, spectrum, y):
+        """The waveform of a spectrum; what lies before the first frame's centre is taken from `y`."""
+        config, start = self.config, self.first_centre
+        length = y.shape[-1] - start
+        waveform = torch.istft(spectrum, config.n_fft, config.hop_length, config.win_length, self.window, length=length)
+        return torch.cat([y[..., :start], waveform], -1)
+
+    def _scale(self, magnitude, target):
+        """Magnitudes scaled, line by line, until their mel is close to `target`."""
+        power = magnitude.pow(self.config.power)
+        for _ in range(SCALINGS):
+            of_band = target / (self.filters @ power).clamp(min=TINY)
+            gain = (self.filters.T @ of_band) / self.widths.clamp(min=TINY)
+            gain = torch.where(self.widths > TINY, gain.clamp(LEAST_GAIN, MOST_GAIN), 1.0)  # lines of no band stay
+            power = gain * power
+        return power.pow(1 / self.config.power)
+
+    def forward(self, y, mel):
+        """`[B, frames * hop_length]` and `[B, n_mels, frames]` -> `[B, frames * hop_length]`, within [-1, 1]."""
+        with torch.autocast(y.device.type, enabled=False):
+            y = y.float()
+            target = expand(mel.float(), self.config).exp() * self.unit
+            spectrum, before = self._stft(y), None
+            for i in range(self.n_iter):
+                magnitude = spectrum.abs()
+                y = self._istft(spectrum * (self._scale(magnitude, target) / magnitude.clamp(min=TINY)), y)
+                if i + 1 < self.n_iter:
+                    consistent = self._stft(y)
+                    spectrum = consistent if before is None else consistent + MOMENTUM * (consistent - before)
+                    before = consistent
+            return y.clamp(-1, 1)
