@@ -163,6 +163,18 @@ def test_samplers_can_be_chosen(setup, run, sampler):
     assert names(folder / "out") == ["a.wav", "b.wav", "c.wav"]
 
 
+def test_gla_grad_corrects_what_is_written(setup, run):
+    """Fails if the option does not reach the vocoder, in a batch too, or if a number that cannot be is a traceback."""
+    arguments, folder = setup
+    waveforms = []
+    for options in (["--gla_grad", "2"], ["--gla_grad", "2", "--batch_size", "3"], []):
+        assert run(*arguments, *options).returncode == 0
+        waveforms.append(soundfile.read(folder / "out" / "b.wav")[0])
+    assert np.abs(waveforms[0] - waveforms[1]).max() < 1e-3 < np.abs(waveforms[0] - waveforms[2]).max()
+    refused = run(*arguments, "--gla_grad", "-1")
+    assert refused.returncode == 2 and "-1 iterations (wanted: 1 or more)" in refused.err
+
+
 def test_one_bad_file_does_not_stop_the_others(setup, run):
     arguments, folder = setup
     np.save(folder / "a.npy", np.full((20, 7), np.nan))
