@@ -7,4 +7,4 @@ set -eu
 [ -d "$root/corpus/festvox-ru" ] || sh "$root/runs/get_corpus.sh"
 mkdir -p "$root/logs/search"
 exec "$python" "$root/benchmark.py" search --checkpoint "$root/checkpoints/small-16k.safetensors" \
-    --filelist "$root/filelists/festvox-ru/validation.txt" --steps 6 --output "$root/logs/search/small-16k-6.json" "$@"
+    --filelist "$root/filelists/festvox-ru/validation.txt" --steps 6 --sampler dpm-solver --output "$root/logs/search/small-16k-6.json" "$@"
