@@ -74,8 +74,9 @@ def timed(function, *arguments):
 
 def main():
     argparse.ArgumentParser(description=__doc__).parse_args()
-    vocoder, corrected = Vocoder.load(CHECKPOINT, SCHEDULE), Vocoder.load(CHECKPOINT, SCHEDULE, gla_grad=GLA_GRAD)
+    vocoder = Vocoder.load(CHECKPOINT, SCHEDULE)
     mel_of, config = vocoder.mel, vocoder.mel.config
+    corrected = Vocoder(vocoder.network, config, vocoder.schedule, gla_grad=GLA_GRAD)
     corrected.synthesize(torch.zeros(1, config.n_mels, 400))  # warm-up
 
     systems = {  # name: (how to vocode, end of the files' names or None)

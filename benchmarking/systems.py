@@ -31,7 +31,8 @@ class System:
     @property
     def method(self):
         """Sampler and correction, which may be one or none."""
-        return " ".join([self.sampler] * bool(self.sampler) + [f"gla-grad-{self.gla_grad}"] * bool(self.gla_grad)) or None
+        correction = f"gla-grad-{self.gla_grad}" if self.gla_grad else None
+        return " ".join(filter(None, [self.sampler, correction])) or None
 
     @property
     def key(self):
