@@ -1,4 +1,4 @@
-"""Measures one recording with one system: its figures, its time, and its audio for those who want to listen."""
+"""Measures one recording with systems: their figures, their time, and their audio for those who want to listen."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +66,7 @@ def audio_path(system, excerpt):
 
 
 class Measurer:
-    """`Measurer(measuring, device)((system, index))` measures recording `index` with a system.
+    """`Measurer(measuring, device)((systems, index))` measures recording `index` with systems that share one sampling.
 
     Raises:
         OSError, InputError: a file cannot be used.
@@ -85,8 +85,8 @@ class Measurer:
         ancestral_sample(self.network, mel, linear(2, 0.1, 0.5), torch.Generator().manual_seed(0))
         self.is_warm = True
 
-    def synthesize(self, system, index):
-        """Waveform `[T]`, and the seconds that it took; None where nothing is computed."""
+    def sample(self, system, index):
+        """What a system makes before its correction, `[T]`, and the seconds that it took; None where nothing is computed."""
         excerpt = self.excerpts[index]
         if system.name == RECORDING:
             return excerpt.waveform, None
@@ -96,24 +96,38 @@ class Measurer:
             return waveform, synchronized_time(torch.device("cpu")) - start
         if not self.is_warm:
             self._warm_up()
-        correct = GlaGrad(self.config.mel, system.gla_grad).to(self.device) if system.gla_grad else lambda y, mel: y
         mel = excerpt.mel[None].to(self.device)
         noises = (noise.to(self.device) for noise in excerpt_noises([index], len(excerpt.waveform), self.measuring.seed))
         self.network.n_calls = 0
         start = synchronized_time(self.device)
-        with autocast(self.device, DTYPES[self.measuring.dtype]):
-            if system.schedule is None:
-                waveform = next(noises_of_prior(self.network, mel, noises=noises))
-            else:
+        if system.schedule is None:
+            waveform = next(noises_of_prior(self.network, mel, noises=noises))
+        else:
+            with autocast(self.device, DTYPES[self.measuring.dtype]):
                 waveform = find_sampler(system.sampler)(self.network, mel, system.schedule, noises=noises)
-            waveform = correct(waveform, mel)[0]
-        return waveform.cpu(), synchronized_time(self.device) - start
+        return waveform[0].cpu(), synchronized_time(self.device) - start
+
+    def correct(self, system, index, waveform):
+        """What GLA-Grad makes of a sampled waveform, `[T]`, and the seconds that it took."""
+        gla_grad = GlaGrad(self.config.mel, system.gla_grad).to(self.device)
+        waveform, mel = waveform[None].to(self.device), self.excerpts[index].mel[None].to(self.device)
+        start = synchronized_time(self.device)
+        return gla_grad(waveform, mel)[0].cpu(), synchronized_time(self.device) - start
 
     def __call__(self, task):
-        system, index = task
-        excerpt = self.excerpts[index]
-        waveform, elapsed = self.synthesize(system, index)
-        sample_rate = self.config.mel.sample_rate
+        systems, index = task
+        sampled, sampling_seconds = self.sample(systems[0], index)
+        entries = []
+        for system in systems:
+            waveform, seconds = sampled, sampling_seconds
+            if system.gla_grad:
+                waveform, correction_seconds = self.correct(system, index, sampled)
+                seconds += correction_seconds
+            entries.append(self._entry(system, index, waveform, seconds))
+        return entries
+
+    def _entry(self, system, index, waveform, seconds):
+        excerpt, sample_rate = self.excerpts[index], self.config.mel.sample_rate
         if index < self.measuring.n_audio:
             path = self.measuring.folder / audio_path(system, excerpt)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,6 +138,6 @@ class Measurer:
             "recording": excerpt.name,
             "network_calls": self.network.n_calls if system.schedule is not None else 0,
             "audio_seconds": len(excerpt.waveform) / sample_rate,
-            "synthesis_seconds": elapsed,
+            "synthesis_seconds": seconds,
             "figures": {name: value if np.isfinite(value) else None for name, value in values.items()},
         }

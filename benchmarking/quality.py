@@ -42,25 +42,30 @@ def add_arguments(parser):
     parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes (default: one a GPU, or a core)")
 
 
-def measure_all(tasks, measurer, measure, journal):
-    """Entries of all (system, index) tasks, from the journal or measured now, in the order of the tasks."""
+def measure_all(systems, measurer, measure, journal):
+    """Entries of each system, one for each recording, from the journal or measured now."""
     known = {(entry["key"], entry["recording"]): entry for entry in journal.entries}
-    keys = [(system.key, measurer.excerpts[index].name) for system, index in tasks]
+    excerpts = measurer.excerpts
 
-    def is_known(task, key):
-        system, index = task
+    def is_known(system, index):
         wants_audio = index < measurer.measuring.n_audio
-        path = measurer.measuring.folder / audio_path(system, measurer.excerpts[index])
-        return key in known and (path.is_file() or not wants_audio)
+        path = measurer.measuring.folder / audio_path(system, excerpts[index])
+        return (system.key, excerpts[index].name) in known and (path.is_file() or not wants_audio)
 
-    missing = [(task, key) for task, key in zip(tasks, keys) if not is_known(task, key)]
-    bar = tqdm(total=len(tasks), initial=len(tasks) - len(missing), unit="waveform", disable=not sys.stderr.isatty())
-    with bar:
-        for (_, key), entry in zip(missing, measure([task for task, _ in missing])):
-            journal.append(entry)
-            known[key] = entry
-            bar.update()
-    return [known[key] for key in keys]
+    missing = {}  # what shares a sampling is one task
+    for system in systems:
+        for index in range(len(excerpts)):
+            if not is_known(system, index):
+                missing.setdefault((system.sampling, index), []).append(system)
+    tasks = [(some, index) for (_, index), some in missing.items()]
+    n_waveforms, n_missing = len(systems) * len(excerpts), sum(len(some) for some, _ in tasks)
+    with tqdm(total=n_waveforms, initial=n_waveforms - n_missing, unit="waveform", disable=not sys.stderr.isatty()) as bar:
+        for entries in measure(tasks):
+            for entry in entries:
+                journal.append(entry)
+                known[entry["key"], entry["recording"]] = entry
+            bar.update(len(entries))
+    return [[known[system.key, excerpt.name] for excerpt in excerpts] for system in systems]
 
 
 def summarize(system, entries, metrics):
@@ -142,11 +147,9 @@ def run(arguments):
     }
     arguments.output.mkdir(parents=True, exist_ok=True)
     journal = Journal(arguments.output / "journal.jsonl", settings)
-    tasks = [(system, index) for system in systems for index in range(len(names))]
     with start_workers(partial(Measurer, measuring), arguments.jobs) as measure:
-        entries = measure_all(tasks, measurer, measure, journal)
+        by_system = measure_all(systems, measurer, measure, journal)
 
-    by_system = [entries[i * len(names) : (i + 1) * len(names)] for i in range(len(systems))]
     rows = [summarize(system, some, arguments.metrics) for system, some in zip(systems, by_system)]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     content = settings | {

@@ -42,8 +42,17 @@ class System:
         return f"{hashlib.sha256(self.schedule.betas.tobytes()).hexdigest()[:16]} {self.method}"
 
     @property
+    def sampling(self):
+        """What they depend on before the correction: systems that have it in common need one sampling."""
+        return replace(self, gla_grad=0).key
+
+    @property
     def file_stem(self):
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name)
+
+
+def _named_by_method(system):
+    return replace(system, name=f"{system.name} {system.method}")
 
 
 def make_systems(schedules, samplers, gla_grads=(0,)):
@@ -61,16 +70,14 @@ def make_systems(schedules, samplers, gla_grads=(0,)):
     if min(gla_grads) < 0:
         raise InputError(f"--gla_grad is {min(gla_grads)} (wanted: 0 or more)")
     systems = [System(RECORDING), System(GRIFFIN_LIM)]
-    systems += [System(f"{NOISE} gla-grad-{n_iter}", gla_grad=n_iter) for n_iter in gla_grads if n_iter]
+    systems += [_named_by_method(System(NOISE, gla_grad=n_iter)) for n_iter in gla_grads if n_iter]
     for text in schedules:
         path, separator, own_sampler = text.rpartition("@")
         schedule = NoiseSchedule.load(path if separator else text)
         for sampler in [own_sampler] if separator else samplers:
             sampler = sampler_of(schedule, sampler)
             find_sampler(sampler)
-            for n_iter in gla_grads:
-                system = System(schedule.name, schedule, sampler, n_iter)
-                systems.append(replace(system, name=f"{schedule.name} {system.method}"))
+            systems += [_named_by_method(System(schedule.name, schedule, sampler, n_iter)) for n_iter in gla_grads]
     names = [system.name for system in systems]
     for name in names:
         if names.count(name) > 1:

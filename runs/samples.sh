@@ -1,7 +1,7 @@
 #!/bin/sh
 # Remakes what is to be seen and heard in generated_samples: three test recordings and what the shipped checkpoint makes of their
 # mels in 3 to 1000 steps, with and without GLA-Grad, with pictures, figures and a page (report/index.html), and an animation of the six steps (denoising.gif).
-# Killed and started again, it goes on where it was. Takes half an hour on two cores, most of it for the 1000 steps.
+# Killed and started again, it goes on where it was. Takes a quarter of an hour on two cores, most of it for the 1000 steps.
 # Usage: sh runs/samples.sh
 set -eu
 . "$(dirname "$0")/setup.sh"

@@ -177,9 +177,14 @@ def test_schedules_go_with_the_sampler_that_they_were_made_for(tmp_path):
     assert [system.sampler for system in make_systems([f"{tmp_path}/a.json@heun"], [None])[2:]] == ["heun"]
 
 
-def test_results_with_and_without_correction(quality, tmp_path, capsys):
-    """Each with its own name, and noise that was corrected beside them: what the correction does alone."""
-    assert quality("--gla_grad", 0, 2) == 0, capsys.readouterr().err
+def test_results_with_and_without_correction(quality, tmp_path, capsys, monkeypatch):
+    """Each with its own name, of one sampling, and noise that was corrected beside them: what the correction does alone."""
+    from benchmarking.measuring import Measurer
+
+    sampled, sample = [], Measurer.sample
+    monkeypatch.setattr(Measurer, "sample", lambda self, *task: sampled.append(task) or sample(self, *task))
+    assert quality("--gla_grad", 0, 2, "--jobs", 1) == 0, capsys.readouterr().err
+    assert len(sampled) == 5 * len({index for _, index in sampled})  # not 7, as many as there are rows
     rows = {row["system"]: row for row in json.loads((tmp_path / "quality" / "quality.json").read_text())["rows"]}
     with_samplers = ["wg-3 sde-dpm-solver", "wg-6 ddim"]
     of_schedules = [name + end for name in with_samplers for end in ("", " gla-grad-2")]
