@@ -38,7 +38,8 @@ def save_plot(rows, references, metric, x, x_label, path):
         axes.plot(*zip(*[point[:2] for point in points]) if points else ([], []), markers[number % 8], color=color, label=sampler)
         for value, mean, system in points:
             name = system.removesuffix(f" {sampler}")
-            axes.annotate(name, (value, mean), xytext=(4, 3), textcoords="offset points", fontsize=7, color=color)
+            place = {"xytext": (3, 3), "textcoords": "offset points", "rotation": 40, "rotation_mode": "anchor"}
+            axes.annotate(name, (value, mean), fontsize=7, color=color, **place)
     for row, style in zip(references, ("--", ":")):
         if row["means"][metric] is not None:
             axes.axhline(row["means"][metric], color="grey", linestyle=style, label=row["system"])
@@ -51,7 +52,7 @@ def save_plot(rows, references, metric, x, x_label, path):
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.minorticks_off()
-    axes.margins(x=0.15)  # room for the names
+    axes.margins(x=0.15, y=0.2)  # room for the names
     axes.set_xlabel(x_label)
     axes.set_ylabel(METRICS[metric].label)
     axes.grid(alpha=0.3)
