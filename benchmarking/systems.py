@@ -43,7 +43,7 @@ class System:
 
     @property
     def sampling(self):
-        """What they depend on before the correction: systems that have it in common need one sampling."""
+        """What the results depend on before the correction, as text: systems that share it need one sampling."""
         return replace(self, gla_grad=0).key
 
     @property

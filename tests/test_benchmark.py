@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import benchmark
+from benchmarking.measuring import Measurer
 from benchmarking.plain_network import plain
 from benchmarking.real_time_factor import operations_per_sample
 from benchmarking.systems import make_systems
@@ -139,8 +140,6 @@ def test_quality_measures_every_system_and_remembers(quality, tmp_path, capsys, 
     assert table in capsys.readouterr().out and table.count("\n") == 6
 
     # What is in the journal is not measured again.
-    from benchmarking.measuring import Measurer
-
     monkeypatch.setattr(Measurer, "__call__", lambda self, task: pytest.fail("measured again"))
     before = (tmp_path / "quality" / "quality.json").read_bytes()
     assert quality() == 0
@@ -179,8 +178,6 @@ def test_schedules_go_with_the_sampler_that_they_were_made_for(tmp_path):
 
 def test_results_with_and_without_correction(quality, tmp_path, capsys, monkeypatch):
     """Each with its own name, of one sampling, and noise that was corrected beside them: what the correction does alone."""
-    from benchmarking.measuring import Measurer
-
     sampled, sample = [], Measurer.sample
     monkeypatch.setattr(Measurer, "sample", lambda self, *task: sampled.append(task) or sample(self, *task))
     assert quality("--gla_grad", 0, 2, "--jobs", 1) == 0, capsys.readouterr().err
