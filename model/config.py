@@ -180,6 +180,7 @@ class InferGradConfig(_Section):
         noise_schedule: file with the noise schedule of the denoising, relative to the configuration file.
         sampler: one of `model.sampler.STEPS`; left out, the one that the schedule was made for.
         weight: of the waveforms' distance, beside the diffusion loss.
+        loudness_weight: of `training.loudness_distance` (PMSQE), which is added to the waveforms' spectral distance; 0: left out.
         from_step, every: it counts at each `every`th optimiser step, from `from_step` on.
         random_share: share of these steps that generate by a random schedule along the same curve of log-SNR instead, so
             that the network learns all noise levels, as sampling in many steps needs them.
@@ -189,6 +190,7 @@ class InferGradConfig(_Section):
     noise_schedule: str
     sampler: Optional[str] = None
     weight: PositiveFloat = 1.0
+    loudness_weight: float = Field(ge=0, default=0.0)
     from_step: int = Field(ge=0, default=0)
     every: PositiveInt = 1
     random_share: float = Field(ge=0, le=1, default=0.0)

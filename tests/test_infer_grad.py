@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from training_fixtures import one_thread, run, same, train_to_end, weights_of, write_run  # noqa: F401
+from training_fixtures import SAMPLE_RATE, one_thread, run, same, train_to_end, weights_of, write_run  # noqa: F401
 
 from model.config import load_config
 from model.errors import InputError
 from model.sampler import SAMPLERS, STEPS
+from training.loudness_distance import LoudnessDistance
 from training.previews import PreviewSampling, make_previews
 from training.trainer import Trainer
 
@@ -120,6 +121,16 @@ def test_learns(tmp_path):
     assert distances[-1] < 0.9 * distances[0]
 
 
+def test_loudness_is_added_with_its_weight(tmp_path):
+    """Fails if the weight is forgotten, or if it is heard where it is not asked for."""
+    y, generated = torch.randn(2, 2, 1200, generator=torch.Generator().manual_seed(0))
+    plain, half = (
+        new_trainer(write_infer_grad_run(tmp_path, {"loudness_weight": weight})).inference_loss for weight in (0.0, 0.5)
+    )
+    added = half(y, generated) - plain(y, generated)
+    torch.testing.assert_close(added, 0.5 * LoudnessDistance(SAMPLE_RATE)(y, generated), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("changes", [{}, {"training__micro_batch_size": 1}])
 def test_two_processes_have_the_gradient_of_one(tmp_path, changes):
     """Fails if gradients of several calls in a step are not exchanged rightly, or if processes draw other noise."""
@@ -176,6 +187,7 @@ def test_dry_run_measures_both_kinds_of_step(tmp_path):
         ({"sampler": "guess"}, {}, "sampler 'guess' is unknown"),
         ({"weight": 0.0}, {}, r"training\.infer_grad\.weight"),
         ({"random_steps": [5, 3]}, {}, r"random_steps is \[5, 3\]"),
+        ({"loudness_weight": -1.0}, {}, r"training\.infer_grad\.loudness_weight"),
         ({"random_share": 1.5}, {}, r"training\.infer_grad\.random_share"),
         ({}, {"data__segment_frames": 51}, r"segments of 1020 samples \(wanted by training\.infer_grad: more than 1024\)"),
     ],

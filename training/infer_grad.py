@@ -9,11 +9,12 @@ import numpy as np
 from model.errors import InputError
 from model.noise_schedule import NoiseSchedule, random_along
 from model.sampler import find_step, reverse_process, sampler_of
+from training.loudness_distance import LoudnessDistance
 from training.spectral_distance import SpectralDistance
 
 
 class InferenceLoss:
-    """Distance of generated waveforms from their recordings: spectral, for only the spectrum is given by the mel.
+    """Distance of generated waveforms from their recordings: of spectra, for only the spectrum is given by the mel.
 
     Args:
         config: a `model.config.InferGradConfig`.
@@ -28,7 +29,8 @@ class InferenceLoss:
     """
 
     def __init__(self, config, folder, segment_samples, sample_rate, seed, device):
-        longest = SpectralDistance.longest_reflection
+        self.loudness_distance = LoudnessDistance(sample_rate).to(device) if config.loudness_weight else None
+        longest = max(SpectralDistance.longest_reflection, self.loudness_distance.n_fft if self.loudness_distance else 0)
         if segment_samples <= longest:
             raise InputError(
                 f"data.segment_frames makes segments of {segment_samples} samples "
@@ -39,7 +41,7 @@ class InferenceLoss:
         self.config = config
         self.seed = seed
         self.n_noises = max(len(self.schedule), config.random_steps[1] if config.random_share else 0)
-        self.distance = SpectralDistance(sample_rate).to(device)
+        self.spectral_distance = SpectralDistance(sample_rate).to(device)
 
     def schedule_at(self, training_step):
         """The schedule of an optimiser step, the same on all processes."""
@@ -65,4 +67,7 @@ class InferenceLoss:
 
     def __call__(self, y_0, generated):
         """`[B, T]` and `[B, T]` -> `[B]`."""
-        return self.distance(y_0, generated)
+        distance = self.spectral_distance(y_0, generated)
+        if self.loudness_distance:
+            distance = distance + self.config.loudness_weight * self.loudness_distance(y_0, generated)
+        return distance
