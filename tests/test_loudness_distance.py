@@ -27,8 +27,8 @@ def noise_like(waveform):
     return torch.randn(waveform.shape, generator=torch.Generator().manual_seed(0))
 
 
-def tone(frequency, n_samples):
-    return torch.sin(2 * torch.pi * frequency * torch.arange(n_samples) / SAMPLE_RATE)[None]
+def tone(frequency, n_samples, sample_rate=SAMPLE_RATE):
+    return torch.sin(2 * torch.pi * frequency * torch.arange(n_samples) / sample_rate)[None]
 
 
 def test_scales_of_hearing():
@@ -40,7 +40,7 @@ def test_scales_of_hearing():
 
 
 def test_orders_errors_as_pesq_does(distance, speech):
-    """Fails if a step of the model of hearing is wrong enough to matter; filters, which PESQ makes good for, are not among them."""
+    """Fails if a step of the model of hearing is wrong enough to matter. Not filters, which PESQ makes good for."""
     noise, n_samples = noise_like(speech), speech.shape[1]
     degraded = [speech + amplitude * noise for amplitude in (3e-4, 1e-3, 3e-3, 1e-2)]
     degraded += [speech + amplitude * tone(400, n_samples) for amplitude in (1e-3, 1e-2)]
@@ -83,3 +83,13 @@ def test_other_sample_rates(speech, sample_rate):
     distance = LoudnessDistance(sample_rate)
     assert (distance.bands.sum(0) > 0).all() and (distance.bands.sum(1) > 0).all()
     assert distance(speech, speech + 0.01 * noise_like(speech)).item() > 0.5
+
+
+@pytest.mark.parametrize("frequency", [500, 2000])
+def test_is_as_loud_at_each_sample_rate(frequency):
+    """Fails if the level depends on the samples of a frame, or the width of a band on the highest frequency."""
+    distances = []
+    for sample_rate in (16000, 24000, 48000):
+        a = 0.1 * tone(frequency, sample_rate, sample_rate)
+        distances.append(LoudnessDistance(sample_rate)(a, 0.5 * a).item())
+    assert max(distances) < 1.25 * min(distances)
