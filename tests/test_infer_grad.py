@@ -189,7 +189,7 @@ def test_dry_run_measures_both_kinds_of_step(tmp_path):
         ({"random_steps": [5, 3]}, {}, r"random_steps is \[5, 3\]"),
         ({"loudness_weight": -1.0}, {}, r"training\.infer_grad\.loudness_weight"),
         ({"random_share": 1.5}, {}, r"training\.infer_grad\.random_share"),
-        ({"loudness_weight": 0.5}, {"mel__sample_rate": 48000}, r"segments of 1200 samples \(.*more than 1536\)"),
+        ({"loudness_weight": 0.5}, {"mel__sample_rate": 48000, "mel__n_fft": 256}, r"1200 samples \(.*more than 1536\)"),
         ({}, {"data__segment_frames": 51}, r"segments of 1020 samples \(wanted by training\.infer_grad: more than 1024\)"),
     ],
 )
