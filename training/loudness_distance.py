@@ -5,12 +5,13 @@ alignment of delay, level and frequency response: a vocoder has to keep all thre
 """
 
 import torch
+from scipy.signal import freqz
 from torch import nn
 from torch.nn.functional import one_hot
 
 FRAME, HOP = 0.032, 0.016  # s
 GAIN = 1.15e6  # of the power of frames of 512 samples: brings speech with an RMS of .11 to PESQ's listening level
-PRE_EMPHASIS = (2.740826, -5.4816519, 2.740826), (1.0, -1.9444777, 0.94597794)  # of z^-1 at 16 kHz (P.862.2)
+PRE_EMPHASIS = (2.740826, -5.4816519, 2.740826), (1.0, -1.9444777, 0.94597794)  # filter at 16 kHz (P.862.2)
 BANDS_PER_BARK = 49 / 22.436  # 49 bands to 8 kHz
 LOUDNESS_SCALE, ZWICKER_EXPONENT = 0.187, 0.23
 DEAD_ZONE = 0.25  # share of the smaller loudness by which the other may differ unheard
@@ -44,13 +45,12 @@ class LoudnessDistance(nn.Module):
         super().__init__()
         self.n_fft, self.hop_length = round(FRAME * sample_rate), round(HOP * sample_rate)
         lines = torch.arange(1, self.n_fft // 2 + 1, dtype=torch.float64) * sample_rate / self.n_fft  # Hz, without 0
-        z = torch.exp(-2j * torch.pi * lines.clamp(max=8000) / 16000)
-        numerator, denominator = (sum(c * z**i for i, c in enumerate(part)) for part in PRE_EMPHASIS)
+        _, response = freqz(*PRE_EMPHASIS, worN=lines.clamp(max=8000).numpy(), fs=16000)
         band_of_line = (BANDS_PER_BARK * bark(lines)).ceil().long() - 1
         members = one_hot(torch.unique(band_of_line, return_inverse=True)[1]).double()  # low bands may have no line
         centres = lines @ members / members.sum(0)
         exponent = ZWICKER_EXPONENT * (6 / (bark(centres) + 2)).clamp(1, 2) ** 0.15
-        gains = GAIN * (512 / self.n_fft) ** 2 * (numerator / denominator).abs().square()
+        gains = GAIN * (512 / self.n_fft) ** 2 * torch.from_numpy(response).abs().square()
         self.register_buffer("bands", (members * gains[:, None]).float())
         self.register_buffer("widths", (torch.gradient(bark(lines))[0] @ members).float())
         self.register_buffer("threshold", hearing_threshold(centres).float())
