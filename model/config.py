@@ -185,6 +185,7 @@ class InferGradConfig(_Section):
         random_share: share of these steps that generate by a random schedule along the same curve of log-SNR instead, so
             that the network learns all noise levels, as sampling in many steps needs them.
         random_steps: the fewest and the most denoising steps of a random schedule.
+        many_steps_sampler: in place of `sampler` where a schedule has `many_steps` or more; left out, there is no difference.
     """
 
     noise_schedule: str
@@ -195,6 +196,8 @@ class InferGradConfig(_Section):
     every: PositiveInt = 1
     random_share: float = Field(ge=0, le=1, default=0.0)
     random_steps: tuple[int, int] = (3, 9)
+    many_steps: PositiveInt = 10
+    many_steps_sampler: Optional[str] = None
 
     @model_validator(mode="after")
     def _check(self):

@@ -49,8 +49,20 @@ def test_generates_what_inference_does(tmp_path):
 def test_samples_with_what_the_schedule_was_made_for(tmp_path):
     config = write_infer_grad_run(tmp_path)
     (tmp_path / "three.json").write_text('{"betas": [0.001, 0.05, 0.6], "sampler": "ddim"}')
-    assert new_trainer(config).inference_loss.step is STEPS["ddim"]
-    assert new_trainer(write_infer_grad_run(tmp_path, {"sampler": "ancestral"})).inference_loss.step is STEPS["ancestral"]
+    assert new_trainer(config).inference_loss.few_steps is STEPS["ddim"]
+    assert new_trainer(write_infer_grad_run(tmp_path, {"sampler": "ancestral"})).inference_loss.few_steps is STEPS["ancestral"]
+
+
+@pytest.mark.parametrize("many_steps, sampler", [(3, "ancestral"), (4, "ddim")])
+def test_many_steps_have_their_own_sampler(tmp_path, many_steps, sampler):
+    """Fails if a schedule of `many_steps` is sampled as fewer are, or a shorter one as many are."""
+    changes = {"sampler": "ddim", "many_steps": many_steps, "many_steps_sampler": "ancestral"}
+    trainer = new_trainer(write_infer_grad_run(tmp_path, changes))
+    torch.nn.init.normal_(trainer.network.output_conv.weight)
+    mel, noises = torch.randn(1, 8, 60), torch.randn(1, 3, 1200)
+    schedule = trainer.inference_loss.schedule
+    generated = trainer.inference_loss.generate(schedule, trainer.network, mel, noises, 1.0)
+    assert torch.equal(generated, SAMPLERS[sampler](trainer.network, mel, schedule, noises=noises.unbind(1)))
 
 
 def test_random_schedules_take_their_share(tmp_path):
@@ -185,6 +197,7 @@ def test_dry_run_measures_both_kinds_of_step(tmp_path):
     [
         ({"noise_schedule": "none.json"}, {}, "none.json"),
         ({"sampler": "guess"}, {}, "sampler 'guess' is unknown"),
+        ({"many_steps_sampler": "guess"}, {}, "sampler 'guess' is unknown"),
         ({"weight": 0.0}, {}, r"training\.infer_grad\.weight"),
         ({"random_steps": [5, 3]}, {}, r"random_steps is \[5, 3\]"),
         ({"loudness_weight": -1.0}, {}, r"training\.infer_grad\.loudness_weight"),

@@ -37,7 +37,9 @@ class InferenceLoss:
                 f"(wanted by training.infer_grad: more than {longest})"
             )
         self.schedule = NoiseSchedule.load(folder / config.noise_schedule)
-        self.step = find_step(sampler_of(self.schedule, config.sampler))
+        few_steps_sampler = sampler_of(self.schedule, config.sampler)
+        self.few_steps = find_step(few_steps_sampler)
+        self.many_steps = find_step(config.many_steps_sampler or few_steps_sampler)
         self.config = config
         self.seed = seed
         self.n_noises = max(len(self.schedule), config.random_steps[1] if config.random_share else 0)
@@ -49,6 +51,10 @@ class InferenceLoss:
         if rng.random() >= self.config.random_share:
             return self.schedule
         return random_along(self.schedule, int(rng.integers(*self.config.random_steps, endpoint=True)), rng)
+
+    def step_of(self, schedule):
+        """The step of `model.sampler.STEPS` that a schedule is sampled with."""
+        return self.many_steps if len(schedule) >= self.config.many_steps else self.few_steps
 
     def generate(self, schedule, network, mel, noises, std):
         """What inference makes of noise, with gradients.
@@ -63,7 +69,7 @@ class InferenceLoss:
         Returns:
             waveform, `[B, T]`.
         """
-        return reverse_process(self.step, network, mel, schedule, (std * noise for noise in noises.unbind(1)))
+        return reverse_process(self.step_of(schedule), network, mel, schedule, (std * noise for noise in noises.unbind(1)))
 
     def __call__(self, y_0, generated):
         """`[B, T]` and `[B, T]` -> `[B]`."""

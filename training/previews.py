@@ -27,7 +27,8 @@ class PreviewSampling(NamedTuple):
     def of(cls, trainer):
         """What InferGrad trains for, where it does, so that one sees it in the figures; else six steps of algorithm 2."""
         if trainer.inference_loss:
-            return cls(trainer.inference_loss.schedule, trainer.inference_loss.step)
+            schedule = trainer.inference_loss.schedule
+            return cls(schedule, trainer.inference_loss.step_of(schedule))
         return cls(NoiseSchedule.load(DEFAULT_SCHEDULE), ancestral_step)
 
 
