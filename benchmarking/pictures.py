@@ -29,7 +29,7 @@ def save_plot(rows, references, metric, x, x_label, path):
         references: rows without one, drawn as horizontal lines.
         metric: a name in `METRICS`.
     """
-    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.5, 4.6), layout="constrained")
     markers = "osD^vP*X"
     for number, sampler in enumerate(dict.fromkeys(row["sampler"] for row in rows)):
         own = [row for row in rows if row["sampler"] == sampler and None not in (row[x], row["means"][metric])]
@@ -56,6 +56,6 @@ def save_plot(rows, references, metric, x, x_label, path):
     axes.set_xlabel(x_label)
     axes.set_ylabel(METRICS[metric].label)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)  # outside, where it hides no point
     figure.savefig(path, dpi=120)
     plt.close(figure)
