@@ -81,6 +81,8 @@ class Trainer:
         # Losses are computed through this one: only its forward has the gradients averaged over the processes.
         self.parallel_network = self.network
         if self.world_size > 1:
+            # Added up over several calls, a gradient of 1 x 1 taps has other strides than its weight, which say the same.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             # The buffers are constants; sent out at each call, they would spoil the gradients of several calls in a step.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # new versions have another name for it, old ones only this
