@@ -1,10 +1,9 @@
 """How fast, how good, and which noise schedule: `python benchmark.py COMMAND --help`."""
 
-import argparse
 import importlib
 import sys
 
-from model.errors import run_command
+from model.errors import CommandParser, run_command
 
 COMMANDS = {
     "rtf": ("benchmarking.real_time_factor", "measure the real-time factor and the memory of synthesis"),
@@ -19,7 +18,7 @@ COMMANDS = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (module_name, summary) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary)

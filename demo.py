@@ -1,6 +1,5 @@
 """Vocodes the shipped mels with the shipped checkpoint, draws the results, and prints how good they are."""
 
-import argparse
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from datasets import read_audio, read_mel
 from griffin_lim import griffin_lim
 from inference import wav_writer
 from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
-from model.errors import run_command
+from model.errors import CommandParser, run_command
 from vocoder import Vocoder
 
 matplotlib.use("Agg")
@@ -73,7 +72,7 @@ def timed(function, *arguments):
 
 
 def main():
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    CommandParser(description=__doc__).parse_args()
     vocoder = Vocoder.load(CHECKPOINT, SCHEDULE)
     mel_of, config = vocoder.mel, vocoder.mel.config
     corrected = Vocoder(vocoder.network, config, vocoder.schedule, gla_grad=GLA_GRAD)

@@ -1,6 +1,5 @@
 """Vocodes mel files, or resynthesises audio files: `python inference.py -ch CHECKPOINT -ns SCHEDULE -m FILELIST`."""
 
-import argparse
 import contextlib
 import itertools
 import os
@@ -17,10 +16,11 @@ from tqdm import tqdm
 from datasets import AUDIO_SUFFIXES, MEL_SUFFIXES, read_audio, read_filelist, read_mel
 from model.checkpoint import build_network, read_checkpoint
 from model.config import load_config
-from model.errors import InputError, check_counts, describe, run_command
+from model.device import DTYPES
+from model.errors import CommandParser, InputError, describe, non_negative_int, positive_int, run_command, seed_int
 from model.noise_schedule import NoiseSchedule
 from model.sampler import DEFAULT_SAMPLER, STEPS
-from vocoder import DTYPES, Vocoder
+from vocoder import Vocoder
 
 
 def features(path, vocoder, mix_to_mono=False):
@@ -150,7 +150,7 @@ def run_jobs(argv, n_jobs):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Vocode mel files, or resynthesise audio files.")
+    parser = CommandParser(description="Vocode mel files, or resynthesise audio files.")
     parser.add_argument("-c", "--config", help="configuration that the checkpoint must agree with (it carries its own)")
     parser.add_argument("-ch", "--checkpoint", required=True, help="weights: .safetensors, or a training checkpoint .pt")
     parser.add_argument("-ns", "--noise_schedule", required=True, help="noise schedule: .json, .pt or .npy")
@@ -158,21 +158,20 @@ def main(argv=None):
     parser.add_argument("-v", "--verbose", choices=["yes", "no"], default="yes", help="show progress and speed")
     parser.add_argument("-o", "--output_dir", default="outputs", help="folder for the wav files (default: outputs)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
-    parser.add_argument("--batch_size", type=int, default=1, help="files that are vocoded together")
+    parser.add_argument("--seed", type=seed_int, default=0, help="seed of the noise")
+    parser.add_argument("--batch_size", type=positive_int, default=1, help="files that are vocoded together")
     parser.add_argument(
         "--sampler", help=f"one of {', '.join(STEPS)} (default: what the schedule was made for, or {DEFAULT_SAMPLER})"
     )
     parser.add_argument(
-        "--gla_grad", type=int, default=0, metavar="N", help="iterations that bring the result closer to its mel (GLA-Grad; default: 0)"
+        "--gla_grad", type=non_negative_int, default=0, metavar="N", help="iterations that bring the result closer to its mel (GLA-Grad; default: 0)"
     )
     parser.add_argument("--mix_to_mono", action="store_true", help="average the channels of recordings that have several")
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="precision (default: the device's fastest)")
-    parser.add_argument("--chunk_frames", type=int, default=400, help="mel frames at once; bounds the memory")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that share the files and the cores (default: 1)")
+    parser.add_argument("--chunk_frames", type=positive_int, default=400, help="mel frames at once; bounds the memory")
+    parser.add_argument("--jobs", type=positive_int, default=1, help="processes that share the files and the cores (default: 1)")
     parser.add_argument("--compile", action="store_true", help="torch.compile: a minute or two, then faster; for many files")
     arguments = parser.parse_args(argv)
-    check_counts(arguments, "batch_size", "chunk_frames", "jobs")
 
     config = load_config(arguments.config) if arguments.config else None
     inputs = read_filelist(arguments.mel_filelist, AUDIO_SUFFIXES | MEL_SUFFIXES)

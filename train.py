@@ -3,11 +3,10 @@
 The same command again goes on where the run ended, however it ended.
 """
 
-import argparse
 from pathlib import Path
 
 from model.config import load_config
-from model.errors import run_command
+from model.errors import CommandParser, run_command
 from training import processes
 from training.dry_run import dry_run, explained_out_of_memory
 from training.loop import Loop
@@ -70,7 +69,7 @@ def _open(folder, config):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Train a WaveGrad; the same command again goes on where the run ended.")
+    parser = CommandParser(description="Train a WaveGrad; the same command again goes on where the run ended.")
     parser.add_argument("-c", "--config", required=True, help="configuration file")
     parser.add_argument("-l", "--logdir", help="checkpoints and TensorBoard files (default: logs/ and the name of CONFIG)")
     parser.add_argument("--dry-run", action="store_true", help="check configuration, data and memory, and measure a step")

@@ -6,6 +6,7 @@ import shutil
 import torch
 
 from model.checkpoint import build_network, read_checkpoint
+from model.device import autocast, fastest_dtype
 from model.errors import InputError
 from model.gla_grad import GlaGrad
 from model.mel import LogMelSpectrogram
@@ -13,25 +14,6 @@ from model.mel_diagnosis import diagnose
 from model.noise_schedule import NoiseSchedule
 from model.sampler import find_step, sampler_of
 from model.streaming import SynthesisStream, push_together
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def fastest_dtype(device):
-    """The fastest precision that a device computes in natively: bfloat16 where there is hardware for it, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
-            return torch.bfloat16
-    return torch.float32
-
-
-def autocast(device, dtype):
-    """A context in which a network computes in `dtype`, one of `DTYPES`."""
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-
 
 def compiled(network, device):
     """A network in inference through torch.compile, for any length: frozen weights on a CPU, CUDA graphs on a GPU.

@@ -12,8 +12,9 @@ import torch  # noqa: E402
 from matplotlib.animation import FuncAnimation, PillowWriter  # noqa: E402
 
 from datasets import read_audio  # noqa: E402
-from model.checkpoint import load_network, save_atomically  # noqa: E402
-from model.errors import InputError  # noqa: E402
+from model.checkpoint import load_network  # noqa: E402
+from model.errors import InputError, positive_float, seed_int  # noqa: E402
+from model.files import save_atomically  # noqa: E402
 from model.mel import LogMelSpectrogram  # noqa: E402
 from model.noise_schedule import NoiseSchedule  # noqa: E402
 from model.sampler import SAMPLERS, find_sampler, sampler_of  # noqa: E402
@@ -64,8 +65,8 @@ def add_arguments(parser):
     parser.add_argument("-r", "--recording", required=True, help="recording whose mel is vocoded")
     parser.add_argument("-o", "--output", type=Path, required=True, help="file to write, .gif")
     parser.add_argument("--sampler", help=f"one of {', '.join(SAMPLERS)} (default: what the schedule was made for)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
-    parser.add_argument("--frames_per_second", type=float, default=2, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=seed_int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--frames_per_second", type=positive_float, default=2, help="(default: %(default)s)")
 
 
 def run(arguments):

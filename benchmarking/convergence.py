@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarking.tables import markdown_table
 from benchmarking.training import plain_trainer
 from model.config import load_config
-from model.errors import check_counts
+from model.errors import positive_int
 from training.trainer import Trainer
 
 LOOPS = {"plain": plain_trainer(Trainer), "present": Trainer}
@@ -28,9 +28,9 @@ def validation_loss(trainer_class, config, folder):
 
 def add_arguments(parser):
     parser.add_argument("-c", "--config", default="configs/small-16k.json", help="configuration (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=500, help="of each run (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each loop (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, help="segments of a step (default: the configuration's)")
+    parser.add_argument("--steps", type=positive_int, default=500, help="of each run (default: %(default)s)")
+    parser.add_argument("--seeds", type=positive_int, default=3, help="runs of each loop (default: %(default)s)")
+    parser.add_argument("--batch_size", type=positive_int, help="segments of a step (default: the configuration's)")
 
 
 def run(arguments):
@@ -40,7 +40,6 @@ def run(arguments):
         OSError, InputError: the configuration or its recordings cannot be used.
     """
     config = load_config(arguments.config)
-    check_counts(arguments, "steps", "seeds", "batch_size")
     changes = {
         "n_steps": arguments.steps,
         "warmup_steps": int(WARM_UP_SHARE * arguments.steps),

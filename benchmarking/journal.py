@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from model.checkpoint import save_atomically
 from model.errors import InputError
+from model.files import save_text
 
 
 class Journal:
@@ -30,7 +30,7 @@ class Journal:
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             line = json.dumps({"settings": settings}) + "\n"
-            save_atomically(lambda temporary: temporary.write_text(line, encoding="utf-8"), self.path)
+            save_text(line, self.path)
         else:
             self._read(settings)
         self.file = open(self.path, "ab")

@@ -13,11 +13,11 @@ from benchmarking.timing import synchronized_time
 from griffin_lim import griffin_lim
 from metrics import METRICS
 from model.checkpoint import load_network
+from model.device import DTYPES, autocast
 from model.gla_grad import GlaGrad
 from model.mel import LogMelSpectrogram
 from model.noise_schedule import linear
 from model.sampler import ancestral_sample, find_sampler, noises_of_prior
-from vocoder import DTYPES, autocast
 
 WARM_UP_FRAMES = 50
 
@@ -46,7 +46,7 @@ class Measuring:
         seed: of the noise; a recording hears the same noise with every system.
         n_audio: of how many recordings to keep the audio.
         folder: where it goes.
-        dtype: a name in `vocoder.DTYPES`, what the network computes in.
+        dtype: a name in `model.device.DTYPES`, what the network computes in.
     """
 
     checkpoint: str

@@ -7,10 +7,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarking.tables import markdown_table, number
 from benchmarking.timing import device_name, matmul_peak, synchronized_time
 from model.config import load_config
-from model.errors import check_counts
+from model.device import DTYPES, autocast
+from model.errors import positive_int
 from model.layers import Conv1d
 from model.network import new_network
-from vocoder import DTYPES, autocast
 
 WARM_UP_CALLS = 2
 
@@ -81,8 +81,8 @@ def operation_table(call, repeats):
 
 def add_arguments(parser):
     parser.add_argument("-c", "--config", default="configs/default.json", help="configuration (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=200, help="mel frames of the call (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="calls, of which the fastest counts (default: %(default)s)")
+    parser.add_argument("--frames", type=positive_int, default=200, help="mel frames of the call (default: %(default)s)")
+    parser.add_argument("--repeats", type=positive_int, default=5, help="calls, of which the fastest counts (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="(default: %(default)s)")
 
 
@@ -92,7 +92,6 @@ def run(arguments):
     Raises:
         OSError, InputError: the configuration cannot be used.
     """
-    check_counts(arguments, "frames", "repeats")
     config, dtype, device = load_config(arguments.config), DTYPES[arguments.dtype], torch.device("cpu")
     network = new_network(config).eval().requires_grad_(False)
     n_samples = arguments.frames * network.hop_length

@@ -14,12 +14,13 @@ from benchmarking.journal import Journal
 from benchmarking.measuring import Measurer, Measuring, audio_path
 from benchmarking.scoring import file_digest
 from benchmarking.systems import make_systems
-from benchmarking.tables import markdown_table, number, save_json, save_text
+from benchmarking.tables import markdown_table, number, save_json
 from benchmarking.timing import device_name
 from benchmarking.workers import default_jobs, start_workers
 from metrics import METRICS
-from model.errors import InputError
-from vocoder import DTYPES
+from model.device import DTYPES
+from model.errors import InputError, non_negative_int, positive_float, positive_int, seed_int
+from model.files import save_text
 
 
 def add_arguments(parser):
@@ -31,15 +32,15 @@ def add_arguments(parser):
     )
     parser.add_argument("--samplers", nargs="+", default=[None], help="(default: what each schedule was made for)")
     parser.add_argument(
-        "--gla_grad", nargs="+", type=int, default=[0], help="iterations of GLA-Grad after sampling; several are compared (default: 0)"
+        "--gla_grad", nargs="+", type=non_negative_int, default=[0], help="iterations of GLA-Grad after sampling; several are compared (default: 0)"
     )
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="(default: all)")
-    parser.add_argument("--recordings", type=int, help="how many, spread over the filelist (default: all)")
-    parser.add_argument("--seconds", type=float, help="of each recording (default: all)")
-    parser.add_argument("--audio", type=int, default=5, help="of how many recordings to keep audio (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--recordings", type=positive_int, help="how many, spread over the filelist (default: all)")
+    parser.add_argument("--seconds", type=positive_float, help="of each recording (default: all)")
+    parser.add_argument("--audio", type=non_negative_int, default=5, help="of how many recordings to keep audio (default: %(default)s)")
+    parser.add_argument("--seed", type=seed_int, default=0, help="of the noise (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what the network computes in (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes (default: one a GPU, or a core)")
+    parser.add_argument("--jobs", type=positive_int, default=default_jobs(), help="processes (default: one a GPU, or a core)")
 
 
 def measure_all(systems, measurer, measure, journal):

@@ -20,16 +20,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarking.excerpts import load_excerpts
 from benchmarking.plain_network import plain
-from benchmarking.tables import markdown_table, number, save_json, save_text
+from benchmarking.tables import markdown_table, number, save_json
 from benchmarking.timing import device_name, matmul_peak, peak_memory, reset_peak_memory, synchronized_time
 from model.checkpoint import load_network
 from model.config import load_config
-from model.errors import InputError, check_counts
+from model.device import DTYPES, autocast, fastest_dtype
+from model.errors import InputError, positive_float, positive_int
+from model.files import save_text
 from model.mel import LogMelSpectrogram
 from model.network import new_network
 from model.noise_schedule import linear
 from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STEPS, find_sampler
-from vocoder import DTYPES, Vocoder, autocast, compiled, fastest_dtype
+from vocoder import Vocoder, compiled
 
 PLAIN, COMPILED, ONNX = "plain", "compiled", "onnx"
 ROOT = Path(__file__).parent.parent
@@ -164,15 +166,15 @@ def add_arguments(parser):
         "--variants", nargs="+", choices=choices, help=f"default: {PLAIN}, the textbook network in float32, and the device's precisions"
     )
     parser.add_argument("--onnx", help="the same network as written by model.export: timed in onnxruntime too")
-    parser.add_argument("--steps", type=int, nargs="+", default=[6], help="numbers of denoising steps (default: 6)")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1], help="(default: 1)")
-    parser.add_argument("--lengths", type=float, nargs="+", help="seconds: mels of these lengths, in place of the recordings'")
+    parser.add_argument("--steps", type=positive_int, nargs="+", default=[6], help="numbers of denoising steps (default: 6)")
+    parser.add_argument("--batch_sizes", type=positive_int, nargs="+", default=[1], help="(default: 1)")
+    parser.add_argument("--lengths", type=positive_float, nargs="+", help="seconds: mels of these lengths, in place of the recordings'")
     parser.add_argument("--sampler", default=DEFAULT_SAMPLER, help=f"one of {', '.join(SAMPLERS)} (default: %(default)s)")
-    parser.add_argument("--chunk_frames", type=int, default=400, help="mel frames at once (default: %(default)s)")
-    parser.add_argument("--recordings", type=int, help="how many, spread over the filelist (default: all)")
-    parser.add_argument("--seconds", type=float, help="of each recording (default: all)")
-    parser.add_argument("--repeats", type=int, default=3, help="how often to time every batch (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
+    parser.add_argument("--chunk_frames", type=positive_int, default=400, help="mel frames at once (default: %(default)s)")
+    parser.add_argument("--recordings", type=positive_int, help="how many, spread over the filelist (default: all)")
+    parser.add_argument("--seconds", type=positive_float, help="of each recording (default: all)")
+    parser.add_argument("--repeats", type=positive_int, default=3, help="how often to time every batch (default: %(default)s)")
+    parser.add_argument("--threads", type=positive_int, help="CPU threads (default: one a core)")
     parser.add_argument("--start_up", action="store_true", help="time inference.py from start to finish too")
     parser.add_argument("-o", "--output", type=Path, help="write the table as .md and .json with this path's stem too")
 
@@ -184,7 +186,6 @@ HEADINGS = [
 
 
 def run(arguments):
-    check_counts(arguments, "steps", "batch_sizes", "lengths", "repeats", "threads", "chunk_frames")
     if arguments.start_up and not arguments.checkpoint:
         raise InputError("--start_up times inference.py, which needs a --checkpoint")
     # oneDNN keeps 1,024 compiled kernels, fewer than a few variants need: each would push those of the others out.

@@ -12,10 +12,11 @@ import torch
 
 from benchmarking.pictures import save_mel_picture, save_plot
 from benchmarking.systems import RECORDING
-from benchmarking.tables import number, save_text
+from benchmarking.tables import number
 from metrics import METRICS
 from model.config import MelConfig
 from model.errors import InputError
+from model.files import save_text
 from model.mel import LogMelSpectrogram
 
 PLOTTED = ["pesq", "log_mel_l1"]

@@ -14,7 +14,7 @@ from benchmarking.optimizers import OPTIMIZERS
 from benchmarking.scoring import Scorer, Scoring, file_digest, scorer_factory
 from benchmarking.workers import default_jobs, start_workers
 from metrics import METRICS
-from model.errors import InputError, check_counts
+from model.errors import InputError, positive_float, positive_int, seed_int
 from model.noise_schedule import NoiseSchedule
 from model.sampler import sampler_of
 
@@ -109,16 +109,16 @@ def add_arguments(parser):
     parser.add_argument("-ch", "--checkpoint", required=True, help="network to find a schedule for")
     parser.add_argument("-o", "--output", type=Path, required=True, help="schedule file to write (.json); the journal is written beside it")
     parser.add_argument("--filelist", required=True, help="recordings to tune on: training or validation, never test")
-    parser.add_argument("--steps", type=int, required=True, help="number of denoising steps")
+    parser.add_argument("--steps", type=positive_int, required=True, help="number of denoising steps")
     parser.add_argument("--method", choices=METHODS, default="tpe", help="(default: %(default)s)")
     parser.add_argument("--candidates", default="200", help="schedules to score, or 'all' of a grid (default: %(default)s)")
     parser.add_argument("--metric", choices=METRICS, default="log_mel_l1", help="(default: %(default)s)")
     parser.add_argument("--sampler", help="as in inference.py (default: what the schedule to start from was made for)")
-    parser.add_argument("--recordings", type=int, default=8, help="spread over the filelist (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each recording (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the candidates (default: %(default)s)")
-    parser.add_argument("--noise_seed", type=int, default=0, help="of the noise that every candidate gets (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes (default: one a GPU, or a core)")
+    parser.add_argument("--recordings", type=positive_int, default=8, help="spread over the filelist (default: %(default)s)")
+    parser.add_argument("--seconds", type=positive_float, default=2.0, help="of each recording (default: %(default)s)")
+    parser.add_argument("--seed", type=seed_int, default=0, help="of the candidates (default: %(default)s)")
+    parser.add_argument("--noise_seed", type=seed_int, default=0, help="of the noise that every candidate gets (default: %(default)s)")
+    parser.add_argument("--jobs", type=positive_int, default=default_jobs(), help="processes (default: one a GPU, or a core)")
     parser.add_argument(
         "--final_noise_level", type=float, nargs=2, metavar=("LEAST", "MOST"), help="allowed at the noisiest step"
     )
@@ -127,11 +127,10 @@ def add_arguments(parser):
     grid.add_argument("--non_decreasing", action="store_true", help="only betas that never fall towards the noise")
     optimizer = parser.add_argument_group("optimisers")
     optimizer.add_argument("--start", type=Path, help="schedule to start from, of any number of steps")
-    optimizer.add_argument("--knots", type=int, default=6, help="of the curve of noise levels (default: %(default)s)")
+    optimizer.add_argument("--knots", type=positive_int, default=6, help="of the curve of noise levels (default: %(default)s)")
 
 
 def _check(arguments):
-    check_counts(arguments, "steps")
     if arguments.output.suffix != ".json":
         raise InputError(f"{arguments.output}: a schedule file ends in .json")
     if arguments.candidates != "all":

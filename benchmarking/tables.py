@@ -3,7 +3,7 @@
 import json
 import math
 
-from model.checkpoint import save_atomically
+from model.files import save_text
 
 
 def markdown_table(headings, rows):
@@ -20,11 +20,6 @@ def markdown_table(headings, rows):
 def number(value, digits=3):
     """A number with so many digits after the point; a dash where there is none."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def save_text(text, path):
-    """Writes a text file, atomically."""
-    save_atomically(lambda temporary: temporary.write_text(text, encoding="utf-8"), path)
 
 
 def save_json(content, path):

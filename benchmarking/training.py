@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarking.plain_network import plain, with_convolutions
 from model.config import load_config
-from model.errors import check_counts
+from model.errors import positive_int
 from model.layers import UpsampledConv1d
 from training.memory import peak_live_bytes
 from training.optimization import learning_rate_factor
@@ -169,8 +169,8 @@ def _persistent_tensors(trainer):
 
 def add_arguments(parser):
     parser.add_argument("-c", "--config", default="configs/small-16k.json", help="configuration (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, help="segments of a step (default: the configuration's)")
-    parser.add_argument("--rounds", type=int, default=10, help="measured steps of each variant (default: %(default)s)")
+    parser.add_argument("--batch_size", type=positive_int, help="segments of a step (default: the configuration's)")
+    parser.add_argument("--rounds", type=positive_int, default=10, help="measured steps of each variant (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=sorted(VARIANTS), help="default: all but the compiled ones")
     parser.add_argument("--compile", action="store_true", help="the compiled variants too")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
@@ -183,7 +183,6 @@ def run(arguments):
         OSError, InputError: the configuration cannot be used.
     """
     config = load_config(arguments.config)
-    check_counts(arguments, "batch_size", "rounds")
     training = config.training.model_copy(update={"batch_size": arguments.batch_size or config.training.batch_size})
     config = config.model_copy(update={"training": training})
     names = arguments.variants or [name for name in VARIANTS if arguments.compile or not name.startswith("compiled")]

@@ -1,6 +1,5 @@
 """Splits a folder of recordings into train.txt, validation.txt and test.txt, the same way every time."""
 
-import argparse
 import hashlib
 import os
 import sys
@@ -9,8 +8,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from datasets import check_audio  # noqa: E402
-from model.checkpoint import save_atomically  # noqa: E402
-from model.errors import InputError, run_command  # noqa: E402
+from model.errors import CommandParser, InputError, non_negative_int, positive_int, run_command  # noqa: E402
+from model.files import save_text  # noqa: E402
 
 SUFFIXES = {".wav", ".flac"}
 
@@ -30,12 +29,12 @@ def split(paths, n_validation, n_test, last=False):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of .wav or .flac recordings, searched with all its subfolders")
     parser.add_argument("output", type=Path, nargs="?", help="where the lists go (default: filelists/ and the folder's name)")
-    parser.add_argument("--validation", type=int, default=20, help="number of validation recordings")
-    parser.add_argument("--test", type=int, default=20, help="number of test recordings")
-    parser.add_argument("--sample_rate", type=int, help="refuse recordings of another sample rate")
+    parser.add_argument("--validation", type=non_negative_int, default=20, help="number of validation recordings")
+    parser.add_argument("--test", type=non_negative_int, default=20, help="number of test recordings")
+    parser.add_argument("--sample_rate", type=positive_int, help="refuse recordings of another sample rate")
     parser.add_argument("--last", action="store_true", help="test and validation recordings are the last by name")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
@@ -52,7 +51,7 @@ def main():
     output.mkdir(parents=True, exist_ok=True)
     for name, part in split(paths, arguments.validation, arguments.test, arguments.last).items():
         text = "".join(f"{os.path.relpath(path, output)}\n" for path in part)
-        save_atomically(lambda temporary: temporary.write_text(text, encoding="utf-8"), output / f"{name}.txt")
+        save_text(text, output / f"{name}.txt")
         print(f"{output / name}.txt: {len(part)} recordings")
     return 0
 

@@ -7,8 +7,6 @@ configuration. The files of two public projects are read too (`model/published.p
 `python -m model.checkpoint convert IN OUT` writes any of these as released weights.
 """
 
-import argparse
-import os
 import pickle
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -18,39 +16,14 @@ import safetensors.torch
 import torch
 
 from model.config import Config, load_config, parse_config
-from model.errors import InputError, run_command
+from model.errors import CommandParser, InputError, run_command
+from model.files import save_atomically
 from model.mel import LogMelSpectrogram
 from model.mel_statistics import MelStatistics, parse_mel_statistics, statistics_of_recordings
 from model.network import new_network
 from model.published import load_published, recognise
 
 MOST_DIFFERENCES = 12  # to list in one line
-
-
-def save_atomically(write, path):
-    """Calls `write(temporary_path)` and renames the result to `path`: `path` is always whole, and survives a power cut."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder):
-    """Makes a rename durable, where the system lets a folder be opened."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # Windows
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _load_plain_tensors(path, file=None):
@@ -236,7 +209,7 @@ def convert(source, target, config=None, recordings=None):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m model.checkpoint", description="Work on checkpoint files.")
+    parser = CommandParser(prog="python -m model.checkpoint", description="Work on checkpoint files.")
     convert_parser = parser.add_subparsers(required=True, metavar="convert").add_parser(
         "convert", help="write any checkpoint that can be read as released weights (.safetensors)"
     )

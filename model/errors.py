@@ -1,6 +1,18 @@
 """Bad input from outside, and what a command says of it."""
 
+import argparse
+import codecs
+import contextlib
+import math
+import os
+import re
+import signal
 import sys
+import threading
+
+LARGEST_COUNT = 2**31 - 1
+LARGEST_SEED = 2**47 - 1  # the noise of a stream is seeded by this and 16 bits for its step: `model.streaming.FrameNoise`
+ASCII = {"±": "+-", "→": "->", "↑": "(up)", "↓": "(down)", "×": "x", "–": "-", "—": "-"}
 
 
 class InputError(ValueError):
@@ -10,30 +22,109 @@ class InputError(ValueError):
 def describe(error):
     """One line for an `InputError` or an `OSError`."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return " ".join(str(error).split())
 
 
-def check_counts(arguments, *names):
-    """Of the options by these names, each a number, a list of numbers or None, none is below 1.
+def is_out_of_memory(error):
+    """Whether an exception says that there is not enough memory; PyTorch's CPU allocator has no class of its own for that."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
-    Raises:
-        InputError: one is.
-    """
-    for name in names:
-        value = getattr(arguments, name)
-        least = min(value) if isinstance(value, list) else value
-        if least is not None and least < 1:
-            raise InputError(f"--{name} is {least} (wanted: 1 or more)")
+
+class CommandParser(argparse.ArgumentParser):
+    """An `ArgumentParser` that says what is wrong with a command line in one line, without the usage."""
+
+    def error(self, message):
+        message = re.sub(r"^argument (\S+): is ", r"\1 is ", " ".join(message.split()))
+        self.exit(2, f"error: {message}\n")
+
+
+def positive_int(text, least=1, most=LARGEST_COUNT):
+    """`type=` of an option that takes a whole number, 1 or more."""
+    try:
+        value = int(text)
+    except ValueError:  # more than 4,300 digits among others
+        value = None
+    if value is None or not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"is {shortened(text)} (wanted: a whole number, {least} to {most})")
+    return value
+
+
+def non_negative_int(text):
+    """`type=` of an option that takes a whole number, 0 or more."""
+    return positive_int(text, least=0)
+
+
+def seed_int(text):
+    """`type=` of an option that takes a seed."""
+    return positive_int(text, least=0, most=LARGEST_SEED)
+
+
+def positive_float(text):
+    """`type=` of an option that takes a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"is {shortened(text)} (wanted: a number above 0)")
+    return value
+
+
+def shortened(text, length=60):
+    """A value given from outside, short enough for a message."""
+    text = " ".join(str(text).split())
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def _as_ascii(error):
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character = error.object[error.start]
+    return ASCII.get(character, character.encode("ascii", "backslashreplace").decode()), error.start + 1
+
+
+codecs.register_error("ascii_words", _as_ascii)
+
+
+@contextlib.contextmanager
+def _ended_by_signals():
+    """SIGTERM and SIGHUP end the command as SystemExit does, so that no temporary file stays."""
+
+    def end(number, _):
+        raise SystemExit(128 + number)
+
+    numbers = [signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]  # Windows has no SIGHUP
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_command(main):
     """Runs a command's `main` and exits with its status; bad input is one line on standard error and status 2."""
-    try:
-        status = main()
-    except (InputError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:
-        status = 130
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="ascii_words")  # where it cannot print a character such as an arrow
+    with _ended_by_signals():
+        try:
+            status = main()
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader of standard output, `head` say, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 128 + signal.SIGPIPE
+        except (InputError, OSError) as error:
+            print(f"error: {describe(error)}", file=sys.stderr)
+            status = 2
+        except KeyboardInterrupt:
+            status = 130
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"error: out of memory: {shortened(error, 200)}", file=sys.stderr)
+            status = 2
     sys.exit(status)

@@ -5,7 +5,6 @@ to use it stands in its metadata: `sample_rate`, `hop_length`, `n_mels`, and the
 (`model.prior`), noise and prediction have its standard deviation, which is computed from the mel and `config`.
 """
 
-import argparse
 import logging
 import warnings
 from pathlib import Path
@@ -14,9 +13,10 @@ import onnx
 import onnxruntime
 import torch
 
-from model.checkpoint import load_network, save_atomically
+from model.checkpoint import load_network
 from model.config import parse_config
-from model.errors import InputError, run_command
+from model.errors import CommandParser, InputError, run_command
+from model.files import save_atomically
 from model.prior import make_prior
 
 OPSET = 18
@@ -104,7 +104,7 @@ def largest_difference(network, onnx_network, config):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m model.export", description="Write a network as ONNX and check it.")
+    parser = CommandParser(prog="python -m model.export", description="Write a network as ONNX and check it.")
     parser.add_argument("checkpoint", help="any checkpoint that inference takes")
     parser.add_argument("output", help="file to write, .onnx")
     arguments = parser.parse_args(argv)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.special import expit
 
 from model.errors import InputError
+from model.files import save_text
 
 JSON_KEYS = ("name", "betas", "source", "sampler")
 MOST_SIGNAL_LEFT = 0.7  # a final noise level above this leaves more signal than noise (0.7^2 = 0.49 of the power)
@@ -90,13 +90,10 @@ class NoiseSchedule:
 
     def save(self, path):
         """Writes the schedule as JSON, atomically."""
-        path = Path(path)
         content = {"name": self.name, "source": self.source, "sampler": self.sampler, "betas": self.betas.tolist()}
         if self.sampler is None:
             del content["sampler"]
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        save_text(json.dumps(content, indent=2) + "\n", path)
 
     @classmethod
     def load(cls, path):

@@ -172,7 +172,7 @@ def test_gla_grad_corrects_what_is_written(setup, run):
         waveforms.append(soundfile.read(folder / "out" / "b.wav")[0])
     assert np.abs(waveforms[0] - waveforms[1]).max() < 1e-3 < np.abs(waveforms[0] - waveforms[2]).max()
     refused = run(*arguments, "--gla_grad", "-1")
-    assert refused.returncode == 2 and "-1 iterations (wanted: 1 or more)" in refused.err
+    assert refused.returncode == 2 and "--gla_grad is -1 (wanted: a whole number, 0 to" in refused.err
 
 
 def test_one_bad_file_does_not_stop_the_others(setup, run):

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import load_training_state, save_atomically
+from model.checkpoint import load_training_state
 from model.errors import InputError, describe
+from model.files import save_atomically
 
 NEEDED = ("network", "optimizer", "lr_scheduler", "scaler", "step", "position", "stability", "rng", "versions")
 LOCK = ".lock"

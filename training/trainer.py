@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from datasets import Recordings
 from model.diffusion import diffusion_loss
+from model.device import autocast
 from model.errors import InputError
 from model.mel import LogMelSpectrogram
 from model.mel_statistics import statistics_of_recordings
@@ -23,7 +24,6 @@ from training.examples import BatchNumbers, DiffusionExamples, batches
 from training.infer_grad import InferenceLoss
 from training.optimization import checkpoint_activations, ema_update, learning_rate_factor
 from training.stability import StabilityGuard
-from vocoder import autocast
 
 N_VALIDATION_EXAMPLES = 128
 N_STATISTICS_RECORDINGS = 200  # that the mel statistics are taken of, spread over the filelist
