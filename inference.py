@@ -89,22 +89,25 @@ def usable_files(vocoder, inputs, outputs, guard, mix_to_mono, refuse):
         yield Usable(path, output, mel)
 
 
-def waveform_file(path, output, sample_rate):
-    """A coroutine that writes the waveform of `path` to `output`: send it None to begin, pieces `[T]`, and None at the end.
+def waveform_file(file, definition):
+    """A coroutine that writes the waveform of a `Usable`: send it None to begin, pieces `[T]`, and None at the end.
 
     There is a file only if the waveform can be speech.
+
+    Args:
+        definition: the model's `LogMelSpectrogram`.
 
     Raises:
         OSError, InputError: when something is sent to it; the error names the file.
     """
-    check = WaveformCheck(path)
-    with wav_writer(output, sample_rate) as write:
+    check = WaveformCheck(file.path, definition.misfit(file.mel))
+    with wav_writer(file.output, definition.config.sample_rate) as write:
         while (waveform := (yield)) is not None:
             check.add(waveform)
             write(waveform)
         check.finish()
     if check.n_clipped:
-        warn(f"{output}: {check.n_clipped} samples are clipped at full scale")
+        warn(f"{file.output}: {check.n_clipped} samples are clipped at full scale")
 
 
 def vocode_batch(vocoder, batch, seed, refuse):
@@ -125,11 +128,11 @@ def vocode_batch(vocoder, batch, seed, refuse):
             refuse(error)
 
     try:
-        for i, (path, output, _) in enumerate(batch):
-            files[i] = waveform_file(path, output, vocoder.mel.config.sample_rate)
+        for i, file in enumerate(batch):
+            files[i] = waveform_file(file, vocoder.mel)
             send(i, None)
         start = time.perf_counter()
-        for i, waveform in vocoder.stream([mel for _, _, mel in batch], seed):
+        for i, waveform in vocoder.stream([file.mel for file in batch], seed):
             seconds += time.perf_counter() - start
             if i in files:
                 send(i, waveform)
@@ -168,7 +171,7 @@ def vocode_files(vocoder, inputs, outputs, guard=None, batch_size=1, seed=0, mix
             seconds = vocode_batch(vocoder, batch, seed, refuse)
             n_done = len(batch) - (len(failures) - n_before)
             if n_done:
-                factors.append(seconds / (sum(mel.shape[1] for _, _, mel in batch) * seconds_per_frame))
+                factors.append(seconds / (sum(file.mel.shape[1] for file in batch) * seconds_per_frame))
             bar.update(n_done)
     return factors, len(failures)
 

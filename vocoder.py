@@ -17,7 +17,7 @@ from model.noise_schedule import NoiseSchedule
 from model.sampler import find_step, sampler_of
 from model.streaming import SynthesisStream, push_together
 
-MOST_AT_FULL_SCALE = 0.25  # of the samples; mels in decibels, or of random numbers, give 0.4 to 0.9, speech at any level below 0.01
+MOST_AT_FULL_SCALE = 0.25  # of the samples; mels in decibels give 0.4 to 0.9, speech at any level below 0.01
 
 
 class WaveformCheck:
@@ -25,13 +25,14 @@ class WaveformCheck:
 
     Args:
         name: what to call it in a message.
+        misfit: one line on why its mel cannot be on the network's scale, or None if it can; see `LogMelSpectrogram.misfit`.
 
     Attributes:
         n_clipped: samples at full scale.
     """
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, name, misfit=None):
+        self.name, self.misfit = name, misfit
         self.n_samples = self.n_clipped = 0
 
     def add(self, waveform):
@@ -49,13 +50,11 @@ class WaveformCheck:
         """Takes the end.
 
         Raises:
-            InputError: most of the waveform is at full scale.
+            InputError: much of the waveform is at full scale, and its mel cannot be on the network's scale.
         """
-        if self.n_clipped > MOST_AT_FULL_SCALE * self.n_samples:
-            raise InputError(
-                f"{self.name}: {self.n_clipped / self.n_samples:.0%} of the waveform's samples are at full scale, so it is no speech (wanted: a mel "
-                "on the model's scale)"
-            )
+        share = self.n_clipped / max(self.n_samples, 1)
+        if self.misfit and share > MOST_AT_FULL_SCALE:
+            raise InputError(f"{self.name}: {share:.0%} of the waveform is at full scale, which is no speech; {self.misfit}")
 
 
 def compiled(network, device):
@@ -178,11 +177,12 @@ class Vocoder:
             InputError: one of them is no mel of the network's, or its waveform is no speech; the message says which.
         """
         mels = [mels] if getattr(mels, "ndim", 3) == 2 else list(mels)
+        mels = [self._mel(mel, i) for i, mel in enumerate(mels)]
+        pieces, checks = [[] for _ in mels], []
         for i, mel in enumerate(mels):
-            self._mel(mel, i)
             if complaint := self.diagnose(mel):
                 warnings.warn(f"mels[{i}]: {complaint}", stacklevel=2)
-        pieces, checks = [[] for _ in mels], [WaveformCheck(f"mels[{i}]") for i in range(len(mels))]
+            checks.append(WaveformCheck(f"mels[{i}]", self.mel.misfit(mel)))
         for i, piece in self.stream(mels, seed):
             checks[i].add(piece)
             pieces[i].append(piece)

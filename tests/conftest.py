@@ -77,30 +77,10 @@ def tiny_config():
     return config_of(tiny_config_values())
 
 
-@pytest.fixture(scope="session")
-def tiny_weights():
-    """Weights of the tiny network, trained a little on silence: an untrained one makes noise at full scale, which is refused."""
-    config, n_threads = config_of(tiny_config_values()), torch.get_num_threads()
-    torch.set_num_threads(1)  # faster for a network as small as this
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = WaveGrad(config.network, config.mel.n_mels)
-        optimizer = torch.optim.Adam(network.parameters(), lr=2e-2, betas=(0.8, 0.99))
-        for _ in range(80):
-            noise, mel, level = torch.randn(8, 120), torch.rand(8, 20, 3) * 4 - 6, torch.rand(8, dtype=torch.float64).sqrt()
-            predicted = network((1 - level.square()).sqrt().float()[:, None] * noise, mel, level)
-            optimizer.zero_grad()
-            (predicted - noise).abs().mean().backward()
-            optimizer.step()
-    torch.set_num_threads(n_threads)
-    return network.state_dict()
-
-
 @pytest.fixture
-def tiny_network(tiny_config, tiny_weights):
-    network = WaveGrad(tiny_config.network, tiny_config.mel.n_mels)
-    network.load_state_dict(tiny_weights)
-    return network.eval()
+def tiny_network(tiny_config):
+    torch.manual_seed(0)
+    return WaveGrad(tiny_config.network, tiny_config.mel.n_mels).eval()
 
 
 @pytest.fixture

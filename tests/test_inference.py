@@ -187,12 +187,14 @@ def test_one_bad_file_does_not_stop_the_others(setup, run):
     assert names(folder / "out") == ["b.wav", "c.wav"]
 
 
-def test_a_mel_on_another_scale_is_used_with_a_warning(setup, run):
+def test_a_mel_on_another_scale_is_said_and_a_waveform_that_cannot_be_speech_is_no_file(setup, run):
     arguments, folder = setup
     np.save(folder / "a.npy", np.full((20, 7), 12.0))
     result = run(*arguments)
-    assert result.returncode == 0
-    assert "warning" in result.err and "a.npy" in result.err and "mel scale" in result.err
+    assert result.returncode == 1
+    assert re.search("warning: .*a.npy: .*mel scale", result.err)
+    assert re.search("error: .*a.npy: [0-9]+% of the waveform is at full scale, .*mel scale", result.err)
+    assert names(folder / "out") == ["b.wav", "c.wav"]
 
 
 def test_a_schedule_that_cannot_start_from_noise_is_used_with_a_warning(setup, run):
