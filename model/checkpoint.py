@@ -7,6 +7,7 @@ configuration. The files of two public projects are read too (`model/published.p
 `python -m model.checkpoint convert IN OUT` writes any of these as released weights.
 """
 
+import contextlib
 import pickle
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -16,8 +17,8 @@ import safetensors.torch
 import torch
 
 from model.config import Config, load_config, parse_config
-from model.errors import CommandParser, InputError, run_command
-from model.files import save_atomically
+from model.errors import CommandParser, InputError, run_command, shortened
+from model.files import reading, save_atomically
 from model.mel import LogMelSpectrogram
 from model.mel_statistics import MelStatistics, parse_mel_statistics, statistics_of_recordings
 from model.network import new_network
@@ -28,12 +29,13 @@ MOST_DIFFERENCES = 12  # to list in one line
 
 def _load_plain_tensors(path, file=None):
     """What a file written by `torch.save` holds; nothing but plain tensors and values is accepted."""
-    try:
-        return torch.load(file or path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower():
-            raise InputError(f"{path}: holds more than plain tensors, so it is not opened") from None
-        raise InputError(f"{path}: not a checkpoint, or a damaged one") from None
+    with reading(path, "a checkpoint"), contextlib.nullcontext(file) if file else open(path, "rb") as opened:
+        try:
+            return torch.load(opened, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if "weights_only" in str(error).lower():
+                raise InputError(f"{path}: holds more than plain tensors, so it is not opened") from None
+            raise
 
 
 def _is_training_state(content):
@@ -87,7 +89,7 @@ def read_checkpoint(path, config=None):
         OSError: the file cannot be read.
         InputError: the file is damaged, or its architecture or mel definition is another.
     """
-    weights, metadata = _read_safetensors(path) if Path(path).suffix == ".safetensors" else (None, {})
+    weights, metadata = _read_safetensors(path) if Path(path).suffix.lower() == ".safetensors" else (None, {})
     if weights is None:
         content = _load_plain_tensors(path)
         if recognise(content):
@@ -99,6 +101,10 @@ def read_checkpoint(path, config=None):
                 f"{path}: not a checkpoint of this project (wanted: keys 'config' and 'ema'), nor of ivanvovk/WaveGrad or "
                 "lmnt-com/wavegrad"
             )
+    _check_weights(weights, path)
+    for key in ("config", "mel_statistics"):
+        if not isinstance(metadata.get(key, ""), str):
+            raise InputError(f"{path}: '{key}' is a {type(metadata[key]).__name__} (wanted: JSON text)")
     if metadata:
         own_config = parse_config(metadata["config"], f"{path} (configuration in the checkpoint)")
     if config is not None:
@@ -109,16 +115,24 @@ def read_checkpoint(path, config=None):
     return Checkpoint(weights, own_config, statistics)
 
 
+def _check_weights(weights, path):
+    """Refuses what is no dictionary of dense tensors of floating-point numbers by name."""
+    if not isinstance(weights, dict):
+        raise InputError(f"{path}: the weights are a {type(weights).__name__} (wanted: a dictionary of tensors by name)")
+    for name, tensor in weights.items():
+        kind = f"a {type(tensor).__name__}"
+        if torch.is_tensor(tensor):
+            if tensor.layout == torch.strided and tensor.is_floating_point() and not (tensor.is_meta or tensor.is_nested):
+                continue
+            kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
+        raise InputError(f"{path}: weight '{shortened(name)}' is {kind} (wanted: a dense tensor of floating-point numbers)")
+
+
 def _read_safetensors(path):
     """Returns the tensors of a safetensors file by name, and its metadata."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(2, "No such file or directory", str(path))
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except safetensors.SafetensorError:
-        raise InputError(f"{path}: not a safetensors file, or a damaged one") from None
+    with reading(path, "a safetensors file"), safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
     if "config" not in metadata:
         raise InputError(f"{path}: carries no configuration (wanted: metadata 'config')")
     return tensors, metadata
@@ -195,7 +209,7 @@ def convert(source, target, config=None, recordings=None):
     Raises:
         OSError, InputError: see `load_network`; or the target is no `.safetensors` file, or the source itself.
     """
-    if Path(target).suffix != ".safetensors":
+    if Path(target).suffix.lower() != ".safetensors":
         raise InputError(f"{target}: released weights are a .safetensors file, found '{Path(target).suffix}'")
     if Path(target).exists() and Path(target).samefile(source):
         raise InputError(f"{target}: the result would overwrite the checkpoint it is made of (wanted: another name)")

@@ -3,12 +3,16 @@
 import itertools
 import math
 import operator
-from pathlib import Path
-from typing import Literal, Optional
+from typing import Annotated, Literal, Optional
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
-from model.errors import InputError
+from model.errors import LARGEST_COUNT, LARGEST_SEED, InputError, shortened
+from model.files import read_text
+
+PositiveInt = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+Size = Annotated[int, Field(gt=0, le=1 << 17)]  # of an axis of a tensor, which has to fit into memory
 
 
 class _Section(BaseModel):
@@ -34,10 +38,10 @@ class MelConfig(_Section):
     """
 
     sample_rate: PositiveInt
-    n_fft: PositiveInt
-    win_length: PositiveInt
-    hop_length: PositiveInt
-    n_mels: PositiveInt
+    n_fft: Size
+    win_length: Size
+    hop_length: Size
+    n_mels: Annotated[int, Field(gt=0, le=4096)]
     f_min: float = Field(ge=0)
     f_max: PositiveFloat
     power: PositiveFloat = 2.0
@@ -82,14 +86,14 @@ class NetworkConfig(_Section):
         zero_output: start with the output convolution at zero, so that the network first predicts no noise.
     """
 
-    factors: tuple[PositiveInt, ...] = Field(min_length=1)
-    upsampling_preconv_channels: PositiveInt
-    upsampling_channels: tuple[PositiveInt, ...]
-    upsampling_dilations: tuple[tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt], ...]
-    downsampling_factors: Optional[tuple[PositiveInt, ...]] = None
-    downsampling_preconv_channels: PositiveInt
-    downsampling_channels: tuple[PositiveInt, ...]
-    downsampling_dilations: tuple[tuple[PositiveInt, ...], ...]
+    factors: tuple[Size, ...] = Field(min_length=1)
+    upsampling_preconv_channels: Size
+    upsampling_channels: tuple[Size, ...]
+    upsampling_dilations: tuple[tuple[Size, Size, Size, Size], ...]
+    downsampling_factors: Optional[tuple[Size, ...]] = None
+    downsampling_preconv_channels: Size
+    downsampling_channels: tuple[Size, ...]
+    downsampling_dilations: tuple[tuple[Size, ...], ...]
     interpolation: Literal["linear", "nearest"] = "linear"
     noise_level_scale: PositiveFloat = 5000.0
     zero_output: bool = False
@@ -146,7 +150,7 @@ class ScheduleConfig(_Section):
     """A noise schedule from `model.noise_schedule.BUILDERS`; the paper trains with linear(1e-6, 0.01, 1000)."""
 
     name: Literal["linear", "geometric", "quadratic"] = "linear"
-    n_steps: PositiveInt = 1000
+    n_steps: Annotated[int, Field(gt=0, le=10_000_000)] = 1000
     start: float = Field(gt=0, lt=1, default=1e-6)
     stop: float = Field(gt=0, lt=1, default=0.01)
 
@@ -170,7 +174,7 @@ class DataConfig(_Section):
     validation_filelist: str
     segment_frames: PositiveInt
     mix_to_mono: bool = False
-    n_workers: int = Field(ge=0, default=1)
+    n_workers: NonNegativeInt = 1
 
 
 class InferGradConfig(_Section):
@@ -192,10 +196,10 @@ class InferGradConfig(_Section):
     sampler: Optional[str] = None
     weight: PositiveFloat = 1.0
     loudness_weight: float = Field(ge=0, default=0.0)
-    from_step: int = Field(ge=0, default=0)
+    from_step: NonNegativeInt = 0
     every: PositiveInt = 1
     random_share: float = Field(ge=0, le=1, default=0.0)
-    random_steps: tuple[int, int] = (3, 9)
+    random_steps: tuple[PositiveInt, PositiveInt] = (3, 9)
     many_steps: PositiveInt = 10
     many_steps_sampler: Optional[str] = None
 
@@ -239,11 +243,11 @@ class TrainingConfig(_Section):
     n_steps: PositiveInt
     learning_rate: PositiveFloat
     final_learning_rate: PositiveFloat
-    warmup_steps: int = Field(ge=0)
+    warmup_steps: NonNegativeInt
     gradient_clip: PositiveFloat
     ema_decay: float = Field(ge=0, lt=1)
     precision: Literal["fp32", "bf16", "fp16"]
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, le=LARGEST_SEED)
     micro_batch_size: Optional[PositiveInt] = None
     activation_checkpointing: bool = False
     log_every: PositiveInt = 50
@@ -251,11 +255,11 @@ class TrainingConfig(_Section):
     save_every: PositiveInt = 1000
     keep_checkpoints: PositiveInt = 3
     milestone_every: Optional[PositiveInt] = None
-    n_previews: int = Field(ge=0, default=3)
+    n_previews: NonNegativeInt = 3
     on_failed_save: Literal["continue", "stop"] = "continue"
     skip_limit: PositiveInt = 20
     explosion_factor: float = Field(gt=1, default=3.0)
-    max_rollbacks: int = Field(ge=0, default=3)
+    max_rollbacks: NonNegativeInt = 3
     infer_grad: Optional[InferGradConfig] = None
 
 
@@ -278,6 +282,10 @@ class Config(_Section):
         return self
 
 
+# What users of other WaveGrads look for in the configuration.
+HINTS = {"logdir": " (the log folder is an option of training: -l FOLDER)"}
+
+
 def parse_config(text, origin):
     """Reads a configuration from JSON text.
 
@@ -288,16 +296,16 @@ def parse_config(text, origin):
         return Config.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = shortened(".".join(str(part) for part in first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "missing":
             message = f"missing key '{key}'"
         elif first["type"] == "extra_forbidden":
-            message = f"unknown key '{key}'"
+            message = f"unknown key '{key}'" + HINTS.get(first["loc"][-1], "")
         elif key:
             message = f"{key}: {message}"
             if first["type"] != "value_error":
-                message += f", found {first['input']!r}"
+                message += f", found {shortened(repr(first['input']))}"
         raise InputError(f"{origin}: {message}") from None
 
 
@@ -308,8 +316,4 @@ def load_config(path):
         OSError: the file cannot be read.
         InputError: see `parse_config`.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file (wanted: a configuration in JSON)") from None
-    return parse_config(text, path)
+    return parse_config(read_text(path, "a configuration in JSON"), path)

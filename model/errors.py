@@ -94,7 +94,8 @@ def _ended_by_signals():
     def end(number, _):
         raise SystemExit(128 + number)
 
-    numbers = [signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]  # Windows has no SIGHUP
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no SIGHUP
+    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores it
     if threading.current_thread() is not threading.main_thread():
         yield
         return

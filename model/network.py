@@ -87,7 +87,7 @@ class WaveGrad(nn.Module):
             noise_level: sqrt(alpha_bar) in (0, 1], 1 = clean, `[B]`.
 
         Returns:
-            predicted noise, `[B, frames * hop_length]`, float32.
+            predicted noise, `[B, frames * hop_length]`, in the precision of y_n.
 
         Raises:
             ValueError: the waveform is not `hop_length` samples per mel frame long.
@@ -118,7 +118,7 @@ class WaveGrad(nn.Module):
             with self._precision(stride, y_n.device):
                 h = ublock(h.to(modulations[stride][0].dtype), *modulations[stride])
         with self._precision(1, y_n.device):
-            return self.output_conv(h)[:, 0, 0, :].float()
+            return self.output_conv(h)[:, 0, 0, :].to(y_n.dtype)
 
     def _precision(self, stride, device):
         """In inference under autocast, what is at the waveform's own rate computes in float32: fewer bits would be heard there."""

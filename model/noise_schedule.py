@@ -2,7 +2,6 @@
 
 import json
 import math
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -12,8 +11,8 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from scipy.special import expit
 
-from model.errors import InputError
-from model.files import save_text
+from model.errors import InputError, shortened
+from model.files import read_json, reading, save_text
 
 JSON_KEYS = ("name", "betas", "source", "sampler")
 MOST_SIGNAL_LEFT = 0.7  # a final noise level above this leaves more signal than noise (0.7^2 = 0.49 of the power)
@@ -47,12 +46,10 @@ class NoiseSchedule:
     sampler: Optional[str] = None
 
     def __post_init__(self):
-        if not isinstance(self.sampler, Optional[str]):
-            raise InputError(f"sampler must be a name, found {self.sampler!r}")
-        try:
-            betas = np.array(self.betas, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise InputError("betas must be a list of numbers") from None
+        for key, value in [("name", self.name), ("source", self.source), ("sampler", self.sampler or "")]:
+            if not isinstance(value, str):
+                raise InputError(f"{key} must be text, found {shortened(repr(value))}")
+        betas = _numbers(self.betas)
         if betas.ndim != 1:
             raise InputError(f"betas must be one list of numbers, found shape {list(betas.shape)}")
         if len(betas) == 0:
@@ -105,45 +102,49 @@ class NoiseSchedule:
         """
         path = Path(path)
         readers = {".json": _read_json, ".npy": _read_npy, ".pt": _read_pt}
-        if path.suffix not in readers:
+        if path.suffix.lower() not in readers:
             raise InputError(f"{path}: a noise schedule is a .json, .npy or .pt file, found '{path.suffix}'")
+        content = readers[path.suffix.lower()](path)
         try:
-            content = readers[path.suffix](path)
             return cls(**{"name": path.stem, **content})
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
 
-def _read_json(path):
+def _numbers(values):
+    """Betas from outside as an array of float64."""
+    if torch.is_tensor(values) and values.layout == torch.strided and values.is_floating_point() and not values.is_meta:
+        return values.detach().cpu().double().numpy()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not JSON ({error})") from None
+        betas = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError, OverflowError, RecursionError):
+        betas = np.empty(1, dtype=object)
+    has_booleans = isinstance(values, (list, tuple)) and any(isinstance(value, bool) for value in values)
+    if betas.dtype.kind not in "fiu" and betas.size or has_booleans:  # kind O may be an integer beyond 64 bits
+        raise InputError(f"betas must be a list of numbers, found {shortened(repr(values))}")
+    return betas.astype(np.float64)
+
+
+def _read_json(path):
+    content = read_json(path, "a noise schedule")
     if isinstance(content, list):
         content = {"betas": content}
     if not isinstance(content, dict) or "betas" not in content:
-        raise InputError(f"no key 'betas' (wanted: {', '.join(JSON_KEYS)})")
+        raise InputError(f"{path}: no key 'betas' (wanted: {', '.join(JSON_KEYS)})")
     unknown = sorted(set(content) - set(JSON_KEYS))
     if unknown:
-        raise InputError(f"unknown key '{unknown[0]}' (wanted: {', '.join(JSON_KEYS)})")
+        raise InputError(f"{path}: unknown key '{shortened(unknown[0])}' (wanted: {', '.join(JSON_KEYS)})")
     return content
 
 
 def _read_npy(path):
-    try:
-        return {"betas": np.load(path, allow_pickle=False)}
-    except (ValueError, EOFError):
-        raise InputError("not a NumPy array of numbers") from None
+    with reading(path, "a NumPy array of numbers"), open(path, "rb") as file:
+        return {"betas": np.load(file, allow_pickle=False)}
 
 
 def _read_pt(path):
-    try:
-        betas = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
-        raise InputError("not a file of plain tensors") from None
-    if torch.is_tensor(betas):
-        betas = betas.double().numpy()
-    return {"betas": betas}
+    with reading(path, "a file of plain tensors"), open(path, "rb") as file:
+        return {"betas": torch.load(file, map_location="cpu", weights_only=True)}
 
 
 def linear(n_steps, start, stop):

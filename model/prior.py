@@ -29,7 +29,7 @@ class EnergyPrior:
         energy = torch.linalg.vector_norm(magnitudes, dim=-2)
         logarithm = (energy / self.config.loudest).clamp(self.config.floor, 1.0).log()
         following = torch.cat([logarithm[..., 1:], logarithm[..., -1:]], dim=-1)
-        position = torch.arange(self.mel_config.hop_length, device=mel.device) / self.mel_config.hop_length
+        position = torch.arange(self.mel_config.hop_length, dtype=mel.dtype, device=mel.device) / self.mel_config.hop_length
         return torch.lerp(logarithm[..., None], following[..., None], position).exp().flatten(-2)
 
 

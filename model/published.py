@@ -137,12 +137,15 @@ def load_published(content, path, config=None):
         InputError: the weights are not of a network whose shape can be told; `load_strictly` finds what else is wrong.
     """
     weights = _state_dict(content)
-    if recognise(content) == "ivanvovk":
-        weights = from_ivanvovk({name: value for name, value in weights.items() if name not in IVANVOVK_TABLES})
-        mel, behaviour = preset("ivanvovk") if config is None else config.mel, {}
-    else:
-        weights = from_lmnt(weights)
-        mel, behaviour = _lmnt_mel(content, config), {"interpolation": "nearest", "noise_level_scale": 1.0}
+    try:
+        if recognise(content) == "ivanvovk":
+            weights = from_ivanvovk({name: value for name, value in weights.items() if name not in IVANVOVK_TABLES})
+            mel, behaviour = preset("ivanvovk") if config is None else config.mel, {}
+        else:
+            weights = from_lmnt(weights)
+            mel, behaviour = _lmnt_mel(content, config), {"interpolation": "nearest", "noise_level_scale": 1.0}
+    except RuntimeError:
+        raise InputError(f"{path}: weights of a FiLM have shapes that do not go together") from None
     network = _network_config(weights, path, config, behaviour)
     try:
         mel = mel.model_copy(update={"n_mels": _weight(weights, "mel_conv.weight", path).shape[1]})
@@ -171,6 +174,8 @@ def load_published(content, path, config=None):
 def _weight(weights, name, path):
     if name not in weights:
         raise InputError(f"{path}: weight '{name}' is missing, so the shape of the network cannot be told")
+    if weights[name].ndim != 4:
+        raise InputError(f"{path}: weight '{name}' has {weights[name].ndim} axes (wanted: that of a convolution)")
     return weights[name]
 
 
@@ -182,7 +187,7 @@ def _network_config(weights, path, config, behaviour):
         blocks = {}
         for name, tensor in weights.items():
             if match := re.fullmatch(rf"{kind}\.(\d+)\..*weight", name):
-                blocks.setdefault(int(match[1]), []).append(tensor.shape[0])
+                blocks.setdefault(int(match[1]), []).append(len(tensor) if tensor.ndim else 0)
         return tuple(Counter(blocks[number]).most_common(1)[0][0] for number in sorted(blocks))
 
     own = config.network if config is not None else None
@@ -214,7 +219,7 @@ def _lmnt_mel(content, config):
     parameters = content.get("params")
     sample_rate = parameters.get("sample_rate") if isinstance(parameters, dict) else None
     if config is not None:
-        return config.mel if not isinstance(sample_rate, int) else config.mel.model_copy(update={"sample_rate": sample_rate})
-    if not isinstance(sample_rate, int):
+        return config.mel if type(sample_rate) is not int else config.mel.model_copy(update={"sample_rate": sample_rate})
+    if type(sample_rate) is not int:
         return preset("lmnt")
     return preset("lmnt").model_copy(update={"sample_rate": sample_rate, "f_max": sample_rate / 2})
