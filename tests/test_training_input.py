@@ -238,10 +238,10 @@ def test_tensorboard_shows_everything(trained):
     assert any(tag.startswith("train_loss_by_noise_level/") for tag in tags["scalars"])
     for tag in tags["scalars"]:
         assert all(abs(event.value) < 1e6 for event in events.Scalars(tag)), tag
-    assert set(tags["audio"]) == {f"{i}/{what}" for i in range(2) for what in ("recording", "result")}
-    assert set(tags["images"]) == {"noise_schedule", "mel/0", "mel/1"}
+    assert set(tags["audio"]) == {f"validation_{i}/{what}" for i in range(2) for what in ("recording", "result")}
+    assert set(tags["images"]) == {"noise_schedule", "mel/validation_0", "mel/validation_1"}
     assert tags["tensors"] == ["config/text_summary"]
-    assert events.Audio("0/result")[0].sample_rate == SAMPLE_RATE
+    assert events.Audio("validation_0/result")[0].sample_rate == SAMPLE_RATE
     assert [event.step for event in events.Scalars("validation/loss")] == [5, 10]
 
 

@@ -25,7 +25,8 @@ from training_fixtures import (
 
 from model.checkpoint import load_training_state
 from model.errors import InputError
-from training.run_folder import NEEDED, RunFolder, read_state
+from training.run_folder import RunFolder, read_state
+from training.stability import StabilityGuard
 
 N_STEPS = 16
 
@@ -89,7 +90,14 @@ def test_finished_run_is_left_alone(tmp_path):
 
 
 def state_at(step):
-    return {**dict.fromkeys(NEEDED), "step": step, "config": "{}", "ema": {"weight": torch.full((50,), float(step))}}
+    """A training state of no network at all, but of the right types."""
+    return {
+        **{name: {} for name in ("network", "optimizer", "lr_scheduler", "scaler", "versions")},
+        **{"step": step, "position": 4 * step, "n_rollbacks": 0, "best_validation_loss": None, "config": "{}"},
+        "ema": {"weight": torch.full((50,), float(step))},
+        "stability": StabilityGuard(5, 3.0).state_dict(),
+        "rng": {"cpu": torch.get_rng_state(), "cuda": None},
+    }
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from model.errors import describe
 from training.figures import mel_figure, schedule_figure
-from training.previews import mean_figures
+from training.previews import mean_figures, preview_names
 
 
 class Monitor:
@@ -80,10 +80,10 @@ class Monitor:
         if self.writer is None:
             return
         with self._unless_disk_fails():
-            for preview in previews:
-                self.writer.add_audio(f"{preview.index}/recording", preview.recording, step, sample_rate)
-                self.writer.add_audio(f"{preview.index}/result", preview.result, step, sample_rate)
-                self.writer.add_figure(f"mel/{preview.index}", mel_figure(preview.recording_mel, preview.result_mel), step)
+            for name, preview in zip(preview_names(previews), previews):
+                self.writer.add_audio(f"{name}/recording", preview.recording, step, sample_rate)
+                self.writer.add_audio(f"{name}/result", preview.result, step, sample_rate)
+                self.writer.add_figure(f"mel/{name}", mel_figure(preview.recording_mel, preview.result_mel), step)
             self.writer.flush()
 
     def close(self):
