@@ -10,6 +10,7 @@ import soundfile
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_fixtures import (
+    ROOT,
     SAMPLE_RATE,
     finish,
     kill,
@@ -27,8 +28,10 @@ import launch
 import train
 from model.errors import run_command
 from training import run_folder
+from training.previews import Preview, preview_names
 from training.run_folder import RunFolder
 from training.statistics import BAND_NAMES
+from training.trainer import Trainer
 
 
 def command(monkeypatch, capsys, *arguments):
@@ -216,6 +219,56 @@ def test_dry_run(tmp_path):
     ]:
         assert words in output
     assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_dry_run_with_a_loss_that_is_not_finite(tmp_path, monkeypatch, capsys, value):
+    """Fails if a run that will come to nothing is called a good one."""
+    losses = Trainer.losses
+    monkeypatch.setattr(Trainer, "losses", lambda *arguments: losses(*arguments) * float(value))
+    status, output, errors = command(monkeypatch, capsys, "-c", write_run(tmp_path), "--dry-run")
+    assert (status, output) == (2, "")
+    assert errors.startswith(f"error: step: the loss is {value} (wanted: ") and errors.count("\n") == 1
+
+
+def test_missing_filelist_names_what_makes_one(monkeypatch, capsys):
+    """As with the default configuration in a fresh clone."""
+    status, output, errors = command(monkeypatch, capsys, "-c", ROOT / "configs" / "default.json", "--dry-run")
+    assert (status, output) == (2, "")
+    assert "filelists/ljspeech/train.txt: No such filelist" in errors and "sh runs/make_filelists.sh" in errors
+
+
+@pytest.mark.parametrize("entry", ["train.py", "launch.py"])
+def test_driver_too_old_for_the_gpus(tmp_path, monkeypatch, capsys, entry):
+    """Fails if eight GPUs that PyTorch cannot use become eight processes on the CPU."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = ["-c", str(write_run(tmp_path)), "-l", str(tmp_path / "log")]
+    if entry == "train.py":
+        status, output, errors = command(monkeypatch, capsys, *arguments)
+    else:
+        monkeypatch.setattr(sys, "argv", [entry, *arguments])
+        monkeypatch.setattr(launch, "torchrun", lambda _: pytest.fail("processes are started"))
+        status = launch.main()
+        output, errors = capsys.readouterr()
+    assert (status, output) == (2, "")
+    assert errors.startswith("error: 8 GPUs are there, but their driver is too old") and errors.count("\n") == 1
+    assert not (tmp_path / "log").exists()
+
+
+def test_launcher_says_all_its_options(capsys):
+    """Fails if the help is that of train.py, which knows nothing of processes."""
+    with pytest.raises(SystemExit) as exit_status:
+        launch.parse_arguments(["--help"])
+    assert exit_status.value.code == 0
+    output = capsys.readouterr().out
+    for words in ("--config", "--logdir", "--dry-run", "--nproc N", "-- TORCHRUN_OPTIONS", "CUDA_VISIBLE_DEVICES"):
+        assert words in output
+
+
+def test_previews_of_one_name_are_told_apart():
+    previews = [Preview(i, name, *[None] * 5) for i, name in enumerate(["a", "b", "a"])]
+    assert preview_names(previews) == ["a 0", "b", "a 2"]
 
 
 def test_plain_lines_where_there_is_no_terminal(trained):

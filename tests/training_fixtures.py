@@ -195,6 +195,11 @@ def kill(processes):
         process.join()
 
 
+def children(pid):
+    """Process ids of a process's children."""
+    return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
+
+
 def train_command(config, logdir, *options):
     """What `python train.py` does; exits."""
     sys.argv = ["train.py", "-c", str(config), "-l", str(logdir), *options]

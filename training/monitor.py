@@ -2,9 +2,11 @@
 
 import contextlib
 import sys
+import threading
 import time
 from datetime import timedelta
 
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -25,6 +27,7 @@ class Monitor:
 
     def __init__(self, path, trainer, preview_schedule, enabled=True):
         self.enabled = enabled
+        self._previous_hook, threading.excepthook = threading.excepthook, self._leave_to_writer
         self.writer = None
         self.n_steps, self.first_step, self.start = trainer.config.training.n_steps, trainer.step, time.monotonic()
         self.bar = tqdm(
@@ -91,6 +94,13 @@ class Monitor:
         if self.writer is not None:
             with self._unless_disk_fails():
                 self.writer.close()
+        threading.excepthook = self._previous_hook
+
+    def _leave_to_writer(self, error):
+        """TensorBoard's thread shows a traceback of what its writer then raises here, too."""
+        of_writer = type(error.thread).__module__ == event_file_writer.__name__
+        if not (of_writer and isinstance(error.exc_value, OSError)):
+            self._previous_hook(error)
 
     def _add_scalars(self, scalars, step):
         if self.writer is not None:
