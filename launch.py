@@ -49,7 +49,7 @@ def _print_help():
 
 
 def torchrun(arguments):
-    """Runs torchrun and returns the exit status of the process that failed first, or 0."""
+    """Runs torchrun and returns the exit status of the process that was killed, or failed first, or 0."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -60,7 +60,8 @@ def torchrun(arguments):
     except SignalException:
         return 0  # the processes have saved and said so
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        # The death of one process ends the others, within so short a time that torchrun cannot say which was first.
+        rank, failure = min(error.failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
         if failure.exitcode < 0:
             print(f"error: process {rank} was killed by {signal.Signals(-failure.exitcode).name}", file=sys.stderr)
             return 128 - failure.exitcode

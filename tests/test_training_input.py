@@ -214,6 +214,7 @@ def test_dry_run(tmp_path):
         "1.5 steps per epoch",
         "20 steps are 13.3 epochs",
         "measured step: ",
+        "measured validation: ",
         "forecast: ",
         "peak memory of a process: ",
     ]:
@@ -221,14 +222,19 @@ def test_dry_run(tmp_path):
     assert not (tmp_path / "log").exists()
 
 
+@pytest.mark.parametrize("kind", ["step", "validation"])
 @pytest.mark.parametrize("value", ["nan", "inf"])
-def test_dry_run_with_a_loss_that_is_not_finite(tmp_path, monkeypatch, capsys, value):
+def test_dry_run_with_a_loss_that_is_not_finite(tmp_path, monkeypatch, capsys, kind, value):
     """Fails if a run that will come to nothing is called a good one."""
     losses = Trainer.losses
-    monkeypatch.setattr(Trainer, "losses", lambda *arguments: losses(*arguments) * float(value))
+
+    def spoilt(trainer, network, batch):
+        return losses(trainer, network, batch) * (float(value) if (kind == "step") == network.training else 1)
+
+    monkeypatch.setattr(Trainer, "losses", spoilt)
     status, output, errors = command(monkeypatch, capsys, "-c", write_run(tmp_path), "--dry-run")
     assert (status, output) == (2, "")
-    assert errors.startswith(f"error: step: the loss is {value} (wanted: ") and errors.count("\n") == 1
+    assert errors.startswith(f"error: {kind}: the loss is {value} (wanted: ") and errors.count("\n") == 1
 
 
 def test_missing_filelist_names_what_makes_one(monkeypatch, capsys):

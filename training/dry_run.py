@@ -15,7 +15,7 @@ GIBIBYTE = 2**30
 
 
 def dry_run(trainer):
-    """Makes a first step to warm up and measures a second one, of each kind that the run has.
+    """Makes a first step to warm up and measures a second one, of each kind that the run has; and one validation.
 
     Returns:
         list of lines.
@@ -32,10 +32,11 @@ def dry_run(trainer):
     with explained_out_of_memory(training):
         for kind, steps in _kinds_of_step(training).items():
             seconds, loss = _measured_step(trainer, batch, steps[0])
-            if not math.isfinite(loss):
-                raise InputError(f"{kind}: the loss is {loss} (wanted: a finite one; look at the recordings and training.precision)")
-            measured.append(f"measured {kind}: {seconds:.3f} s, loss {loss:.4f}")
+            measured.append(_line(kind, seconds, loss))
             forecast += seconds * len(steps)
+        start = time.perf_counter()
+        loss, _ = trainer.evaluate()
+        measured.append(_line("validation", time.perf_counter() - start, loss))
     n_parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     segment_seconds = data.segment_frames * trainer.config.mel.hop_length / trainer.config.mel.sample_rate
     steps_per_epoch = len(recordings) / training.batch_size
@@ -50,6 +51,12 @@ def dry_run(trainer):
         f"forecast: {timedelta(seconds=round(forecast))} for {training.n_steps} steps, beside validation",
         f"peak memory of a process: {_peak_memory(trainer.device) / GIBIBYTE:.2f} GiB",
     ]
+
+
+def _line(kind, seconds, loss):
+    if not math.isfinite(loss):
+        raise InputError(f"{kind}: the loss is {loss} (wanted: a finite one; look at the recordings and training.precision)")
+    return f"measured {kind}: {seconds:.3f} s, loss {loss:.4f}"
 
 
 def _kinds_of_step(training):
