@@ -89,8 +89,8 @@ def main():
         runpy.run_path(str(TRAIN), run_name="__main__")  # exits
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // n_processes, 1)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup
-        os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup it stays so
+        os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
     where = torchrun_options or ["--standalone"]
     return torchrun([*where, "--nproc_per_node", str(n_processes), str(TRAIN), *train_options])
 

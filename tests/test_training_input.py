@@ -1,6 +1,7 @@
 """What a user can get wrong is one line and status 2, and what a run shows is there."""
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import soundfile
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributed.run import parse_args
 from training_fixtures import (
     ROOT,
     SAMPLE_RATE,
@@ -260,6 +262,23 @@ def test_driver_too_old_for_the_gpus(tmp_path, monkeypatch, capsys, entry):
     assert (status, output) == (2, "")
     assert errors.startswith("error: 8 GPUs are there, but their driver is too old") and errors.count("\n") == 1
     assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL], ids=["nohup", "plain"])
+def test_torchrun_leaves_an_ignored_hangup_alone(monkeypatch, handler):
+    """Fails if several processes under nohup end with the terminal: torchrun would heed the signal."""
+    monkeypatch.setattr(sys, "argv", ["launch.py", "--nproc", "2", "-c", "x.json"])
+    for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "PET_SIGNALS_TO_HANDLE"):
+        monkeypatch.setenv(name, "")  # `launch.main` sets them for good
+        monkeypatch.delenv(name)
+    handled = []
+    monkeypatch.setattr(launch, "torchrun", lambda arguments: handled.extend(parse_args(arguments).signals_to_handle.split(",")))
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        launch.main()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ("SIGHUP" in handled) == (handler == signal.SIG_DFL) and "SIGTERM" in handled
 
 
 def test_launcher_says_all_its_options(capsys):
