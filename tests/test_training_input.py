@@ -1,6 +1,7 @@
 """What a user can get wrong is one line and status 2, and what a run shows is there."""
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -239,9 +240,11 @@ def test_dry_run_with_a_loss_that_is_not_finite(tmp_path, monkeypatch, capsys, k
     assert errors.startswith(f"error: {kind}: the loss is {value} (wanted: ") and errors.count("\n") == 1
 
 
-def test_missing_filelist_names_what_makes_one(monkeypatch, capsys):
+def test_missing_filelist_names_what_makes_one(tmp_path, monkeypatch, capsys):
     """As with the default configuration in a fresh clone."""
-    status, output, errors = command(monkeypatch, capsys, "-c", ROOT / "configs" / "default.json", "--dry-run")
+    (tmp_path / "configs").mkdir()
+    config = shutil.copy(ROOT / "configs" / "default.json", tmp_path / "configs")
+    status, output, errors = command(monkeypatch, capsys, "-c", config, "--dry-run")
     assert (status, output) == (2, "")
     assert "filelists/ljspeech/train.txt: No such filelist" in errors and "sh runs/make_filelists.sh" in errors
 
