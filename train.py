@@ -8,12 +8,13 @@ from pathlib import Path
 from model.config import load_config
 from model.errors import CommandParser, run_command
 from training import processes
-from training.dry_run import dry_run, explained_out_of_memory
+from training.dry_run import dry_run
+from training.explained import explained_deaths, explained_out_of_memory
 from training.loop import Loop
 from training.monitor import Monitor
 from training.previews import PreviewSampling
 from training.run_folder import RunFolder
-from training.same_run import changes
+from training.same_run import changes, flat
 from training.stop_signal import StopSignal
 from training.trainer import Trainer, versions
 
@@ -28,10 +29,9 @@ def train(config, config_folder, logdir):
         folder = RunFolder(logdir, config.training.keep_checkpoints)
         try:
             checkpoint, state, lines = processes.from_first(processes.agree(lambda: _open(folder, config)))
-            trainer = processes.agree(lambda: Trainer(config, config_folder))
+            trainer = Trainer(config, config_folder)
             if state is not None:
-                trainer.load_state_dict(state)
-                lines.append(f"going on from {checkpoint}")
+                lines += processes.from_first(processes.agree(lambda: _go_on(trainer, folder, checkpoint, state)))
             preview_sampling = PreviewSampling.of(trainer)
             monitor = Monitor(logdir, trainer, preview_sampling.schedule, enabled=trainer.rank == 0)
             for line in lines:
@@ -68,27 +68,48 @@ def _open(folder, config):
     return checkpoint, state, lines
 
 
-def main():
-    parser = CommandParser(description="Train a WaveGrad; the same command again goes on where the run ended.")
+def _go_on(trainer, folder, checkpoint, state):
+    """Puts a trainer where a checkpoint was written; returns lines to say."""
+    lines, other_validation = trainer.load_state_dict(state, checkpoint)
+    if other_validation and trainer.rank == 0:
+        kept = folder.keep_best(trainer.step)
+        lines += [f"best.pt of the validation data until now is kept as {kept}"] if kept else []
+    return [*lines, f"going on from {checkpoint}"]
+
+
+def command_parser(**options):
+    """The parser of this command; `options` go to `CommandParser`."""
+    parser = CommandParser(description="Train a WaveGrad; the same command again goes on where the run ended.", **options)
     parser.add_argument("-c", "--config", required=True, help="configuration file")
     parser.add_argument("-l", "--logdir", help="checkpoints and TensorBoard files (default: logs/ and the name of CONFIG)")
     parser.add_argument("--dry-run", action="store_true", help="check configuration, data and memory, and measure a step")
-    arguments = parser.parse_args()
-    processes.start()
-    try:
+    return parser
+
+
+def main():
+    arguments = command_parser().parse_args()
+    with explained_deaths():
+        processes.start()
         config = processes.agree(lambda: load_config(arguments.config))
+        processes.agree_on({"--dry-run": arguments.dry_run, **flat(config.model_dump())})
         config_folder = Path(arguments.config).parent
-        if not arguments.dry_run:
-            return train(config, config_folder, arguments.logdir or Path("logs") / Path(arguments.config).stem)
-        trainer = processes.agree(lambda: Trainer(config, config_folder))
-        lines = processes.agree(lambda: dry_run(trainer))
-        if trainer.rank == 0:
-            print("\n".join(lines))
-        return 0
-    finally:
+        if arguments.dry_run:
+            trainer = Trainer(config, config_folder)
+            lines = dry_run(trainer)
+            if trainer.rank == 0:
+                print("\n".join(lines))
+            status = 0
+        else:
+            status = train(config, config_folder, arguments.logdir or Path("logs") / Path(arguments.config).stem)
         processes.end()
+        return status
+
+
+def command():
+    """Runs the command and exits."""
+    with processes.without_teardown():
+        run_command(main)
 
 
 if __name__ == "__main__":
-    with processes.without_teardown():
-        run_command(main)
+    command()

@@ -9,7 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_fixtures import finish, one_thread, run, start, start_processes, train_to_end, wait_for, write_run
+from training_fixtures import (
+    children,
+    finish,
+    kill,
+    one_thread,
+    run,
+    start,
+    start_processes,
+    train_command,
+    train_to_end,
+    wait_for,
+    write_run,
+)
 
 from model.config import load_config
 from training import processes
@@ -154,10 +166,6 @@ def test_same_example_is_the_same_everywhere(tmp_path):
     assert first_epoch != second_epoch
 
 
-def children(pid):
-    return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
-
-
 def rank_of(pid):
     return int(re.search(rb"\0RANK=(\d)", Path(f"/proc/{pid}/environ").read_bytes())[1])
 
@@ -187,6 +195,100 @@ def test_bad_input_is_said_once_by_several_processes(tmp_path):
     assert output == ""
 
 
+def train_where(folders, *options):
+    """Trains as on several machines: each process with the configuration in a folder of its own."""
+    folder = folders[int(os.environ["RANK"])]
+    train_command(folder / "config.json", folder / "log", *options)
+
+
+def machines(tmp_path, **changes):
+    """Folders of two machines with the same recordings and configuration."""
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+        write_run(folder, **changes)
+    return folders
+
+
+def what_two_say(tmp_path, target, *arguments):
+    """Runs two processes that are to fail within seconds; returns statuses and lines."""
+    log = tmp_path / "output"
+    begin = time.monotonic()
+    statuses = finish(start_processes(target, *arguments, n_processes=2, log=log), timeout=60)
+    assert time.monotonic() - begin < 60
+    assert "Traceback" not in log.read_text()
+    return statuses, log.read_text().splitlines()
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)], ids=["train", "dry run"])
+def test_recording_that_one_machine_lacks(tmp_path, options):
+    """Fails if the other process waits for this one in DDP's exchange."""
+    folders = machines(tmp_path)
+    (folders[1] / "train_3.wav").unlink()
+    assert what_two_say(tmp_path, train_where, folders, *options) == ([2, 2], [f"error: {folders[1]}/train_3.wav: No such file"])
+
+
+def test_other_recordings_on_one_machine(tmp_path):
+    folders = machines(tmp_path)
+    (folders[1] / "train.txt").write_text("train_0.wav\n")
+    statuses, (line,) = what_two_say(tmp_path, train_where, folders)
+    assert statuses == [2, 2]
+    assert re.fullmatch(r"error: process 1: training data is 1 recordings .* \(wanted: 6 recordings .*, as in process 0\)", line)
+
+
+def test_other_configuration_on_one_machine(tmp_path):
+    folders = machines(tmp_path)
+    write_run(folders[1], training__batch_size=6)
+    assert what_two_say(tmp_path, train_where, folders) == (
+        [2, 2],
+        ["error: process 1: training.batch_size is 6 (wanted: 4, as in process 0)"],
+    )
+
+
+def train_with_little_memory(config, logdir, *options):
+    """Trains; the second process runs out of memory in its first step, when the first may be waiting for its gradients."""
+
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    if os.environ["RANK"] == "1":
+        Trainer.losses = out_of_memory
+    train_command(config, logdir, *options)
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)], ids=["train", "dry run"])
+def test_one_process_out_of_memory(tmp_path, options):
+    """Fails if its line is never said, because it waits for the others and they for it."""
+    statuses, lines = what_two_say(tmp_path, train_with_little_memory, write_run(tmp_path), tmp_path / "log", *options)
+    assert statuses == [2, 2]
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert errors[0].startswith("error: process 1: out of memory with training.micro_batch_size None (wanted: ")
+    assert len(errors) == 2 and errors[1].startswith("error: process 0: another process has ended or cannot be reached")
+    assert not [line for line in lines if "error" in line.lower() and line not in errors]
+
+
+def test_death_of_another_process_is_one_line(tmp_path):
+    """Fails if gloo's error comes with a traceback."""
+    log, logdir = tmp_path / "output", tmp_path / "log"
+    processes = start_processes(train_command, write_run(tmp_path, training__n_steps=100_000), logdir, n_processes=2, log=log)
+    wait_for((logdir / "checkpoint-00000005.pt").exists)
+    kill(processes[1:])
+    assert finish(processes[:1], timeout=60) == [2]
+    assert log.read_text().splitlines()[-1].startswith("error: process 0: another process has ended or cannot be reached")
+    assert "Traceback" not in log.read_text()
+
+
+def test_left_over_variables_are_no_torchrun(tmp_path, monkeypatch):
+    """Fails if a process waits for others that nobody started."""
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "9"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    processes.start()
+    assert (processes.rank(), processes.world_size()) == (0, 1)
+    assert Trainer(load_config(write_run(tmp_path)), tmp_path).world_size == 1
+
+
+@pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_do_what_one_does(tmp_path):
     config = write_run(tmp_path, training__n_steps=5)

@@ -1,6 +1,8 @@
 """What a user can get wrong is one line and status 2, and what a run shows is there."""
 
 import json
+import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -9,7 +11,9 @@ import pytest
 import soundfile
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributed.run import parse_args
 from training_fixtures import (
+    ROOT,
     SAMPLE_RATE,
     finish,
     kill,
@@ -27,8 +31,10 @@ import launch
 import train
 from model.errors import run_command
 from training import run_folder
+from training.previews import Preview, preview_names
 from training.run_folder import RunFolder
 from training.statistics import BAND_NAMES
+from training.trainer import Trainer
 
 
 def command(monkeypatch, capsys, *arguments):
@@ -211,11 +217,86 @@ def test_dry_run(tmp_path):
         "1.5 steps per epoch",
         "20 steps are 13.3 epochs",
         "measured step: ",
+        "measured validation: ",
         "forecast: ",
         "peak memory of a process: ",
     ]:
         assert words in output
     assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("kind", ["step", "validation"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_dry_run_with_a_loss_that_is_not_finite(tmp_path, monkeypatch, capsys, kind, value):
+    """Fails if a run that will come to nothing is called a good one."""
+    losses = Trainer.losses
+
+    def spoilt(trainer, network, batch):
+        return losses(trainer, network, batch) * (float(value) if (kind == "step") == network.training else 1)
+
+    monkeypatch.setattr(Trainer, "losses", spoilt)
+    status, output, errors = command(monkeypatch, capsys, "-c", write_run(tmp_path), "--dry-run")
+    assert (status, output) == (2, "")
+    assert errors.startswith(f"error: {kind}: the loss is {value} (wanted: ") and errors.count("\n") == 1
+
+
+def test_missing_filelist_names_what_makes_one(tmp_path, monkeypatch, capsys):
+    """As with the default configuration in a fresh clone."""
+    (tmp_path / "configs").mkdir()
+    config = shutil.copy(ROOT / "configs" / "default.json", tmp_path / "configs")
+    status, output, errors = command(monkeypatch, capsys, "-c", config, "--dry-run")
+    assert (status, output) == (2, "")
+    assert "filelists/ljspeech/train.txt: No such filelist" in errors and "sh runs/make_filelists.sh" in errors
+
+
+@pytest.mark.parametrize("entry", ["train.py", "launch.py"])
+def test_driver_too_old_for_the_gpus(tmp_path, monkeypatch, capsys, entry):
+    """Fails if eight GPUs that PyTorch cannot use become eight processes on the CPU."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = ["-c", str(write_run(tmp_path)), "-l", str(tmp_path / "log")]
+    if entry == "train.py":
+        status, output, errors = command(monkeypatch, capsys, *arguments)
+    else:
+        monkeypatch.setattr(sys, "argv", [entry, *arguments])
+        monkeypatch.setattr(launch, "torchrun", lambda _: pytest.fail("processes are started"))
+        status = launch.main()
+        output, errors = capsys.readouterr()
+    assert (status, output) == (2, "")
+    assert errors.startswith("error: 8 GPUs are there, but their driver is too old") and errors.count("\n") == 1
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL], ids=["nohup", "plain"])
+def test_torchrun_leaves_an_ignored_hangup_alone(monkeypatch, handler):
+    """Fails if several processes under nohup end with the terminal: torchrun would heed the signal."""
+    monkeypatch.setattr(sys, "argv", ["launch.py", "--nproc", "2", "-c", "x.json"])
+    for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "PET_SIGNALS_TO_HANDLE"):
+        monkeypatch.setenv(name, "")  # `launch.main` sets them for good
+        monkeypatch.delenv(name)
+    handled = []
+    monkeypatch.setattr(launch, "torchrun", lambda arguments: handled.extend(parse_args(arguments).signals_to_handle.split(",")))
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        launch.main()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ("SIGHUP" in handled) == (handler == signal.SIG_DFL) and "SIGTERM" in handled
+
+
+def test_launcher_says_all_its_options(capsys):
+    """Fails if the help is that of train.py, which knows nothing of processes."""
+    with pytest.raises(SystemExit) as exit_status:
+        launch.parse_arguments(["--help"])
+    assert exit_status.value.code == 0
+    output = capsys.readouterr().out
+    for words in ("--config", "--logdir", "--dry-run", "--nproc N", "-- TORCHRUN_OPTIONS", "CUDA_VISIBLE_DEVICES"):
+        assert words in output
+
+
+def test_previews_of_one_name_are_told_apart():
+    previews = [Preview(i, name, *[None] * 5) for i, name in enumerate(["a", "b", "a"])]
+    assert preview_names(previews) == ["a 0", "b", "a 2"]
 
 
 def test_plain_lines_where_there_is_no_terminal(trained):
@@ -238,10 +319,10 @@ def test_tensorboard_shows_everything(trained):
     assert any(tag.startswith("train_loss_by_noise_level/") for tag in tags["scalars"])
     for tag in tags["scalars"]:
         assert all(abs(event.value) < 1e6 for event in events.Scalars(tag)), tag
-    assert set(tags["audio"]) == {f"{i}/{what}" for i in range(2) for what in ("recording", "result")}
-    assert set(tags["images"]) == {"noise_schedule", "mel/0", "mel/1"}
+    assert set(tags["audio"]) == {f"validation_{i}/{what}" for i in range(2) for what in ("recording", "result")}
+    assert set(tags["images"]) == {"noise_schedule", "mel/validation_0", "mel/validation_1"}
     assert tags["tensors"] == ["config/text_summary"]
-    assert events.Audio("0/result")[0].sample_rate == SAMPLE_RATE
+    assert events.Audio("validation_0/result")[0].sample_rate == SAMPLE_RATE
     assert [event.step for event in events.Scalars("validation/loss")] == [5, 10]
 
 

@@ -1,31 +1,41 @@
 """A run that was killed, stopped or damaged ends as if nothing had happened."""
 
+import os
 import random
 import re
 import resource
 import signal
 import time
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from training_fixtures import (
+    children,
     finish,
     kill,
     run,
     same,
+    speech_like,
     start,
     start_processes,
     train_command,
     train_to_end,
     wait_for,
     weights_of,
+    write_corpus,
     write_run,
 )
 
 from model.checkpoint import load_training_state
 from model.errors import InputError
-from training.run_folder import NEEDED, RunFolder, read_state
+from training import examples
+from training.loop import _is_better
+from training.run_folder import RunFolder, read_state
+from training.stability import StabilityGuard
+from training.stop_signal import StopSignal
 
 N_STEPS = 16
 
@@ -62,7 +72,7 @@ def test_killed_run_ends_with_the_same_state(tmp_path, n_processes, precision, w
         assert [key for key in whole if not same(whole[key], killed[key])] == []
 
 
-@pytest.mark.parametrize("number, n_processes", [(signal.SIGTERM, 1), (signal.SIGINT, 2)])
+@pytest.mark.parametrize("number, n_processes", [(signal.SIGTERM, 1), (signal.SIGINT, 2), (signal.SIGHUP, 2)])
 def test_signal_saves_and_exits_cleanly(tmp_path, number, n_processes):
     """Fails if a signal loses steps, leaves a traceback, or if the run cannot go on from where it stopped."""
     config, logdir = write_run(tmp_path, training__n_steps=100_000, training__save_every=50_000), tmp_path / "log"
@@ -80,6 +90,20 @@ def test_signal_saves_and_exits_cleanly(tmp_path, number, n_processes):
     assert last_step(logdir) == stopped_at + 3
 
 
+def test_ignored_signal_stays_ignored():
+    """Fails if a run under nohup ends with the terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop_signal:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop_signal.check() is None
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop_signal.check() == "SIGTERM"
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_finished_run_is_left_alone(tmp_path):
     config, logdir = write_run(tmp_path), tmp_path / "log"
     train_to_end(config, logdir)
@@ -89,7 +113,14 @@ def test_finished_run_is_left_alone(tmp_path):
 
 
 def state_at(step):
-    return {**dict.fromkeys(NEEDED), "step": step, "config": "{}", "ema": {"weight": torch.full((50,), float(step))}}
+    """A training state of no network at all, but of the right types."""
+    return {
+        **{name: {} for name in ("network", "optimizer", "lr_scheduler", "scaler", "versions")},
+        **{"step": step, "position": 4 * step, "n_rollbacks": 0, "best_validation_loss": None, "config": "{}"},
+        "ema": {"weight": torch.full((50,), float(step))},
+        "stability": StabilityGuard(5, 3.0).state_dict(),
+        "rng": {"cpu": torch.get_rng_state(), "cuda": None},
+    }
 
 
 @pytest.fixture
@@ -181,6 +212,114 @@ def test_best_is_the_one_with_the_lowest_validation_loss(tmp_path):
     assert best["best_validation_loss"] == pytest.approx(min(losses.values()), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "loss, best, better",
+    [
+        (0.5, None, True),
+        (0.5, 0.6, True),
+        (0.6, 0.5, False),
+        (0.5, 0.5, False),
+        (0.5, float("nan"), True),
+        (0.5, float("inf"), True),
+        (float("nan"), None, False),
+        (float("nan"), 0.5, False),
+        (float("nan"), float("nan"), False),
+        (float("inf"), None, False),
+    ],
+)
+def test_loss_that_is_not_finite_is_never_the_best(loss, best, better):
+    """Fails if one such loss is kept as the best for ever: no comparison with NaN is true."""
+    assert _is_better(loss, best) is better
+
+
+USERS_OWN = ["checkpoint-best.pt", "checkpoint-00000005 copy.pt", "checkpoint-final.pt", "checkpoint-5.pt", "xcheckpoint-00000009.pt"]
+
+
+def test_only_numbered_files_are_checkpoints(folder):
+    """Fails if a file of the user's is resumed from, counted among those kept, or removed."""
+    for name in USERS_OWN:
+        (folder.path / name).write_bytes(folder.checkpoints()[0].read_bytes())
+    (folder.path / "checkpoint-00000009.pt").mkdir()
+    assert [path.name for path in folder.checkpoints()] == [f"checkpoint-{step:08d}.pt" for step in (1, 2, 3)]
+    assert folder.newest()[1]["step"] == 3
+    folder.save(state_at(4))
+    folder.discard_after(folder.checkpoints()[0])
+    assert [path.name for path in folder.checkpoints()] == ["checkpoint-00000002.pt"]
+    assert all((folder.path / name).exists() for name in USERS_OWN)
+
+
+def test_steps_of_nine_digits_are_the_newest(folder):
+    """Fails if names are compared as text."""
+    folder.save(state_at(99_999_999))
+    folder.save(state_at(100_000_000))
+    assert folder.newest()[1]["step"] == 100_000_000
+    folder.discard_after(folder.checkpoints()[-2])
+    assert folder.newest()[1]["step"] == 99_999_999
+
+
+@pytest.mark.parametrize("name", ["best.pt", "milestone-00000010.pt", "checkpoint-best.pt", "released.safetensors"])
+def test_folder_of_weights_alone_is_refused(tmp_path, name):
+    """Fails if a run begins anew there and writes over `best.pt`."""
+    logdir, log = tmp_path / "log", tmp_path / "output"
+    logdir.mkdir()
+    (logdir / ".lock").touch()
+    (logdir / name).write_bytes(b"weights")
+    assert finish(start_processes(train_command, write_run(tmp_path), logdir, log=log)) == [2]
+    assert log.read_text().startswith(f"error: {logdir}: holds '{name}' but no checkpoint-*.pt")
+    assert log.read_text().count("\n") == 1 and "another -l" in log.read_text()
+    assert sorted(path.name for path in logdir.iterdir()) == sorted([".lock", name])
+
+
+def other_voice(seed):
+    """As long as `speech_like(0.3, seed)`, and louder."""
+    return np.clip(8 * speech_like(0.3, seed), -1, 1)
+
+
+def test_changed_data_is_said_and_judged_anew(tmp_path):
+    """The same names and lengths, other recordings. Fails if `best.pt` or the mel statistics stay those of the old ones."""
+    logdir = tmp_path / "log"
+    changes = {"training__validate_every": 5, "training__n_steps": 10}
+    train_to_end(write_run(tmp_path, **changes), logdir)
+    before = load_training_state(logdir / "checkpoint-00000010.pt")
+    old_best = (logdir / "best.pt").read_bytes()
+    # As if nothing could be better any more, and as if the guard had seen the end of a long run.
+    torch.save({**before, "best_validation_loss": 1e-6}, logdir / "checkpoint-00000010.pt")
+
+    write_corpus(tmp_path, {f"train_{i}": other_voice(i) for i in range(6)})
+    write_corpus(tmp_path, {"validation_0": speech_like(0.6, 10)}, "validation")
+    config = write_run(tmp_path, **{**changes, "training__n_steps": 20})
+    output = train_to_end(config, logdir)
+    assert "training data changed: 6 recordings of 0.00 h, were 6 of 0.00 h: " in output.replace("were 6 recordings", "were 6")
+    assert "validation data changed: 1 recordings of 0.00 h, were 2 " in output.replace("were 2 recordings", "were 2")
+    assert (logdir / "best-until-00000010.pt").read_bytes() == old_best
+    state, best = (load_training_state(logdir / name) for name in ("checkpoint-00000020.pt", "best.pt"))
+    assert best["step"] > 10 and best["best_validation_loss"] > 1e-6
+    assert state["mel_statistics"] != before["mel_statistics"]
+    assert len(state["stability"]["recent"]) == 10  # updates since the change
+
+    train_to_end(write_run(tmp_path, **{**changes, "training__n_steps": 25}), logdir)
+    again = load_training_state(logdir / "checkpoint-00000025.pt")
+    assert len(again["stability"]["recent"]) == 15
+    assert again["mel_statistics"] == state["mel_statistics"]
+
+
+def test_moved_data_is_the_same_data(tmp_path):
+    """Fails if another folder or order counts as a change, or if a checkpoint from before there was a digest is refused."""
+    (tmp_path / "here").mkdir(), (tmp_path / "there").mkdir()
+    logdir, newest = tmp_path / "log", tmp_path / "log" / "checkpoint-00000005.pt"
+    train_to_end(write_run(tmp_path / "here", training__n_steps=5), logdir)
+    config = write_run(tmp_path / "there", training__n_steps=6)
+    lines = (tmp_path / "there" / "train.txt").read_text().splitlines()
+    (tmp_path / "there" / "train.txt").write_text("\n".join(reversed(lines)))
+    assert "data changed" not in train_to_end(config, logdir)
+    (logdir / "checkpoint-00000006.pt").unlink()
+    old = load_training_state(newest)
+    del old["data"]
+    torch.save(old, newest)
+    output = train_to_end(config, logdir)
+    assert "going on from" in output and "data changed" not in output
+
+
 def limited_train_command(limit, *arguments):
     """Trains on a disk where no file can grow beyond `limit` bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -205,6 +344,128 @@ def test_disk_full(tmp_path, on_failed_save, last_logged):
 
     train_to_end(config, logdir)  # once there is room again
     assert last_step(logdir) == 20
+
+
+def test_first_checkpoint_must_be_written(tmp_path):
+    """Fails if a run trains with nothing to go back to."""
+    logdir, log = tmp_path / "log", tmp_path / "output"
+    config = write_run(tmp_path, training__on_failed_save="continue")
+    assert finish(start_processes(limited_train_command, 10_000, config, logdir, log=log)) == [2]
+    lines = log.read_text().splitlines()
+    assert lines[-1] == f"error: {logdir / 'checkpoint-00000000.pt'}: cannot save: File too large"
+    assert not lines[:-1] or len(lines) == 2 and "TensorBoard's files cannot be written any more" in lines[0]
+
+
+def start_with_workers(tmp_path, target=train_command, *arguments):
+    """Starts an endless run with two data workers; returns its process and its log once it has saved, and the workers' ids."""
+    config = write_run(tmp_path, training__n_steps=100_000, data__n_workers=2)
+    log, logdir = tmp_path / "output", tmp_path / "log"
+    processes = start_processes(target, *arguments, config, logdir, log=log)
+    wait_for(lambda: (logdir / "checkpoint-00000005.pt").exists())
+    return processes, log, children(processes[0].pid)
+
+
+def test_killed_data_worker_ends_the_run(tmp_path):
+    """Fails if the process waits for its other workers for ever, or shows a traceback."""
+    processes, log, workers = start_with_workers(tmp_path)
+    os.kill(workers[0], signal.SIGKILL)
+    assert finish(processes, timeout=60) == [2]
+    assert re.fullmatch(
+        r"error: process 0: a data worker is killed by signal: Killed \(wanted: .*shared memory.*data.n_workers 0\)",
+        log.read_text().splitlines()[-1],
+    )
+    assert "Traceback" not in log.read_text()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert last_step(tmp_path / "log") >= 5
+
+
+def hasty_train_command(*arguments):
+    examples.SHUTDOWN_SECONDS = 0.5
+    train_command(*arguments)
+
+
+def test_data_worker_that_hangs_is_killed(tmp_path):
+    """Fails if the end of a run waits for a worker that will not end: they ignore SIGTERM."""
+    processes, log, workers = start_with_workers(tmp_path, hasty_train_command)
+    os.kill(workers[0], signal.SIGSTOP)
+    os.kill(processes[0].pid, signal.SIGTERM)
+    assert finish(processes, timeout=60) == [0]
+    assert "stopped by SIGTERM" in log.read_text()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_no_shared_memory_for_data_workers(tmp_path):
+    """As with a small /dev/shm: the batch, 2 MB, is larger than a file may be, and the checkpoints are not."""
+    logdir, log = tmp_path / "log", tmp_path / "output"
+    config = write_run(tmp_path, data__n_workers=1, data__segment_frames=240, training__batch_size=100)
+    assert finish(start_processes(limited_train_command, 1_000_000, config, logdir, log=log), timeout=60) == [2]
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith("error: process 0: a data worker was given no shared memory (wanted: ") and "data.n_workers 0" in last
+    assert "Traceback" not in log.read_text()
+
+
+def wrong_step(state):
+    state["step"] = "five"
+
+
+def wrong_guard(state):
+    state["stability"]["recent"] = {"a": 1}
+
+
+def no_guard(state):
+    del state["stability"]
+
+
+def wrong_scheduler(state):
+    state["lr_scheduler"]["last_epoch"] = "five"
+
+
+def wrong_optimizer(state):
+    state["optimizer"]["state"] = {key: 1.0 for key in state["optimizer"]["state"]}
+
+
+def other_optimizer(state):
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
+
+
+def wrong_random_state(state):
+    state["rng"]["cpu"] = [1, 2, 3]
+
+
+def wrong_statistics(state):
+    state["mel_statistics"] = "{}"
+
+
+def wrong_weights(state):
+    state["network"] = {"weight": 1}
+
+
+WRONG = [
+    wrong_step, wrong_guard, no_guard, wrong_scheduler, wrong_optimizer, other_optimizer, wrong_random_state, wrong_statistics,
+    wrong_weights,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def five_steps(tmp_path_factory):
+    """Configuration of a run of ten steps, and its checkpoint of step 5."""
+    folder = tmp_path_factory.mktemp("five")
+    train_to_end(write_run(folder, training__n_steps=5), folder / "log")
+    return write_run(folder, training__n_steps=10), folder / "log" / "checkpoint-00000005.pt"
+
+
+@pytest.mark.parametrize("spoil", WRONG)
+def test_checkpoint_with_wrong_entries(five_steps, tmp_path, spoil):
+    """Fails if what a file holds in place of an entry becomes a traceback, then or at the first step."""
+    config, checkpoint = five_steps
+    state = load_training_state(checkpoint)
+    spoil(state)
+    logdir, log = tmp_path / "log", tmp_path / "output"
+    logdir.mkdir()
+    torch.save(state, logdir / checkpoint.name)
+    assert finish(start_processes(train_command, config, logdir, log=log)) == [2]
+    assert log.read_text().count("\n") == 1 and log.read_text().startswith("error: ")
+    assert str(logdir / checkpoint.name) in log.read_text()
 
 
 def test_checkpoint_with_code_is_not_run(tmp_path):

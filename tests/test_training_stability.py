@@ -5,15 +5,15 @@ import re
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-from training_fixtures import SAMPLE_RATE, one_thread, same, speech_like, write_corpus, write_run
+from training_fixtures import one_thread, same, speech_like, write_corpus, write_run
 
 from model.config import load_config
+from model.errors import InputError
 from training.loop import Loop
 from training.monitor import Monitor
 from training.previews import PreviewSampling, make_previews, mean_figures
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, read_state
 from training.stability import LOSS_OF_SILENCE, WINDOW, StabilityGuard
 from training.stop_signal import StopSignal
 from training.trainer import Trainer
@@ -73,6 +73,42 @@ def copied(state):
     return [copied(value) for value in state] if isinstance(state, list) else state
 
 
+@pytest.mark.parametrize("changes", [{}, {"micro_batch_size": 1}, {"infer_grad": True}], ids=str)
+def test_a_step_waits_for_the_device_once(tmp_path, monkeypatch, changes):
+    """Fails if a number is fetched apart from the others: on a GPU, each time nothing runs until it is there."""
+    if "infer_grad" in changes:
+        schedule = tmp_path / "schedule.json"
+        schedule.write_text('{"name": "three", "betas": [0.01, 0.1, 0.5]}')
+        changes = {"infer_grad": {"noise_schedule": schedule.name, "weight": 1.0}}
+    config = write_run(tmp_path, **{f"training__{key}": value for key, value in changes.items()}, data__segment_frames=64)
+    trainer = trainer_of(config)
+    batches = trainer.batches()
+    trainer.train_step(next(batches))
+    waits, batch = [], next(batches)
+    # The count of the averages is on the CPU anyway.
+    trainer.ema.update_parameters = without_counting(trainer.ema.update_parameters, waits)
+    for name in ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"):
+        method = getattr(torch.Tensor, name)
+
+        def counted(tensor, *arguments, method=method, name=name, **keywords):
+            waits.append(name)
+            return method(tensor, *arguments, **keywords)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    assert trainer.train_step(batch).updated
+    assert waits == ["tolist"]
+
+
+def without_counting(function, counted):
+    def call(*arguments):
+        before = len(counted)
+        result = function(*arguments)
+        del counted[before:]
+        return result
+
+    return call
+
+
 def test_gradient_is_clipped(tmp_path):
     """Fails if the norm is only reported."""
     trainer = trainer_of(write_run(tmp_path, training__gradient_clip=0.5))
@@ -127,19 +163,20 @@ class Breaking(Trainer):
     """A trainer whose weights are ruined whenever it reaches certain examples."""
 
     broken_at = ()
+    factor = 2.0
 
     def train_step(self, batch):
         if self.position // self.config.training.batch_size in self.broken_at:
             with torch.no_grad():
                 for parameter in self.network.parameters():
-                    parameter.mul_(2)
+                    parameter.mul_(self.factor)
         return super().train_step(batch)
 
 
-def run_breaking(config_path, logdir, broken_at, capsys):
+def run_breaking(config_path, logdir, broken_at, capsys, factor=2.0):
     """Runs a `Breaking` trainer to its end; returns exit status, trainer and output."""
     trainer = Breaking(load_config(config_path), config_path.parent)
-    trainer.broken_at = broken_at
+    trainer.broken_at, trainer.factor = broken_at, factor
     sampling = PreviewSampling.of(trainer)
     folder = RunFolder(logdir, trainer.config.training.keep_checkpoints)
     folder.open()
@@ -165,13 +202,68 @@ def test_explosion_goes_back_with_a_lower_learning_rate(tmp_path, capsys):
     assert RunFolder(tmp_path / "log", 3).newest()[1]["n_rollbacks"] == 1
 
 
-def test_lasting_divergence_gives_up(tmp_path, capsys):
+def ruined_run(folder, capsys, **changes):
+    """A run of 16 steps, ruined beyond repair at the sixth, so that it goes back; returns trainer and output."""
+    config = write_run(folder, training__n_steps=16, training__skip_limit=3, **changes)
+    status, trainer, output = run_breaking(config, folder / "log", [6], capsys, factor=math.nan)
+    assert status == 0 and trainer.n_rollbacks == 1 and trainer.step == 16
+    return trainer, output
+
+
+def test_failed_saves_leave_the_first_checkpoint_to_go_back_to(tmp_path, capsys, monkeypatch):
+    """Fails if a rollback looks for a checkpoint that was never written."""
+    save = RunFolder.save
+
+    def save_first_and_last(folder, state, milestone=False):
+        if 0 < state["step"] < 16:
+            raise OSError(28, "cannot save: No space left on device", "checkpoint")
+        return save(folder, state, milestone)
+
+    monkeypatch.setattr(RunFolder, "save", save_first_and_last)
+    _, output = ruined_run(tmp_path, capsys, training__save_every=4)
+    assert "warning: checkpoint: cannot save: No space left on device; training goes on" in output
+    assert re.search(r"back to \S*checkpoint-00000000\.pt", output)
+
+
+def test_no_checkpoint_to_go_back_to_is_one_line(tmp_path, capsys, monkeypatch):
+    """As when somebody removes them from under the run."""
+    monkeypatch.setattr(RunFolder, "checkpoints", lambda self: [])
+    with pytest.raises(InputError, match="log: no checkpoint is left to go back to"):
+        ruined_run(tmp_path, capsys)
+
+
+def test_best_survives_a_return(tmp_path, capsys, monkeypatch):
+    """Fails if `best.pt` is replaced by a worse one because the checkpoint gone back to does not know it."""
+    losses = iter([0.3, *[0.7] * 10])
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: (next(losses), {}))
+    trainer, output = ruined_run(tmp_path, capsys, training__validate_every=4, training__save_every=100)
+    assert "validation loss 0.7" in output and trainer.best_validation_loss == 0.3
+
+
+def test_best_is_what_was_written(tmp_path, capsys, monkeypatch):
+    """Fails if a best loss is remembered whose `best.pt` a full disk refused."""
+    losses, save_best = iter([0.3, 0.1, 0.2, 0.4]), RunFolder.save_best
+
+    def refuse_one(folder, state):
+        if state["best_validation_loss"] == 0.1:
+            raise OSError(28, "cannot save: No space left on device", "best.pt")
+        save_best(folder, state)
+
+    monkeypatch.setattr(RunFolder, "save_best", refuse_one)
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: (next(losses), {}))
+    config = write_run(tmp_path, training__n_steps=16, training__validate_every=4)
+    _, trainer, _ = run_breaking(config, tmp_path / "log", [], capsys)
+    assert trainer.best_validation_loss == 0.2
+    assert read_state(tmp_path / "log" / "best.pt")["step"] == 12
+
+
+def test_lasting_divergence_gives_up(tmp_path, capsys, monkeypatch):
     """Fails if the run loops for ever, or ends as if it had succeeded."""
     config = write_run(
         tmp_path, training__n_steps=100, training__skip_limit=4, training__max_rollbacks=2, training__save_every=10
     )
-    for path in tmp_path.glob("train_*.wav"):
-        soundfile.write(path, np.full(4000, np.nan), SAMPLE_RATE, subtype="FLOAT")
+    losses = Trainer.losses
+    monkeypatch.setattr(Trainer, "losses", lambda *arguments: losses(*arguments) * math.nan)
     status, trainer, output = run_breaking(config, tmp_path / "log", (), capsys)
     assert status == 1
     assert output.count("back to") == 2 and "giving up after 2 returns" in output
@@ -267,6 +359,7 @@ def test_weights_loss_and_average_stay_in_float32(tmp_path):
     assert seen == [torch.bfloat16]  # the convolutions are what is to be fast
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_fp16_trains_on_a_gpu(tmp_path):
     """The first steps may be skipped, until the scaler has found its scale."""

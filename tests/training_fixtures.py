@@ -18,7 +18,6 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import train  # noqa: E402
-from model.errors import run_command  # noqa: E402
 
 SAMPLE_RATE = 16000
 HOP_LENGTH = 20
@@ -165,7 +164,7 @@ def start_processes(target, *arguments, n_processes=1, log=os.devnull):
     processes = []
     for rank in range(n_processes):
         variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n_processes)}
-        variables.update(MASTER_ADDR="localhost", MASTER_PORT=port)
+        variables.update(MASTER_ADDR="localhost", MASTER_PORT=port, TORCHELASTIC_RUN_ID="test")
         variables = variables if n_processes > 1 else {}
         processes.append(_FORKSERVER.Process(target=_in_process, args=(variables, str(log), target, arguments)))
         processes[-1].start()
@@ -196,10 +195,15 @@ def kill(processes):
         process.join()
 
 
+def children(pid):
+    """Process ids of a process's children."""
+    return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
+
+
 def train_command(config, logdir, *options):
     """What `python train.py` does; exits."""
     sys.argv = ["train.py", "-c", str(config), "-l", str(logdir), *options]
-    run_command(train.main)
+    train.command()
 
 
 def _in_process(variables, log, target, arguments):

@@ -1,5 +1,6 @@
 """What a run would be like: checked and measured, without touching its folder."""
 
+import math
 import resource
 import time
 from datetime import timedelta
@@ -7,20 +8,20 @@ from datetime import timedelta
 import torch
 
 from model.errors import InputError
-from training import processes
+from training.explained import explained_out_of_memory
 from training.trainer import N_VALIDATION_EXAMPLES
 
 GIBIBYTE = 2**30
 
 
 def dry_run(trainer):
-    """Makes a first step to warm up and measures a second one, of each kind that the run has.
+    """Makes a first step to warm up and measures a second one, of each kind that the run has; and one validation.
 
     Returns:
         list of lines.
 
     Raises:
-        InputError: the step does not fit into memory.
+        InputError: the step does not fit into memory, or its loss is not finite.
         OSError: a recording cannot be read.
     """
     training, data = trainer.config.training, trainer.config.data
@@ -31,8 +32,11 @@ def dry_run(trainer):
     with explained_out_of_memory(training):
         for kind, steps in _kinds_of_step(training).items():
             seconds, loss = _measured_step(trainer, batch, steps[0])
-            measured.append(f"measured {kind}: {seconds:.3f} s, loss {loss:.4f}")
+            measured.append(_line(kind, seconds, loss))
             forecast += seconds * len(steps)
+        start = time.perf_counter()
+        loss, _ = trainer.evaluate()
+        measured.append(_line("validation", time.perf_counter() - start, loss))
     n_parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     segment_seconds = data.segment_frames * trainer.config.mel.hop_length / trainer.config.mel.sample_rate
     steps_per_epoch = len(recordings) / training.batch_size
@@ -47,6 +51,12 @@ def dry_run(trainer):
         f"forecast: {timedelta(seconds=round(forecast))} for {training.n_steps} steps, beside validation",
         f"peak memory of a process: {_peak_memory(trainer.device) / GIBIBYTE:.2f} GiB",
     ]
+
+
+def _line(kind, seconds, loss):
+    if not math.isfinite(loss):
+        raise InputError(f"{kind}: the loss is {loss} (wanted: a finite one; look at the recordings and training.precision)")
+    return f"measured {kind}: {seconds:.3f} s, loss {loss:.4f}"
 
 
 def _kinds_of_step(training):
@@ -64,6 +74,8 @@ def _measured_step(trainer, batch, step):
         trainer.step = step
         start = time.perf_counter()
         result = trainer.train_step(batch)
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)
     return time.perf_counter() - start, result.loss
 
 
@@ -77,21 +89,3 @@ def _peak_memory(device):
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux gives KiB
-
-
-class explained_out_of_memory:
-    """Turns PyTorch's out-of-memory errors into an `InputError` that names the keys to change."""
-
-    def __init__(self, training):
-        self.training = training
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, _, error, __):
-        # The CPU allocator has no exception class of its own.
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error or ""):
-            raise InputError(
-                f"process {processes.rank()}: out of memory with training.micro_batch_size "
-                f"{self.training.micro_batch_size} (wanted: a smaller one, or training.activation_checkpointing)"
-            ) from None

@@ -6,6 +6,7 @@ So a run is the same for any number of processes and data workers, and resuming 
 
 import os
 import signal
+import threading
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from model.diffusion import sample_noise_level
 from model.errors import InputError
+from training.stop_signal import STOPPING
 
+SHUTDOWN_SECONDS = 10.0  # for data workers to end by themselves
 
 class DiffusionExamples(Dataset):
     """Endless numbered training examples; every epoch runs through all recordings in an order of its own.
@@ -94,6 +97,7 @@ def batches(examples, numbers, n_workers=0, pin_memory=False):
 
     Raises:
         OSError, InputError: a recording cannot be read any more.
+        RuntimeError: a worker was killed, or has no shared memory; see `training.explained`.
     """
     n_workers = min(n_workers, os.cpu_count() or 1)
     loader = DataLoader(
@@ -107,10 +111,31 @@ def batches(examples, numbers, n_workers=0, pin_memory=False):
         worker_init_fn=_leave_signals_to_parent,
         generator=torch.Generator(),  # else each start of a loader would draw from the global one, which is saved
     )
-    for batch in loader:
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
+    iterator = iter(loader)
+    try:
+        for batch in iterator:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+    finally:
+        if n_workers:
+            _end_workers(iterator)
+
+
+def _end_workers(iterator):
+    """Lets a loader's iterator end its data workers, and kills those that do not end: Python would wait for them for ever.
+
+    The iterator has no public way to end before its last reference goes, and a traceback may hold that.
+    """
+    shutdown = threading.Thread(target=iterator._shutdown_workers, daemon=True)
+    shutdown.start()
+    shutdown.join(SHUTDOWN_SECONDS)
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's raises an error when a worker is killed
+    for worker in iterator._workers:
+        worker.kill()
+    for worker in iterator._workers:
+        worker.join(SHUTDOWN_SECONDS)
+    signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 def _collate(examples):
@@ -119,5 +144,5 @@ def _collate(examples):
 
 def _leave_signals_to_parent(_):
     """Ctrl-C reaches every process of the terminal; data workers go on until the parent has saved and ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,9 @@
 """A run from its first or next step to its end: steps, log, validation, checkpoints, and the way back from a divergence."""
 
-from model.errors import describe
+import contextlib
+import math
+
+from model.errors import InputError, describe
 from training import processes
 from training.previews import make_previews
 from training.run_folder import read_state
@@ -31,7 +34,7 @@ class Loop:
 
         Raises:
             OSError, InputError: a recording cannot be read any more; a checkpoint cannot be written, and that is to stop
-                the run, or it is the last one.
+                the run, or it is the first one or the last.
         """
         if self.trainer.step == 0:
             self._save()  # something to go back to, and a disk that cannot be written is found at once
@@ -44,9 +47,13 @@ class Loop:
 
     def _train(self):
         """Steps until the end or a signal, and returns None; or until something has gone wrong, and returns what."""
+        with contextlib.closing(self.trainer.batches()) as batches:
+            return self._steps(batches)
+
+    def _steps(self, batches):
         trainer, training = self.trainer, self.trainer.config.training
         interval = Interval()
-        for batch in trainer.batches():
+        for batch in batches:
             result = trainer.train_step(batch)
             interval.add(result)
             problem = trainer.guard.observe(result.loss, result.updated)
@@ -75,9 +82,11 @@ class Loop:
         loss, bands = trainer.evaluate()
         previews = make_previews(trainer, self.preview_sampling, training.n_previews)
         self.monitor.log_validation(trainer.step, loss, bands, previews, trainer.config.mel.sample_rate)
-        if trainer.best_validation_loss is None or loss < trainer.best_validation_loss:
+        best = trainer.best_validation_loss
+        if _is_better(loss, best):
             trainer.best_validation_loss = loss
-            self._write(lambda: self.folder.save_best(trainer.state_dict()), final=False)
+            if not self._write(lambda: self.folder.save_best(trainer.state_dict()), final=False):
+                trainer.best_validation_loss = best
 
     def _is_milestone(self):
         every = self.trainer.config.training.milestone_every
@@ -91,19 +100,22 @@ class Loop:
         self._write(write, final)
 
     def _write(self, write, final):
-        """Writes on the first process; all processes agree on whether a failure ends the run."""
+        """Writes on the first process; returns, on all of them, whether it is written, unless a failure ends the run."""
 
         def attempt():
             if self.trainer.rank != 0:
-                return
+                return None
             try:
                 write()
             except OSError as error:
-                if final or self.trainer.config.training.on_failed_save == "stop":
+                nothing_to_go_back_to = not self.folder.checkpoints()
+                if final or nothing_to_go_back_to or self.trainer.config.training.on_failed_save == "stop":
                     raise
                 self.monitor.say(f"warning: {describe(error)}; training goes on, and will try again")
+                return False
+            return True
 
-        processes.agree(attempt)
+        return processes.from_first(processes.agree(attempt))
 
     def _roll_back(self, problem):
         """Goes back to the last good checkpoint with a lower learning rate; returns False after too many times.
@@ -116,9 +128,11 @@ class Loop:
             self.monitor.say(f"{trouble}; giving up after {trainer.n_rollbacks} returns to an earlier checkpoint")
             return False
         n_rollbacks, n_skipped, position = trainer.n_rollbacks, trainer.guard.n_skipped, trainer.position
+        best = trainer.best_validation_loss  # best.pt stays, too
         path, state = self._last_good()
-        trainer.load_state_dict(state)
+        trainer.load_state_dict(state, path)
         trainer.n_rollbacks, trainer.guard.n_skipped, trainer.position = n_rollbacks, n_skipped, position
+        trainer.best_validation_loss = best
         trainer.lower_learning_rate()
         self.monitor.say(
             f"{trouble}; back to {path}, with the learning rate at "
@@ -142,9 +156,17 @@ class Loop:
             for line in damaged:
                 self.monitor.say(line)
             if path is None:
-                path = self.folder.checkpoints()[0]
+                paths = self.folder.checkpoints()
+                if not paths:
+                    raise InputError(f"{self.folder.path}: no checkpoint is left to go back to")
+                path = paths[0]
                 state = read_state(path)
             self.folder.discard_after(path)
             return path, state
 
         return processes.from_first(processes.agree(search))
+
+
+def _is_better(loss, best):
+    """Whether a validation loss is the best so far; one that is not finite never is, and is beaten by any that is."""
+    return math.isfinite(loss) and (best is None or not best <= loss)

@@ -2,15 +2,17 @@
 
 import contextlib
 import sys
+import threading
 import time
 from datetime import timedelta
 
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from model.errors import describe
 from training.figures import mel_figure, schedule_figure
-from training.previews import mean_figures
+from training.previews import mean_figures, preview_names
 
 
 class Monitor:
@@ -25,6 +27,7 @@ class Monitor:
 
     def __init__(self, path, trainer, preview_schedule, enabled=True):
         self.enabled = enabled
+        self._previous_hook, threading.excepthook = threading.excepthook, self._leave_to_writer
         self.writer = None
         self.n_steps, self.first_step, self.start = trainer.config.training.n_steps, trainer.step, time.monotonic()
         self.bar = tqdm(
@@ -80,10 +83,10 @@ class Monitor:
         if self.writer is None:
             return
         with self._unless_disk_fails():
-            for preview in previews:
-                self.writer.add_audio(f"{preview.index}/recording", preview.recording, step, sample_rate)
-                self.writer.add_audio(f"{preview.index}/result", preview.result, step, sample_rate)
-                self.writer.add_figure(f"mel/{preview.index}", mel_figure(preview.recording_mel, preview.result_mel), step)
+            for name, preview in zip(preview_names(previews), previews):
+                self.writer.add_audio(f"{name}/recording", preview.recording, step, sample_rate)
+                self.writer.add_audio(f"{name}/result", preview.result, step, sample_rate)
+                self.writer.add_figure(f"mel/{name}", mel_figure(preview.recording_mel, preview.result_mel), step)
             self.writer.flush()
 
     def close(self):
@@ -91,6 +94,13 @@ class Monitor:
         if self.writer is not None:
             with self._unless_disk_fails():
                 self.writer.close()
+        threading.excepthook = self._previous_hook
+
+    def _leave_to_writer(self, error):
+        """TensorBoard's thread shows a traceback of what its writer then raises here, too."""
+        of_writer = type(error.thread).__module__ == event_file_writer.__name__
+        if not (of_writer and isinstance(error.exc_value, OSError)):
+            self._previous_hook(error)
 
     def _add_scalars(self, scalars, step):
         if self.writer is not None:

@@ -1,5 +1,6 @@
 """Validation recordings resynthesised by the network as it is now, heard, seen and measured."""
 
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -33,9 +34,13 @@ class PreviewSampling(NamedTuple):
 
 
 class Preview(NamedTuple):
-    """A recording and its resynthesis `[T]`, their mels `[n_mels, frames]`, and figures by name."""
+    """A recording and its resynthesis `[T]`, their mels `[n_mels, frames]`, and figures by name.
+
+    The recording is known by its number in the filelist, and by its file's name without the suffix.
+    """
 
     index: int
+    name: str
     recording: torch.Tensor
     result: torch.Tensor
     recording_mel: torch.Tensor
@@ -55,7 +60,9 @@ def make_previews(trainer, sampling, count):
     """
     recordings = trainer.validation_examples.recordings
     mine = range(trainer.rank, min(count, len(recordings)), trainer.world_size)
-    parts = processes.collect([_preview(trainer, sampling, index) for index in mine])
+    with _convolutions_of_any_length():
+        previews = [_preview(trainer, sampling, index) for index in mine]
+    parts = processes.collect(previews)
     return sorted((preview for part in parts for preview in part), key=lambda preview: preview.index)
 
 
@@ -67,6 +74,12 @@ def mean_figures(previews):
             if not math.isnan(value):
                 values.setdefault(name, []).append(value)
     return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
+
+
+def preview_names(previews):
+    """What to call previews: by their recordings, and by their numbers too where names come twice, in several folders say."""
+    names = [preview.name for preview in previews]
+    return [name if names.count(name) == 1 else f"{name} {preview.index}" for name, preview in zip(names, previews)]
 
 
 def _preview(trainer, sampling, index):
@@ -88,7 +101,8 @@ def _preview(trainer, sampling, index):
     if len(recording) >= SHORTEST_JUDGED * sample_rate:
         figures["pesq"] = pesq_wideband(recording, result, sample_rate)
         figures["stoi"] = short_time_intelligibility(recording, result, sample_rate)
-    return Preview(index, recording, result, mel, result_mel, figures)
+    name = trainer.validation_examples.recordings.paths[index].stem
+    return Preview(index, name, recording, result, mel, result_mel, figures)
 
 
 def _now(device):
@@ -96,3 +110,14 @@ def _now(device):
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+@contextlib.contextmanager
+def _convolutions_of_any_length():
+    """No search for the fastest convolutions, which training makes once: here each length would have its own."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

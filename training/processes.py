@@ -3,12 +3,14 @@
 import contextlib
 import os
 import sys
+import traceback
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-from model.errors import InputError, describe
+from model.device import torchrun_place, unusable_gpus
+from model.errors import InputError, describe, is_out_of_memory, shortened
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # longer than a validation or a save, during which others wait
 
@@ -17,39 +19,56 @@ def start():
     """Joins the other processes if torchrun started this one: NCCL between GPUs, gloo between CPUs.
 
     Raises:
-        InputError: more processes than GPUs.
+        InputError: PyTorch cannot use the GPUs that are there, or there are more processes than GPUs.
     """
-    if "RANK" not in os.environ:
-        return
-    if torch.cuda.is_available():
-        local_rank, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if _one_of_several():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    agree(_take_gpu)
+
+
+def _one_of_several():
+    """Whether torchrun started this process. RANK and WORLD_SIZE alone may be left over from something else."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _take_gpu():
+    problem = unusable_gpus()
+    if problem is not None:
+        raise InputError(problem)
+    if _one_of_several() and torch.cuda.is_available():
+        local_rank, n_gpus = torchrun_place()[1], torch.cuda.device_count()
         if local_rank >= n_gpus:
             raise InputError(f"process {local_rank} of this machine has no GPU (wanted: at most {n_gpus} processes)")
         torch.cuda.set_device(local_rank)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
 
 
 def end():
+    """Takes leave of the others, who do the same. After an error nobody does: see `without_teardown`."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 @contextlib.contextmanager
 def without_teardown():
-    """Ends a process of several where its body raises SystemExit, without the interpreter's teardown.
+    """Ends a process of several at once where its body raises anything, SystemExit too, without the interpreter's teardown.
 
-    All is saved and closed by then, and in the teardown gloo now and then aborts the process ("terminate called without an
-    active exception").
+    What is to be said has been said by then, and all is saved and closed. In the teardown gloo now and then aborts the process
+    ("terminate called without an active exception"), and a GPU waits for what the others will not send; they wait as long as
+    this process is there.
     """
     try:
         yield
-    except SystemExit as end_of_command:
-        if "RANK" not in os.environ:
+    except BaseException as error:
+        if not _one_of_several():
             raise
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(end_of_command.code or 0)
+        status = error.code or 0 if isinstance(error, SystemExit) else 1
+        with contextlib.suppress(OSError):  # nobody reads any more
+            if not isinstance(error, SystemExit):
+                traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
 
 
 def rank():
@@ -73,8 +92,8 @@ def total(tensor):
 
 
 def any_process(flag):
-    """Whether `flag` holds on any process."""
-    return bool(total(torch.tensor(float(flag), device=device())).item())
+    """Whether `flag` holds on any process; asked on the CPU, so that no GPU is waited for."""
+    return bool(total(torch.tensor(float(flag))).item()) if dist.is_initialized() else flag
 
 
 def collect(item):
@@ -98,6 +117,9 @@ def agree(action):
 
     Only the first process that fails explains itself, so that the reader sees one line.
 
+    Args:
+        action: what this process does alone: one that waits for the others would wait for one that has failed.
+
     Raises:
         InputError, OSError: raised by `action` on this process, the first to fail.
         SystemExit: status 2, where another process explains.
@@ -107,7 +129,31 @@ def agree(action):
         result = action()
     except (InputError, OSError) as caught:
         error = caught
+    except (MemoryError, RuntimeError) as caught:
+        if not is_out_of_memory(caught):
+            raise
+        error = InputError(f"process {rank()}: out of memory: {shortened(caught, 200)}")
     failed = [other is not None for other in collect(error and describe(error))]
     if any(failed):
         raise error if failed.index(True) == rank() else SystemExit(2)
     return result
+
+
+def agree_on(items):
+    """Checks that all processes have the same: other configurations or recordings on one machine would train to no purpose.
+
+    Args:
+        items: name -> value that can be compared and printed.
+
+    Raises:
+        InputError: on the first process: names the process that has another value, with both.
+        SystemExit: status 2, on the others.
+    """
+    everywhere = collect(items)
+    first = everywhere[0]
+    for number, theirs in enumerate(everywhere):
+        for name in first | theirs:
+            if theirs.get(name) != first.get(name):
+                if rank() != 0:
+                    raise SystemExit(2)
+                raise InputError(f"process {number}: {name} is {theirs.get(name)} (wanted: {first.get(name)}, as in process 0)")

@@ -3,12 +3,15 @@
     checkpoint-00012000.pt   the last few
     milestone-00100000.pt    one every `milestone_every` steps
     best.pt                  the one with the lowest validation loss
+    best-until-00012000.pt   the same for the validation recordings that there were until then
     events.out.tfevents.*    TensorBoard's
 """
 
 import fcntl
 import io
 import os
+import re
+import shutil
 import time
 import zipfile
 import zlib
@@ -19,8 +22,10 @@ import torch
 from model.checkpoint import load_training_state
 from model.errors import InputError, describe
 from model.files import save_atomically
+from training.training_state import check_training_state
 
-NEEDED = ("network", "optimizer", "lr_scheduler", "scaler", "step", "position", "stability", "rng", "versions")
+CHECKPOINT = re.compile(r"checkpoint-([0-9]{8,})\.pt")
+WEIGHTS_SUFFIXES = {".pt", ".safetensors"}
 LOCK = ".lock"
 LOCK_PATIENCE = 15  # seconds; the processes of a run that was killed a moment ago may take a few to end
 
@@ -41,9 +46,9 @@ class RunFolder:
 
         Raises:
             OSError: the folder cannot be made or written.
-            InputError: it holds something else, or a run that is still going on.
+            InputError: it holds something else, or weights that the run cannot go on from, or a run that is still going on.
         """
-        if self.path.is_dir():
+        if self.path.is_dir() and not self.checkpoints():
             _refuse_strangers(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.path / LOCK, "a")
@@ -65,8 +70,11 @@ class RunFolder:
             self._lock.close()
 
     def checkpoints(self):
-        """Paths of the checkpoints that a run can go on from, oldest first."""
-        return sorted(self.path.glob("checkpoint-*.pt"))
+        """Paths of the checkpoints that a run can go on from, oldest first; files with names of the user's own are not looked at."""
+        if not self.path.is_dir():
+            return []
+        paths = [path for path in self.path.iterdir() if CHECKPOINT.fullmatch(path.name) and path.is_file()]
+        return sorted(paths, key=_step_of)
 
     def newest(self, wanted=lambda state: True):
         """The newest undamaged checkpoint.
@@ -112,10 +120,28 @@ class RunFolder:
         """Writes `best.pt`. Raises OSError as `save` does."""
         _write_state(state, self.path / "best.pt")
 
+    def keep_best(self, step):
+        """Gives `best.pt` a second name, which stays when another one becomes the best.
+
+        Returns:
+            the name, or None where there is no `best.pt`, or the name is taken already.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        best, kept = self.path / "best.pt", self.path / f"best-until-{step:08d}.pt"
+        if not best.is_file() or kept.exists():
+            return None
+        try:
+            os.link(best, kept)
+        except OSError:  # not every file system has links
+            save_atomically(lambda temporary: shutil.copyfile(best, temporary), kept)
+        return kept.name
+
     def discard_after(self, path):
         """Removes the checkpoints newer than `path`, those of a part of the run that went wrong."""
         for newer in self.checkpoints():
-            if newer > path:
+            if _step_of(newer) > _step_of(path):
                 newer.unlink()
 
 
@@ -140,10 +166,12 @@ def read_state(path):
             raise InputError(f"{path}: the checkpoint is damaged") from None
     checked.seek(0)
     state = load_training_state(path, checked)
-    for key in NEEDED:
-        if key not in state:
-            raise InputError(f"{path}: no '{key}' in the checkpoint, so training cannot go on from it")
+    check_training_state(state, path)
     return state
+
+
+def _step_of(path):
+    return int(CHECKPOINT.fullmatch(path.name)[1])
 
 
 def _write_state(state, path):
@@ -157,8 +185,14 @@ def _write_state(state, path):
 
 
 def _refuse_strangers(folder):
-    """A folder with files in it but neither checkpoints nor a lock is not a run's."""
+    """A folder without checkpoints is a run's that has just begun if there is a lock in it, or TensorBoard's files, but no weights."""
     names = sorted(path.name for path in folder.iterdir())
-    ours = [name for name in names if name == LOCK or name.startswith(("checkpoint-", "best.pt", "events.out.tfevents"))]
+    weights = [name for name in names if Path(name).suffix in WEIGHTS_SUFFIXES]
+    if weights:
+        raise InputError(
+            f"{folder}: holds '{weights[0]}' but no checkpoint-*.pt to go on from, and a new run would write over what is there "
+            "(wanted: another -l, or the file moved to another folder)"
+        )
+    ours = [name for name in names if name == LOCK or name.startswith("events.out.tfevents")]
     if names and not ours:
         raise InputError(f"{folder}: holds '{names[0]}' but no training run (wanted: a new folder, or that of this run)")

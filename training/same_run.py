@@ -23,7 +23,7 @@ def changes(state, config, path):
     """
     found = parse_config(state["config"], f"{path} (configuration in the checkpoint)")
     check_same(found, config, path)
-    old, new = _flat(found.model_dump()), _flat(config.model_dump())
+    old, new = flat(found.model_dump()), flat(config.model_dump())
     keys = old | new  # sections that were left out in one of them
     differing = [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
     for key, old_value, new_value in differing:
@@ -35,9 +35,9 @@ def changes(state, config, path):
     return [change for change in differing if not change[0].startswith(("network.", "mel."))]
 
 
-def _flat(section, prefix=""):
+def flat(section, prefix=""):
     """Nested dictionaries as one, with keys such as 'training.seed'."""
-    flat = {}
+    values = {}
     for key, value in section.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
+        values.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return values

@@ -62,6 +62,12 @@ class StabilityGuard:
             return f"the loss is {level:.1f} times its lowest value (median of {WINDOW} steps)"
         return None
 
+    def begin_anew(self):
+        """Forgets the losses so far, which were those of other data."""
+        self.skipped_in_a_row = 0
+        self.recent.clear()
+        self.lowest = None
+
     def state_dict(self):
         return {
             "calm": self.calm,

@@ -1,19 +1,23 @@
-"""SIGTERM and Ctrl-C as a wish that is granted between two steps."""
+"""SIGTERM, SIGHUP and Ctrl-C as a wish that is granted between two steps."""
 
 import os
 import signal
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class StopSignal:
-    """While entered, SIGTERM and SIGINT are noted, not obeyed: `received` is the signal's name or None.
+    """While entered, SIGTERM, SIGHUP and SIGINT are noted, not obeyed: `received` is the signal's name or None.
 
-    A process that torchrun started also stops when torchrun is gone, because nobody else would end it.
+    One that is ignored stays so, as SIGHUP does under nohup. A process that torchrun started also stops when torchrun is gone,
+    because nobody else would end it.
     """
 
     def __enter__(self):
         self.received = None
         self._parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        heeded = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(self, *_):

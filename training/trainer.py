@@ -1,6 +1,7 @@
 """Network, averaged network and optimiser, and what one step does with them."""
 
 import contextlib
+import math
 import platform
 import warnings
 from typing import NamedTuple, Optional
@@ -12,17 +13,19 @@ from torch.optim.swa_utils import AveragedModel
 from datasets import Recordings
 from model.diffusion import diffusion_loss
 from model.device import autocast
-from model.errors import InputError
+from model.errors import InputError, shortened
 from model.mel import LogMelSpectrogram
-from model.mel_statistics import statistics_of_recordings
+from model.mel_statistics import parse_mel_statistics, statistics_of_recordings
 from model.network import new_network
 from model.noise_schedule import BUILDERS
 from model.prior import standard_deviation
 from training import processes
+from training.explained import explained_out_of_memory
 from training.statistics import LossByBand
 from training.examples import BatchNumbers, DiffusionExamples, batches
 from training.infer_grad import InferenceLoss
 from training.optimization import checkpoint_activations, ema_update, learning_rate_factor
+from training.same_data import changed_lists, describe_data, summary
 from training.stability import StabilityGuard
 
 N_VALIDATION_EXAMPLES = 128
@@ -37,7 +40,10 @@ def versions():
 
 
 class StepResult(NamedTuple):
-    """What one step did; the same on every process, but for `losses` and `noise_levels`, which are this process's share."""
+    """What one step did; the same on every process, but for `losses` and `noise_levels`, which are this process's share.
+
+    Tensors are on the CPU.
+    """
 
     loss: float
     gradient_norm: float
@@ -48,36 +54,30 @@ class StepResult(NamedTuple):
 
 
 class Trainer:
-    """Args:
+    """All processes make theirs at the same time.
+
+    Args:
         config: a `model.config.Config`.
         folder: folder that the configuration's filelists are relative to.
 
     Raises:
-        OSError, InputError: the recordings or the configuration cannot be used on this machine.
+        OSError, InputError: the recordings or the configuration cannot be used on this machine, or are others on another one.
+        SystemExit: another process says what is wrong.
     """
 
     def __init__(self, config, folder):
         self.config = config
-        training, schedule = config.training, config.noise_schedule
+        training = config.training
         self.rank, self.world_size = processes.rank(), processes.world_size()
         self.device = processes.device()
-        self._check_machine()
-        self.schedule = BUILDERS[schedule.name](schedule.n_steps, schedule.start, schedule.stop)
-        self.mel = LogMelSpectrogram(config.mel).to(self.device)
-        self.inference_loss = None
-        if training.infer_grad:
-            segment_samples = config.data.segment_frames * config.mel.hop_length
-            self.inference_loss = InferenceLoss(
-                training.infer_grad, folder, segment_samples, config.mel.sample_rate, training.seed, self.device
-            )
-        self.examples = self._examples(folder / config.data.train_filelist, training.seed)
-        self.validation_examples = self._examples(folder / config.data.validation_filelist, 0)
-
-        torch.manual_seed(training.seed)
-        self.network = self._new_network().to(self.device)
-        self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(training.ema_decay))
-        if training.activation_checkpointing:
-            checkpoint_activations(self.network)
+        self._data = self._mel_statistics = None
+        # What may go wrong on one machine alone comes before the first exchange of tensors, where the others would wait.
+        processes.agree(lambda: self._prepare(folder))
+        if self.world_size > 1:
+            data = processes.agree(self.data)
+            of_lists = {f"{name} data": f"{describe_data(data[name])} ({data[name]['digest'][:8]})" for name in data}
+            processes.agree_on({"device": self.device.type, **of_lists})
+        processes.agree(self._build)
         # Losses are computed through this one: only its forward has the gradients averaged over the processes.
         self.parallel_network = self.network
         if self.world_size > 1:
@@ -97,7 +97,33 @@ class Trainer:
         self.position = 0  # number of the next example
         self.n_rollbacks = 0
         self.best_validation_loss = None
-        self._mel_statistics = None
+
+    def _prepare(self, folder):
+        """Checks machine and recordings."""
+        config, training, schedule = self.config, self.config.training, self.config.noise_schedule
+        self._check_machine()
+        self.schedule = BUILDERS[schedule.name](schedule.n_steps, schedule.start, schedule.stop)
+        self.mel = LogMelSpectrogram(config.mel).to(self.device)
+        self.inference_loss = None
+        if training.infer_grad:
+            segment_samples = config.data.segment_frames * config.mel.hop_length
+            self.inference_loss = InferenceLoss(
+                training.infer_grad, folder, segment_samples, config.mel.sample_rate, training.seed, self.device
+            )
+        self.examples = self._examples(folder / config.data.train_filelist, training.seed)
+        self.validation_examples = self._examples(folder / config.data.validation_filelist, 0)
+
+    def _build(self):
+        """Makes network and average on the device."""
+        training = self.config.training
+        # All segments have one length, so that the fastest convolutions for it are worth a search.
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"
+        torch.manual_seed(training.seed)
+        with explained_out_of_memory(training):
+            self.network = self._new_network().to(self.device)
+            self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(training.ema_decay))
+        if training.activation_checkpointing:
+            checkpoint_activations(self.network)
 
     def _check_machine(self):
         training = self.config.training
@@ -121,6 +147,11 @@ class Trainer:
         )
 
     def _recordings(self, filelist):
+        if not filelist.exists():
+            raise InputError(
+                f"{filelist}: No such filelist (wanted: an existing one; `sh runs/make_filelists.sh FOLDER` makes those of a folder "
+                "of recordings)"
+            )
         return Recordings(filelist, self.config.mel, self.config.data.mix_to_mono)
 
     def batches(self):
@@ -165,14 +196,16 @@ class Trainer:
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         losses, inference_losses = self._backward(batch)
-        loss = processes.total(losses.sum()).item() / training.batch_size
-        inference_loss = None
-        if inference_losses is not None:
-            inference_loss = processes.total(inference_losses.sum()).item() / training.batch_size
+        totals = processes.total(torch.stack([part.sum() for part in (losses, inference_losses) if part is not None]))
         self.scaler.unscale_(self.optimizer)
         gradient_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), training.gradient_clip)
+        # The one time in a step that this process waits for its device.
+        figures = torch.cat([gradient_norm[None], totals, losses]).cpu()
+        gradient_norm, loss, *inference_loss = figures[: 1 + len(totals)].tolist()
+        loss /= training.batch_size
+        inference_loss = inference_loss[0] / training.batch_size if inference_loss else None
         # Loss and averaged gradient are the same on all processes, and so is this decision.
-        updated = bool(torch.isfinite(gradient_norm)) and abs(loss) < float("inf")
+        updated = math.isfinite(gradient_norm) and math.isfinite(loss)
         if updated:
             self.scaler.step(self.optimizer)
             self.lr_scheduler.step()
@@ -180,7 +213,7 @@ class Trainer:
         self.scaler.update()
         self.step += 1
         self.position += training.batch_size
-        return StepResult(loss, gradient_norm.item(), updated, losses.cpu(), batch[2], inference_loss)
+        return StepResult(loss, gradient_norm, updated, figures[1 + len(totals) :], batch[2], inference_loss)
 
     def _backward(self, batch):
         """Gradient of the mean objective of the whole batch, in portions that fit into memory.
@@ -238,6 +271,13 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["initial_lr"], group["lr"] = base, learning_rate
 
+    def data(self):
+        """List, "training" or "validation", -> `same_data.summary` of its recordings."""
+        if self._data is None:
+            examples = {"training": self.examples, "validation": self.validation_examples}
+            self._data = {name: summary(of_list.recordings) for name, of_list in examples.items()}
+        return self._data
+
     def mel_statistics(self):
         """What the mels of this training look like, as JSON text, for inference to know a foreign mel by."""
         if self._mel_statistics is None:
@@ -267,14 +307,40 @@ class Trainer:
             "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if cuda else None},
             "config": self.config.model_dump_json(),
             "mel_statistics": self.mel_statistics(),
+            "data": self.data(),
             "versions": versions(),
         }
 
-    def load_state_dict(self, state):
-        """Goes on from a training state of the same network; a changed learning rate or batch size takes effect here."""
+    def load_state_dict(self, state, origin="the training state"):
+        """Goes on from a training state of the same network; a changed learning rate or batch size takes effect here.
+
+        What was judged by other recordings than the present ones is judged anew.
+
+        Args:
+            state: what `state_dict` returned, its types checked.
+            origin: what to call it in a message.
+
+        Returns:
+            list of what was not taken over, a line each; and whether the validation recordings are others.
+
+        Raises:
+            InputError: it is not a state of such a network and optimiser.
+        """
+        try:
+            self._load(state, origin)
+        except InputError:
+            raise
+        except Exception as error:  # PyTorch promises no set of exceptions
+            raise InputError(f"{origin}: its training state cannot be used ({shortened(error)})") from None
+        return self._judge_anew(state)
+
+    def _load(self, state, origin):
         self.network.load_state_dict(state["network"])
         self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():
+            if not moments["step"].shape == () or any(moments[key].shape != parameter.shape for key in ("exp_avg", "exp_avg_sq")):
+                raise InputError(f"{origin}: 'optimizer' is that of another network")
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         self.ema.n_averaged.fill_(self.lr_scheduler.last_epoch)  # both count the updates
         if self.scaler.is_enabled() and state["scaler"]:  # empty where the run so far was not in fp16
@@ -285,7 +351,27 @@ class Trainer:
         self.guard.load_state_dict(state["stability"])
         self.best_validation_loss = state["best_validation_loss"]
         self._mel_statistics = state.get("mel_statistics")  # missing in states from before there were any
+        if self._mel_statistics is not None:
+            parse_mel_statistics(self._mel_statistics, self.config.mel.n_mels, f"{origin} (mel statistics in the checkpoint)")
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["rng"]["cuda"])
         self._set_learning_rate()
+
+    def _judge_anew(self, state):
+        before = state.get("data")  # missing likewise
+        changed = changed_lists(before, self.data()) if before is not None else []
+        consequences = {
+            "training": "the divergence guard and the mel statistics begin anew",
+            "validation": "the best loss is looked for anew",
+        }
+        if "training" in changed:
+            self.guard.begin_anew()
+            self._mel_statistics = None
+        if "validation" in changed:
+            self.best_validation_loss = None
+        lines = [
+            f"{name} data changed: {describe_data(self.data()[name])}, were {describe_data(before[name])}: {consequences[name]}"
+            for name in changed
+        ]
+        return lines, "validation" in changed
