@@ -30,6 +30,7 @@ def train(config, config_folder, logdir):
         try:
             checkpoint, state, lines = processes.from_first(processes.agree(lambda: _open(folder, config)))
             trainer = Trainer(config, config_folder)
+            lines = [*trainer.warnings(), *lines]
             if state is not None:
                 lines += processes.from_first(processes.agree(lambda: _go_on(trainer, folder, checkpoint, state)))
             preview_sampling = PreviewSampling.of(trainer)
@@ -97,7 +98,7 @@ def main():
             trainer = Trainer(config, config_folder)
             lines = dry_run(trainer)
             if trainer.rank == 0:
-                print("\n".join(lines))
+                print("\n".join([*trainer.warnings(), *lines]))
             status = 0
         else:
             status = train(config, config_folder, arguments.logdir or Path("logs") / Path(arguments.config).stem)

@@ -98,10 +98,26 @@ def upsample(x, factor, mode="linear"):
     """`[B, C, 1, T]` -> `[B, C, 1, T * factor]`, by interpolation."""
     if factor == 1:
         return x
-    size = (1, x.shape[-1] * factor)
     if mode == "nearest":
-        return F.interpolate(x, size=size, mode="nearest")
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        return F.interpolate(x, size=(1, x.shape[-1] * factor), mode="nearest")
+    if x.device.type == "cpu":
+        return F.interpolate(x, size=(1, x.shape[-1] * factor), mode="bilinear", align_corners=False)
+    return _upsample_by_neighbours(x, factor)
+
+
+def _upsample_by_neighbours(x, factor):
+    """`upsample` of mode "linear" as weighted sums of neighbours.
+
+    On GPUs the backward of `F.interpolate` adds up gradients by atomic operations, which are slow in half precision and in
+    another order every time; this one has none.
+    """
+    before = torch.cat([x[..., :1], x[..., :-1]], dim=-1)
+    after = torch.cat([x[..., 1:], x[..., -1:]], dim=-1)
+    # The i-th of the samples made of x[t] lies at t + offset; where that is before t, between x[t - 1] and x[t].
+    offsets = [(i + 0.5) / factor - 0.5 for i in range(factor)]
+    samples = [torch.lerp(x, before if offset < 0 else after, abs(offset)) for offset in offsets]
+    channels_last = [sample.permute(0, 2, 3, 1) for sample in samples]  # [B, 1, T, C]
+    return torch.stack(channels_last, dim=3).flatten(2, 3).permute(0, 3, 1, 2)
 
 
 class UpsampledConv1d(Conv1d):

@@ -105,6 +105,15 @@ def write_recording():
     return write
 
 
+def with_flac_length(path, n_samples):
+    """Changes the number of samples that the header of a FLAC file tells; 0 is "unknown"."""
+    content = bytearray(path.read_bytes())
+    assert content[:4] == b"fLaC"
+    content[21] = content[21] & 0xF0 | n_samples >> 32  # the lower half of a byte, and four more
+    content[22:26] = (n_samples & 0xFFFFFFFF).to_bytes(4, "big")
+    path.write_bytes(content)
+
+
 @pytest.fixture(scope="session")
 def golden():
     """golden(name): the tensors of a file in tests/data."""

@@ -68,23 +68,6 @@ def test_a_filelist_of_nothing_is_refused(tmp_path, content, words):
         read_filelist(tmp_path / "list.txt")
 
 
-@pytest.mark.parametrize("suffix", [".wav", ".flac"])
-def test_audio_is_read_exactly(tmp_path, suffix):
-    pcm = np.arange(-400, 400, dtype=np.int16) * 80
-    soundfile.write(tmp_path / f"a{suffix}", pcm, 8000)
-    audio = read_audio(tmp_path / f"a{suffix}", 8000)
-    assert audio.dtype == torch.float32
-    assert torch.equal(audio, torch.from_numpy(pcm).float() / 32768)
-
-
-def test_stereo_is_mixed_only_on_request(tmp_path):
-    stereo = np.stack([np.full(800, 0.5), np.full(800, 0.25)], axis=1)
-    soundfile.write(tmp_path / "s.wav", stereo, 8000, "FLOAT")
-    with pytest.raises(InputError, match="s.wav: 2 channels"):
-        read_audio(tmp_path / "s.wav", 8000)
-    assert torch.equal(read_audio(tmp_path / "s.wav", 8000, mix_to_mono=True), torch.full((800,), 0.375))
-
-
 @pytest.mark.parametrize(
     "name, make, words",
     [
@@ -144,45 +127,3 @@ def test_the_mel_of_a_segment_is_cut_from_that_of_the_recording(recordings, tiny
     inner = segment[context[0] : -context[1]]
     start = next(start for start in range(89) if torch.equal(inner, whole[start * 40 : start * 40 + 480]))
     torch.testing.assert_close(mel.from_padded(segment), mel(whole)[:, start : start + 12], atol=1e-5, rtol=0)
-
-
-MEL = torch.randn(20, 7)
-
-
-@pytest.mark.parametrize("mel", [MEL, MEL[None], MEL.double(), MEL.half().float()])
-@pytest.mark.parametrize("suffix", [".npy", ".pt"])
-def test_mel_files(tmp_path, mel, suffix):
-    path = tmp_path / f"m{suffix}"
-    np.save(path, mel.numpy()) if suffix == ".npy" else torch.save(mel, path)
-    read = read_mel(path, 20)
-    assert read.dtype == torch.float32
-    assert torch.equal(read, mel.reshape(20, 7).float())
-
-
-class Anything:
-    pass
-
-
-@pytest.mark.parametrize(
-    "name, write, words",
-    [
-        ("bands.npy", lambda path: np.save(path, np.zeros((21, 7))), r"\[21, 7\].*\[20, frames\]"),
-        ("turned.npy", lambda path: np.save(path, np.zeros((7, 20))), "frames along the first axis"),
-        ("batch.npy", lambda path: np.save(path, np.zeros((2, 20, 7))), r"\[2, 20, 7\]"),
-        ("empty.npy", lambda path: np.save(path, np.zeros((20, 0))), "no frames"),
-        ("nan.npy", lambda path: np.save(path, np.full((20, 7), np.nan)), "NaN or infinity"),
-        ("infinity.pt", lambda path: torch.save(torch.full((20, 7), -torch.inf), path), "NaN or infinity"),
-        ("complex.npy", lambda path: np.save(path, np.zeros((20, 7), complex)), "real numbers"),
-        ("words.npy", lambda path: np.save(path, np.array(["a", "b"])), "plain tensor"),
-        ("objects.npy", lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True), "plain tensor"),
-        ("pickle.pt", lambda path: torch.save(Anything(), path), "plain tensor"),
-        ("dictionary.pt", lambda path: torch.save({"mel": MEL}, path), "dict"),
-        ("truncated.pt", lambda path: path.write_bytes(b"PK\x03\x04abc"), "damaged"),
-        ("none.npy", lambda path: path.write_bytes(b""), "damaged"),
-    ],
-)
-def test_unusable_mels_are_refused_by_name(tmp_path, name, write, words):
-    write(tmp_path / name)
-    with pytest.raises(InputError, match=f"{name}: .*{words}") as error:
-        read_mel(tmp_path / name, 20)
-    assert "\n" not in str(error.value)

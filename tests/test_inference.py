@@ -14,12 +14,10 @@ import soundfile
 import torch
 
 from inference import main, vocode_files
-from model.audio import wav_writer
 from model.config import NetworkConfig
 from model.errors import run_command
 from model.network import WaveGrad
 from model.noise_schedule import linear
-from model.output_paths import output_paths
 from tests.conftest import ROOT, tiny_config_values
 from vocoder import Vocoder, compiled
 
@@ -249,35 +247,6 @@ def test_never_overwrites_its_own_input(setup, run, write_recording):
     result = run(*arguments, "-o", folder)
     assert result.returncode == 2 and "overwrite" in result.err
     assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    "inputs, wanted",
-    [
-        (["x/a.npy", "y/b.pt"], ["a.wav", "b.wav"]),
-        (["x/a.npy", "y/a.npy"], ["x/a.wav", "y/a.wav"]),
-        (["x/1/a.npy", "x/2/a.npy", "x/b.npy"], ["1/a.wav", "2/a.wav", "b.wav"]),
-        (["x/a.npy", "x/a.pt"], ["a.npy.wav", "a.pt.wav"]),
-        (["x/a.1.npy", "x/a.2.npy"], ["a.1.wav", "a.2.wav"]),
-        (["x/a.npy"], ["a.wav"]),
-    ],
-)
-def test_no_two_inputs_share_an_output(inputs, wanted):
-    assert [str(path) for path in output_paths(inputs, "out")] == [f"out/{name}" for name in wanted]
-
-
-def test_an_interrupted_write_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), wav_writer(tmp_path / "a.wav", 8000) as write:
-        write(torch.zeros(100))
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_full_scale_is_written_without_wrapping(tmp_path):
-    with wav_writer(tmp_path / "a.wav", 8000) as write:
-        write(torch.tensor([1.0, -1.0]))
-        write(torch.tensor([0.0]))
-    assert list(soundfile.read(tmp_path / "a.wav", dtype="int16")[0]) == [32767, -32767, 0]
 
 
 def test_clipping_is_said(setup, tiny_network, tiny_config, capsys):

@@ -154,6 +154,11 @@ class Trainer:
             )
         return Recordings(filelist, self.config.mel, self.config.data.mix_to_mono)
 
+    def warnings(self):
+        """Lines on what is unusual about the recordings."""
+        recordings = [self.examples.recordings, self.validation_examples.recordings]
+        return [f"warning: {of_list.warning}" for of_list in recordings if of_list.warning]
+
     def batches(self):
         """This process's batches from here to the end of the run."""
         training = self.config.training
@@ -283,9 +288,7 @@ class Trainer:
         if self._mel_statistics is None:
             recordings = self.examples.recordings
             spread = range(0, len(recordings), -(-len(recordings) // N_STATISTICS_RECORDINGS))
-            waveforms = [waveform for waveform in (recordings[index] for index in spread) if waveform.isfinite().all()]
-            if not waveforms:
-                return None
+            waveforms = (recordings[index] for index in spread)
             self._mel_statistics = statistics_of_recordings(waveforms, LogMelSpectrogram(self.config.mel)).model_dump_json()
         return self._mel_statistics
 

@@ -1,0 +1,122 @@
+"""Recordings are read exactly or refused by name; waveforms are written whole or not at all."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from model.audio import LARGEST_SAMPLE, check_audio, read_audio, wav_writer
+from model.errors import InputError
+from tests.conftest import ROOT, with_flac_length
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_integers_are_read_exactly(tmp_path, suffix):
+    pcm = np.arange(-400, 400, dtype=np.int16) * 80
+    soundfile.write(tmp_path / f"a{suffix}", pcm, 8000)
+    audio = read_audio(tmp_path / f"a{suffix}", 8000)
+    assert audio.dtype == torch.float32
+    assert torch.equal(audio, torch.from_numpy(pcm).float() / 32768)
+    assert torch.equal(read_audio(tmp_path / f"a{suffix}", 8000, start=100, stop=107), audio[100:107])
+    assert check_audio(tmp_path / f"a{suffix}", 8000) == (800, 1.0)
+
+
+def test_stereo_is_mixed_only_on_request(tmp_path):
+    stereo = np.stack([np.full(800, 0.5), np.full(800, 0.25)], axis=1)
+    soundfile.write(tmp_path / "s.wav", stereo, 8000, "FLOAT")
+    with pytest.raises(InputError, match="s.wav: 2 channels .*option mix_to_mono"):
+        read_audio(tmp_path / "s.wav", 8000)
+    assert torch.equal(read_audio(tmp_path / "s.wav", 8000, mix_to_mono=True), torch.full((800,), 0.375))
+
+
+@pytest.mark.parametrize(
+    "samples, words",
+    [
+        ([0.1, np.nan, 0.2], "holds NaN or infinity"),
+        ([0.1, -np.inf, 0.2], "holds NaN or infinity"),
+        ([0.1, 12000.0, -300.0], "samples of up to 12000 .*scaled as integers"),
+    ],
+)
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_samples_that_no_recording_has_are_refused(tmp_path, samples, words, subtype):
+    """Fails if silence, or a training on NaN, is what comes of them."""
+    soundfile.write(tmp_path / "a.wav", np.array(samples), 8000, subtype)
+    for read in (check_audio, read_audio):
+        with pytest.raises(InputError, match=f"a.wav: .*{words}"):
+            read(tmp_path / "a.wav", 8000)
+
+
+def test_a_recording_made_too_loud_is_read_as_it_is(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.array([0.0, 1.5, -0.9 * LARGEST_SAMPLE]), 8000, "FLOAT")
+    assert read_audio(tmp_path / "a.wav", 8000).tolist() == pytest.approx([0.0, 1.5, -3.6])
+    assert check_audio(tmp_path / "a.wav", 8000) == (3, pytest.approx(3.6))
+
+
+def test_flac_of_unknown_length_is_read_whole(tmp_path):
+    """As encoders write that stream into a pipe."""
+    pcm = np.random.default_rng(0).integers(-9000, 9000, 200_000).astype(np.int16)
+    soundfile.write(tmp_path / "a.flac", pcm, 8000)
+    with_flac_length(tmp_path / "a.flac", 0)
+    assert check_audio(tmp_path / "a.flac", 8000)[0] == 200_000
+    audio = torch.from_numpy(pcm).float() / 32768
+    assert torch.equal(read_audio(tmp_path / "a.flac", 8000), audio)
+    assert torch.equal(read_audio(tmp_path / "a.flac", 8000, start=150_000, stop=150_100), audio[150_000:150_100])
+
+
+@pytest.mark.parametrize("length", [900, 2**35])
+def test_flac_that_is_shorter_than_it_says_is_refused(tmp_path, length):
+    soundfile.write(tmp_path / "a.flac", np.zeros(800), 8000)
+    with_flac_length(tmp_path / "a.flac", length)
+    with pytest.raises(InputError, match=f"a.flac: ends after 800 samples .wanted: {length}"):
+        read_audio(tmp_path / "a.flac", 8000)
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    path = tmp_path / os.fsdecode("голос.wav".encode("cp1251"))
+    soundfile.write(tmp_path / "a.wav", np.zeros(80), 8000)
+    (tmp_path / "a.wav").rename(path)
+    assert len(read_audio(path, 8000)) == 80
+    with wav_writer(path, 8000) as write:
+        write(torch.zeros(90))
+    assert len(read_audio(path, 8000)) == 90
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), wav_writer(tmp_path / "a.wav", 8000) as write:
+        write(torch.zeros(100))
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_scale_is_written_without_wrapping(tmp_path):
+    with wav_writer(tmp_path / "a.wav", 8000) as write:
+        write(torch.tensor([1.0, -1.0]))
+        write(torch.tensor([0.0]))
+    assert list(soundfile.read(tmp_path / "a.wav", dtype="int16")[0]) == [32767, -32767, 0]
+    info = soundfile.info(tmp_path / "a.wav")
+    assert (info.samplerate, info.channels, info.subtype) == (8000, 1, "PCM_16")
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
+    """A process that may write no more than 50,000 bytes to a file, as its disk were full; nothing of it stays."""
+    (tmp_path / "a.wav").write_bytes(b"as it was")
+    script = (
+        "import sys, pathlib, torch\nfrom model.audio import wav_writer\nfrom model.errors import run_command\n"
+        "def main():\n    with wav_writer(pathlib.Path(sys.argv[1]), 8000) as write:\n"
+        "        for _ in range(100):\n            write(torch.zeros(1000))\n"
+        "run_command(main)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "a.wav"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+    )
+    assert (result.returncode, result.stderr) == (2, f"error: {tmp_path / 'a.wav'}: File too large\n")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.wav", b"as it was")]

@@ -1,0 +1,103 @@
+"""Mels from files and from callers: converted if they are the network's, else refused by name."""
+
+import numpy as np
+import pytest
+import torch
+
+from model.errors import InputError
+from model.mel_input import as_mel, read_mel
+
+MEL = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("mel", [MEL, MEL[None], MEL.double(), MEL.half().float(), (8 * MEL).to(torch.int16).float()])
+@pytest.mark.parametrize("suffix", [".npy", ".NPY", ".pt"])
+def test_mel_files(tmp_path, mel, suffix):
+    path = tmp_path / f"m{suffix}"
+    if suffix == ".pt":
+        torch.save(mel, path)
+    else:
+        with open(path, "wb") as file:
+            np.save(file, mel.numpy())
+    read = read_mel(path, 20)
+    assert read.dtype == torch.float32
+    assert torch.equal(read, mel.reshape(20, 7).float())
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f2", "f8", "i4", "g"])
+def test_arrays_of_any_precision_and_byte_order(tmp_path, dtype):
+    array = (8 * MEL).numpy().astype(dtype)
+    np.save(tmp_path / "m.npy", array)
+    for mel in (read_mel(tmp_path / "m.npy", 20), as_mel(array, 20), as_mel(array[None], 20)):
+        assert mel.dtype == torch.float32 and np.array_equal(mel.numpy(), array.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_tensors_of_any_precision(dtype):
+    assert torch.equal(as_mel(MEL.to(dtype), 20), MEL.to(dtype).float())
+    assert as_mel(MEL.requires_grad_(False).clone().requires_grad_(), 20).requires_grad is False
+
+
+def test_what_a_caller_may_have_in_its_place():
+    for mel, words in [
+        (MEL.T, r"\[7, 20\].*\[20, frames\].*frames along the first axis"),
+        (MEL[:19], r"\[19, 7\]"),
+        (torch.stack([MEL, MEL]), r"\[2, 20, 7\]"),
+        (MEL[:, :0], "no frames"),
+        (MEL.tolist(), "mel is a list"),
+        (None, "mel is a NoneType"),
+        (np.array([["a"]]), "mel is an array of <U1"),
+        (MEL * torch.nan, "NaN or infinity"),
+        (MEL > 0, "torch.bool"),
+        (MEL.to_sparse(), "sparse"),
+    ]:
+        with pytest.raises(InputError, match=words) as error:
+            as_mel(mel, 20)
+        assert "\n" not in str(error.value)
+    assert as_mel(MEL[:, :0], 20, fewest_frames=0).shape == (20, 0)
+
+
+class Anything:
+    pass
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name, write, words",
+    [
+        ("bands.npy", lambda path: np.save(path, np.zeros((21, 7))), r"\[21, 7\].*\[20, frames\]"),
+        ("empty.npy", lambda path: np.save(path, np.zeros((20, 0))), "no frames"),
+        ("nan.npy", lambda path: np.save(path, np.full((20, 7), np.nan)), "NaN or infinity"),
+        ("infinity.pt", lambda path: torch.save(torch.full((20, 7), -torch.inf), path), "NaN or infinity"),
+        ("complex.npy", lambda path: np.save(path, np.zeros((20, 7), complex)), "real numbers"),
+        ("words.npy", lambda path: np.save(path, np.array(["a", "b"])), "real numbers"),
+        ("objects.npy", lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True), "plain tensor"),
+        ("pickle.pt", lambda path: torch.save(Anything(), path), "plain tensor"),
+        ("dictionary.pt", lambda path: torch.save({"mel": MEL}, path), "dict"),
+        ("sparse.pt", lambda path: torch.save(MEL.to_sparse(), path), "sparse"),
+        ("quantised.pt", lambda path: torch.save(torch.quantize_per_tensor(MEL, 0.1, 0, torch.qint8), path), "plain"),
+        ("meta.pt", lambda path: torch.save(MEL.to("meta"), path), "meta"),
+        ("nested.pt", lambda path: torch.save(torch.nested.nested_tensor([MEL, MEL]), path), "plain"),
+        ("truncated.pt", lambda path: path.write_bytes(b"PK\x03\x04abc"), "damaged"),
+        ("none.npy", lambda path: path.write_bytes(b""), "damaged"),
+        ("archive.npy", lambda path: path.write_bytes(zipped(path)), "NpzFile|plain tensor"),
+        ("huge.npy", lambda path: path.write_bytes(npy_header("(9999999999, 9999999)")), "memory|damaged"),
+        ("flipped.npy", lambda path: path.write_bytes(npy_header("(20, 7)").replace(b"descr", b"dezcr")), "damaged"),
+    ],
+)
+def test_unusable_mels_are_refused_by_name(tmp_path, name, write, words):
+    """Whatever a reader raises over them: NumPy, zipfile and pickle have some twenty kinds."""
+    write(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}: .*({words})") as error:
+        read_mel(tmp_path / name, 20)
+    assert "\n" not in str(error.value)
+
+
+def zipped(path):
+    np.savez(path.with_suffix(".npz"), mel=MEL.numpy())
+    return path.with_suffix(".npz").read_bytes()
+
+
+def npy_header(shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
