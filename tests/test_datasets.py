@@ -1,5 +1,7 @@
 """What is in a filelist is read exactly, and what cannot be used is refused by name before anything is done."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -127,3 +129,83 @@ def test_the_mel_of_a_segment_is_cut_from_that_of_the_recording(recordings, tiny
     inner = segment[context[0] : -context[1]]
     start = next(start for start in range(89) if torch.equal(inner, whole[start * 40 : start * 40 + 480]))
     torch.testing.assert_close(mel.from_padded(segment), mel(whole)[:, start : start + 12], atol=1e-5, rtol=0)
+
+
+def test_only_line_ends_end_lines(tmp_path):
+    """Fails if a next-line character, a form feed or a line separator inside a transcript begins another file's name."""
+    transcript = "\x85 one\x0c two\u2028three\x1c four\x0b"
+    (tmp_path / "list.txt").write_bytes(f"a.wav|{transcript}\r\nb.wav|x\rc.wav\n".encode())
+    assert [path.name for path in read_filelist(tmp_path / "list.txt")] == ["a.wav", "b.wav", "c.wav"]
+
+
+def test_blanks_and_bars_belong_to_a_name_if_there_is_such_a_file(tmp_path):
+    for name in (" a .wav", "b|c.wav", "d|e|f.wav ", "g.wav"):
+        (tmp_path / name).touch()
+    filelist = write_list(tmp_path / "list.txt", " a .wav", "b|c.wav|text | more", "d|e|f.wav ", "g.wav |text", " h.wav |text")
+    names = [" a .wav", "b|c.wav", "d|e|f.wav ", "g.wav", "h.wav"]
+    assert [path.name for path in read_filelist(filelist)] == names
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    name = "голос.wav".encode("cp1251")
+    (tmp_path / os.fsdecode(name)).touch()
+    (tmp_path / "list.txt").write_bytes(name + b"|text\n")
+    assert os.fsencode(read_filelist(tmp_path / "list.txt")[0]).endswith(name)
+
+
+def test_a_single_file_is_a_list_of_it(tmp_path):
+    (tmp_path / "a.WAV").touch()
+    assert read_filelist(tmp_path / "a.WAV") == [tmp_path / "a.WAV"]
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\0")
+    with pytest.raises(InputError, match="a.npy: not a text file"):
+        read_filelist(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("name", ["list.txt", "a.wav"])
+def test_pipes_and_devices_are_no_files(tmp_path, tiny_config, name):
+    """Fails if a read of them is waited for."""
+    os.mkfifo(tmp_path / name)
+    filelist = tmp_path / "list.txt"
+    if name != "list.txt":
+        write_list(filelist, name)
+    with pytest.raises(InputError, match=f"{name}: a named pipe .wanted: a regular file"):
+        Recordings(filelist, tiny_config.mel)
+    with pytest.raises(InputError, match="/dev/zero: a device"):
+        Recordings(write_list(tmp_path / "zero.txt", "/dev/zero"), tiny_config.mel)
+
+
+def test_recordings_beyond_full_scale_are_said_and_impossible_ones_refused(tmp_path, tiny_config):
+    """At the start, so that no training gives up hours later without a name."""
+    for name, peak in [("a.wav", 1.5), ("b.wav", 1.2), ("c.wav", 1.0)]:
+        soundfile.write(tmp_path / name, np.full(400, peak), 8000, "FLOAT")
+    recordings = Recordings(tmp_path, tiny_config.mel)
+    assert "2 recordings exceed [-1, 1], most of all" in recordings.warning and "a.wav, with 1.5" in recordings.warning
+    soundfile.write(tmp_path / "d.wav", np.array([0.0] * 399 + [np.nan]), 8000, "FLOAT")
+    with pytest.raises(InputError, match="d.wav: the recording holds NaN"):
+        Recordings(tmp_path, tiny_config.mel)
+
+
+@pytest.mark.parametrize("pad_mode", ["reflect", "constant"])
+@pytest.mark.parametrize("seconds", [0.02, 0.06, 0.5])
+def test_a_segment_is_what_the_whole_recording_has_there(tmp_path, tiny_config, write_recording, pad_mode, seconds):
+    """Fails if reading no more than the segment changes a sample, at the ends too."""
+    mel_config = tiny_config.mel.model_copy(update={"pad_mode": pad_mode})
+    write_recording(tmp_path / "a.flac", seconds=seconds)
+    recordings, context, length = Recordings(tmp_path, mel_config), (70, 50), 10 * 40
+    whole = recordings[0].numpy()
+    padded = np.pad(np.pad(whole, (0, max(length - len(whole), 0))), context, mode=pad_mode)
+    for seed in range(40):
+        segment = recordings.segment(0, 10, context, torch.Generator().manual_seed(seed)).numpy()
+        frames = (max(len(whole), length) - length) // 40 + 1
+        start = 40 * int(torch.randint(frames, (1,), generator=torch.Generator().manual_seed(seed)))
+        assert np.array_equal(segment, padded[start : start + 70 + length + 50])
+
+
+def test_a_segment_reads_no_more_than_itself(tmp_path, tiny_config, write_recording, monkeypatch):
+    import datasets
+
+    write_recording(tmp_path / "a.wav", seconds=3)
+    recordings, read = Recordings(tmp_path, tiny_config.mel), []
+    monkeypatch.setattr(datasets, "read_audio", lambda *arguments: read.append(read_audio(*arguments)) or read[-1])
+    recordings.segment(0, 12, (60, 60), torch.Generator().manual_seed(0))
+    assert [len(audio) for audio in read] == [60 + 12 * 40 + 60]

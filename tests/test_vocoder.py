@@ -1,0 +1,75 @@
+"""The vocoder as a Python object: what a caller may hand to it, and waveforms that cannot be speech."""
+
+import numpy as np
+import pytest
+import torch
+
+from model.errors import InputError
+from model.noise_schedule import NoiseSchedule, linear
+from vocoder import Vocoder, WaveformCheck
+
+MEL = torch.rand(20, 9, generator=torch.Generator().manual_seed(0)) * 4 - 6
+
+
+@pytest.fixture
+def vocoder(tiny_network, tiny_config):
+    return Vocoder(tiny_network, tiny_config.mel, linear(3, 1e-3, 0.6))
+
+
+def test_mels_of_any_kind_give_the_same(vocoder):
+    [wanted] = vocoder.synthesize([MEL])
+    for mels in (MEL, MEL[None], MEL.numpy(), [MEL.numpy()], [MEL[None].numpy()], MEL.double(), MEL[None].numpy().astype(">f8")):
+        [found] = vocoder.synthesize(mels)
+        assert torch.equal(found, wanted)
+    assert len(vocoder.synthesize([MEL.half()])[0]) == len(vocoder.synthesize(torch.stack([MEL, MEL]).bfloat16())[1]) == 360
+    assert vocoder.synthesize([]) == []
+
+
+@pytest.mark.parametrize(
+    "mel, words",
+    [
+        (MEL.T, r"mels\[1\]: mel has shape \[9, 20\] .*frames along the first axis"),
+        (MEL[:7], r"mels\[1\]: mel has shape \[7, 9\]"),
+        (MEL * torch.nan, r"mels\[1\]: mel holds NaN"),
+        (MEL.tolist(), r"mels\[1\]: mel is a list"),
+    ],
+)
+def test_what_is_no_mel_is_one_clear_error(vocoder, mel, words):
+    for use in (vocoder.synthesize, lambda mels: list(vocoder.stream(mels))):
+        with pytest.raises(InputError, match=words):
+            use([MEL, mel])
+    with pytest.raises(InputError, match=words.partition(": ")[2]):
+        vocoder.diagnose(mel)
+
+
+def test_the_diagnosis_is_that_of_the_command_line(vocoder):
+    assert vocoder.diagnose(MEL.numpy()) is None
+    with pytest.warns(UserWarning, match=r"mels\[0\]: .*cannot be on the model's mel scale"), pytest.raises(InputError):
+        vocoder.synthesize([MEL + 20])
+    assert "mel scale" in vocoder.diagnose((MEL + 20).numpy())
+
+
+def test_weights_with_nan_give_an_error(vocoder):
+    with torch.no_grad():
+        vocoder.network.output_conv.bias.fill_(torch.nan)
+    with pytest.raises(InputError, match=r"mels\[0\]: the waveform holds NaN"):
+        vocoder.synthesize([MEL])
+
+
+def test_betas_that_vanish_beside_1_give_an_error(tiny_network, tiny_config):
+    vocoder = Vocoder(tiny_network, tiny_config.mel, NoiseSchedule([1e-20, 0.05, 0.6]), sampler="ancestral")
+    with pytest.raises(InputError, match=r"mels\[0\]: the waveform holds NaN"):
+        vocoder.synthesize([MEL])
+
+
+def test_a_waveform_at_full_scale_is_an_error_where_its_mel_is_on_no_scale():
+    loud = torch.tensor([1.0] * 30 + [0.5] * 70)
+    for misfit, is_refused in [("values from 3 to 90 cannot be", True), (None, False)]:
+        check = WaveformCheck("a.npy", misfit)
+        check.add(loud)
+        assert check.n_clipped == 30
+        if is_refused:
+            with pytest.raises(InputError, match="a.npy: 30% of the waveform is at full scale, .*values from 3 to 90"):
+                check.finish()
+        else:
+            check.finish()
