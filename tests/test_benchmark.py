@@ -15,11 +15,11 @@ import torch
 
 import benchmark
 from benchmarking.measuring import Measurer
-from benchmarking.plain_network import plain
+from benchmarking.plain_network import PlainConv1d, plain, with_convolutions
 from benchmarking.real_time_factor import operations_per_sample
 from benchmarking.systems import make_systems
 from benchmarking.tables import markdown_table
-from benchmarking.training import VARIANTS
+from benchmarking.training import VARIANTS, PlainConv2d
 from model.config import load_config
 from model.errors import InputError, run_command
 from model.layers import Conv1d
@@ -115,6 +115,21 @@ def test_plain_network_is_the_same_network():
     with torch.inference_mode():
         torch.testing.assert_close(textbook(y, mel, noise_level), network(y, mel, noise_level), atol=1e-4, rtol=1e-4)
     assert operations_per_sample(textbook, 80) > operations_per_sample(network, 80)
+
+
+@pytest.mark.parametrize("convolution", [PlainConv1d, PlainConv2d])
+@pytest.mark.parametrize("device, dtype", [("meta", torch.float32), ("cpu", torch.float64)])
+def test_replaced_convolutions_are_where_the_network_is(tiny_network, convolution, device, dtype):
+    """Fails if a variant of a network on a GPU has weights on the CPU, or of another precision."""
+    network = with_convolutions(tiny_network.to(device, dtype), convolution)
+    tensors = [*network.parameters(), *network.buffers()]
+    assert {(tensor.device.type, tensor.dtype) for tensor in tensors} == {(device, dtype)}
+
+
+def test_the_plain_network_computes_on_its_device(tiny_network):
+    network = plain(tiny_network.to("meta")).train()  # autocast, which inference asks about, knows no "meta"
+    y, mel, noise_level = (torch.zeros(*shape, device="meta") for shape in [(2, 240), (2, 20, 6), (2,)])
+    assert network(y, mel, noise_level).device.type == "meta"
 
 
 def test_profile_shows_every_convolution(command, tiny_config, tiny_network, tmp_path, capsys):
