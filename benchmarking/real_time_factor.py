@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarking.excerpts import load_excerpts
+from benchmarking.excerpts import load_excerpts, say_which_are_shorter
 from benchmarking.plain_network import plain
 from benchmarking.tables import markdown_table, number, save_json
 from benchmarking.timing import device_name, matmul_peak, peak_memory, reset_peak_memory, synchronized_time
@@ -202,6 +202,7 @@ def run(arguments):
     names = arguments.variants or list(dict.fromkeys([PLAIN, "float32", _name_of(fastest_dtype(device))]))
     variants = make_variants([*names, *([ONNX] if arguments.onnx else [])], network, config.mel, arguments, device)
     excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)
+    say_which_are_shorter(excerpts, arguments.seconds, config.mel)
     seconds_per_frame = config.mel.hop_length / config.mel.sample_rate
     peaks = {name: matmul_peak(device, dtype_of(name, device)) for name in variants}
     operations = operations_per_sample(network, config.mel.n_mels)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -12,8 +11,8 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from scipy.special import expit
 
-from model.errors import InputError
-from model.files import save_text
+from model.errors import InputError, shortened
+from model.files import read_json, reading, save_text
 
 JSON_KEYS = ("name", "betas", "source", "sampler")
 MOST_SIGNAL_LEFT = 0.7  # a final noise level above this leaves more signal than noise (0.7^2 = 0.49 of the power)
@@ -38,7 +37,7 @@ class NoiseSchedule:
         log_snr: ln(alpha_bar / (1 - alpha_bar)), falling; the coordinate in which solvers and searches take steps.
 
     Raises:
-        InputError: betas are empty, of a wrong shape, not finite or not inside (0, 1), or the sampler is no name.
+        InputError: betas are empty, of a wrong shape, not finite or not inside (0, 1), or a name is no text.
     """
 
     betas: np.ndarray
@@ -47,11 +46,13 @@ class NoiseSchedule:
     sampler: Optional[str] = None
 
     def __post_init__(self):
-        if not isinstance(self.sampler, Optional[str]):
-            raise InputError(f"sampler must be a name, found {self.sampler!r}")
+        for key in ("name", "source", "sampler"):
+            value = getattr(self, key)
+            if not isinstance(value, str) and (value is not None or key != "sampler"):
+                raise InputError(f"{key} must be text, found {shortened(repr(value))}")
         try:
             betas = np.array(self.betas, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError("betas must be a list of numbers") from None
         if betas.ndim != 1:
             raise InputError(f"betas must be one list of numbers, found shape {list(betas.shape)}")
@@ -107,43 +108,36 @@ class NoiseSchedule:
         readers = {".json": _read_json, ".npy": _read_npy, ".pt": _read_pt}
         if path.suffix not in readers:
             raise InputError(f"{path}: a noise schedule is a .json, .npy or .pt file, found '{path.suffix}'")
+        content = readers[path.suffix](path)
         try:
-            content = readers[path.suffix](path)
-            return cls(**{"name": path.stem, **content})
+            return cls(**{"name": path.stem, **_checked(content)})
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
 
 def _read_json(path):
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not JSON ({error})") from None
-    if isinstance(content, list):
-        content = {"betas": content}
+    content = read_json(path, "a noise schedule")
+    return {"betas": content} if isinstance(content, list) else content
+
+
+def _read_npy(path):
+    with reading(path, "a NumPy array of numbers"):
+        return {"betas": np.load(path, allow_pickle=False)}
+
+
+def _read_pt(path):
+    with reading(path, "a file of plain tensors"):
+        betas = torch.load(path, map_location="cpu", weights_only=True)
+        return {"betas": betas.detach().double().numpy() if torch.is_tensor(betas) else betas}
+
+
+def _checked(content):
     if not isinstance(content, dict) or "betas" not in content:
         raise InputError(f"no key 'betas' (wanted: {', '.join(JSON_KEYS)})")
     unknown = sorted(set(content) - set(JSON_KEYS))
     if unknown:
-        raise InputError(f"unknown key '{unknown[0]}' (wanted: {', '.join(JSON_KEYS)})")
+        raise InputError(f"unknown key '{shortened(unknown[0])}' (wanted: {', '.join(JSON_KEYS)})")
     return content
-
-
-def _read_npy(path):
-    try:
-        return {"betas": np.load(path, allow_pickle=False)}
-    except (ValueError, EOFError):
-        raise InputError("not a NumPy array of numbers") from None
-
-
-def _read_pt(path):
-    try:
-        betas = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
-        raise InputError("not a file of plain tensors") from None
-    if torch.is_tensor(betas):
-        betas = betas.double().numpy()
-    return {"betas": betas}
 
 
 def linear(n_steps, start, stop):
