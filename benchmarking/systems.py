@@ -87,8 +87,8 @@ def make_systems(schedules, samplers, gla_grads=(0,)):
             sampler = sampler_of(schedule, sampler)
             find_sampler(sampler)
             systems += [_named_by_method(System(schedule.name, schedule, sampler, n_iter)) for n_iter in gla_grads]
-    names = [system.name for system in systems]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"'{name}' is asked for twice (wanted: schedules of different names)")
+    by_stem = {}  # the audio of both would go to one file
+    for system in systems:
+        if by_stem.setdefault(system.file_stem, system) is not system:
+            raise InputError(f"'{system.name}' is asked for twice (wanted: schedules of different names)")
     return systems

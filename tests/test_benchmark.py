@@ -17,7 +17,7 @@ import benchmark
 from benchmarking.measuring import Measurer
 from benchmarking.plain_network import PlainConv1d, plain, with_convolutions
 from benchmarking.real_time_factor import operations_per_sample
-from benchmarking.systems import make_systems
+from benchmarking.systems import make_systems, split_sampler
 from benchmarking.tables import markdown_table
 from benchmarking.training import VARIANTS, PlainConv2d
 from model.config import load_config
@@ -176,9 +176,29 @@ def test_other_settings_do_not_mix(quality, tmp_path, capsys):
     assert "journal of another run, its seed is 0 (wanted: 1)" in capsys.readouterr().err
 
 
-def test_systems_by_the_same_name_are_refused():
+@pytest.mark.parametrize(
+    "text, path, sampler",
+    [
+        ("a.json", "a.json", None),
+        ("a.json@ddim:0.5", "a.json", "ddim:0.5"),
+        ("me@home/a.json", "me@home/a.json", None),
+        ("me@home/a.npy@heun", "me@home/a.npy", "heun"),
+        ("a@1.json", "a@1.json", None),
+        ("old.json@home/a.pt", "old.json@home/a.pt", None),
+        ("a.json@", "a.json", ""),
+    ],
+)
+def test_an_at_sign_in_a_path_names_no_sampler(text, path, sampler):
+    assert split_sampler(text) == (path, sampler)
+
+
+def test_systems_by_the_same_name_are_refused(tmp_path):
     with pytest.raises(InputError, match="asked for twice"):
         make_systems(SCHEDULES[:1] * 2, ["ancestral"])
+    NoiseSchedule([0.1, 0.5], "a b").save(tmp_path / "a.json")
+    NoiseSchedule([0.1, 0.6], "a-b").save(tmp_path / "b.json")
+    with pytest.raises(InputError, match="'a-b ddim' is asked for twice"):  # one file of audio
+        make_systems([f"{tmp_path}/a.json", f"{tmp_path}/b.json"], ["ddim"])
     with pytest.raises(InputError, match="'euler' is unknown"):
         make_systems([f"{SCHEDULES[0]}@euler"], ["ancestral"])
 
@@ -218,9 +238,11 @@ def test_markdown_table():
 def test_report_needs_a_quality_folder(command, tmp_path, capsys):
     assert command("report", tmp_path, "-o", tmp_path / "report") == 2
     assert "quality.json: No such file" in capsys.readouterr().err
-    (tmp_path / "quality.json").write_text("[]")
+    (tmp_path / "journal.jsonl").write_text('{"settings": {}}\n')
     assert command("report", tmp_path, "-o", tmp_path / "report") == 2
-    assert "not a result of" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "has not finished there" in error
+    assert not (tmp_path / "report").exists()
 
 
 @pytest.fixture
@@ -229,6 +251,95 @@ def report(quality, command, tmp_path):
     assert command("report", tmp_path / "quality", "-o", tmp_path / "report") == 0
     shutil.rmtree(tmp_path / "quality")  # the report needs nothing but itself
     return tmp_path / "report"
+
+
+@pytest.fixture
+def change_quality(tmp_path, tiny_config, write_recording):
+    """change_quality(change): a folder as `quality` writes it, of one recording and two systems, once `change` had its file."""
+
+    def run(change):
+        folder, figures = tmp_path / "quality", {"stoi": 0.9}
+        systems = []
+        for name in ("recording", "wg-3 ddim"):
+            path = write_recording(folder / "audio" / "speech" / f"{name.replace(' ', '-')}.flac", seconds=0.2)
+            systems.append({"system": name, "audio": path.relative_to(folder).as_posix(), "figures": figures})
+        row = {"system": "wg-3 ddim", "sampler": "ddim", "network_calls": 3, "real_time_factor": 0.5}
+        content = {
+            "checkpoint": "tiny.safetensors", "device": "CPU", "jobs": 1, "metrics": ["stoi"], "mel": tiny_config.mel.model_dump(),
+            "n_recordings": 1, "audio_seconds": 0.2, "examples": [{"recording": "speech", "systems": systems}],
+            "rows": [{**row, "means": figures, "without_value": {"stoi": 0}} for _ in range(2)],
+        }  # fmt: skip
+        content = json.loads(json.dumps(content))
+        changed = change(content)
+        (folder / "quality.json").write_text(json.dumps(content if changed is None else changed))
+        return folder
+
+    return run
+
+
+def set_audio(path):
+    def change(content):
+        content["examples"][0]["systems"][1]["audio"] = path
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda content: [], "quality.json: Input should be an object"),
+        (lambda content: {"rows": [], "examples": [], "mel": {}}, "quality.json: missing key 'checkpoint'"),
+        (lambda content: content["mel"].__delitem__("n_fft"), "missing key 'mel.n_fft'"),
+        (lambda content: content["mel"].update(clip=[0.0, "a"]), "mel.clip.1: Input should be a valid number, found 'a'"),
+        (lambda content: content.update(metrics=["loudness"]), "metrics.0: metric 'loudness' is unknown"),
+        (lambda content: content.update(rows={}), "rows: Input should be a valid array"),
+        (lambda content: content["rows"][0].update(means=None), "rows.0.means: "),
+        (lambda content: content["rows"][1]["means"].__delitem__("stoi"), "missing key 'rows.1.means.stoi'"),
+        (lambda content: content["rows"][1].update(real_time_factor=10**400), "rows.1.real_time_factor: "),
+        (lambda content: content["examples"][0]["systems"][1]["figures"].__delitem__("stoi"), "'examples.0.systems.1.figures.stoi'"),
+        (set_audio("../../victim.txt"), "examples.0.systems.1.audio: '../../victim.txt' is no path of audio"),
+        (set_audio("audio/../victim.flac"), "is no path of audio"),
+        (set_audio("/victim.flac"), "is no path of audio"),
+        (set_audio("index.html"), "is no path of audio"),
+        (set_audio("audio/speech/none.flac"), "audio/speech/none.flac: No such file"),
+        (set_audio("audio/link/victim.flac"), "victim.flac: leads out of"),
+        (set_audio("audio/speech/victim.flac"), "victim.flac: leads out of"),
+    ],
+)
+def test_a_report_of_a_damaged_or_hostile_file_is_one_line(change_quality, command, tmp_path, capsys, change, said):
+    """Nothing is written, least of all outside the report's folder."""
+    folder = change_quality(change)
+    (tmp_path / "victim.txt").write_text("precious")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(folder / "audio" / "speech" / "recording.flac", tmp_path / "elsewhere" / "victim.flac")
+    (folder / "audio" / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "audio" / "speech" / "victim.flac").symlink_to(tmp_path / "elsewhere" / "victim.flac")
+    capsys.readouterr()
+    assert command("report", folder, "-o", tmp_path / "a" / "report") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and said in error and len(error) < 600
+    assert (tmp_path / "victim.txt").read_text() == "precious" and not (tmp_path / "a").exists()
+
+
+def test_a_report_writes_through_no_link_out_of_its_folder(change_quality, command, tmp_path, capsys):
+    folder, report = change_quality(lambda content: None), tmp_path / "report"
+    for name in ("report", "elsewhere"):
+        (tmp_path / name).mkdir()
+    for name in ("audio", "pictures"):
+        (report / name).symlink_to(tmp_path / "elsewhere")
+        assert command("report", folder, "-o", report) == 2
+        assert "leads out of" in capsys.readouterr().err and not any((tmp_path / "elsewhere").iterdir())
+        (report / name).unlink()
+
+
+def test_a_report_may_be_made_in_the_folder_itself(change_quality, command, tmp_path, capsys):
+    """And twice; what stands between dollar signs in a name is no TeX."""
+    folder = change_quality(lambda content: content["rows"][1].update(system="a $\\frac$ b"))
+    sound = (folder / "audio" / "speech" / "recording.flac").read_bytes()
+    for _ in range(2):
+        assert command("report", folder, "-o", folder) == 0, capsys.readouterr().err
+        assert (folder / "audio" / "speech" / "recording.flac").read_bytes() == sound
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_report_holds_all_that_its_page_shows(report):
