@@ -109,7 +109,8 @@ def quality_table(rows, metrics):
         calls = row["network_calls"] or "-"
         cells = [number(row["means"][name]) + "*" * bool(row["without_value"][name]) for name in metrics]
         lines.append([row["system"], calls, number(row["real_time_factor"]), *cells])
-    return markdown_table(headings, lines)
+    is_starred = any(n for row in rows for n in row["without_value"].values())
+    return markdown_table(headings, lines) + "\n\\* the mean of fewer recordings: the others have no value\n" * is_starred
 
 
 def _examples(systems, by_system, excerpts):

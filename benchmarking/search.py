@@ -142,6 +142,8 @@ def add_arguments(parser):
 def _check(arguments):
     if arguments.output.suffix != ".json":
         raise InputError(f"{arguments.output}: a schedule file ends in .json")
+    if arguments.output.is_dir():
+        raise InputError(f"{arguments.output}: cannot be written (wanted: the name of a file)")
     if arguments.candidates != "all":
         try:
             arguments.candidates = int(arguments.candidates)

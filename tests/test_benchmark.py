@@ -1,22 +1,28 @@
 """benchmark.py's other commands: rtf, quality and report."""
 
 import copy
+import fcntl
 import json
 import re
 import shutil
 import subprocess
 import sys
+import time
+import types
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+import soundfile
 import torch
 
 import benchmark
+import model.export
+from benchmarking import real_time_factor
 from benchmarking.measuring import Measurer
 from benchmarking.plain_network import PlainConv1d, plain, with_convolutions
-from benchmarking.real_time_factor import operations_per_sample
+from benchmarking.real_time_factor import make_variants, operations_per_sample
 from benchmarking.systems import make_systems, split_sampler
 from benchmarking.tables import markdown_table
 from benchmarking.training import VARIANTS, PlainConv2d
@@ -85,6 +91,35 @@ def test_real_time_factors(command, tiny_checkpoint, filelist, tmp_path, capsys)
     assert all(0 < result["share_of_peak"] < 1.5 for result in results)
     assert content["start_to_finish_seconds"] > 0
     assert "real-time factor" in (tmp_path / "rtf.md").read_text()
+
+
+def test_what_cannot_be_timed_or_written_is_said_at_the_start(command, tiny_checkpoint, filelist, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(real_time_factor, "measure", lambda *_: pytest.fail("measured"))
+    arguments = ["rtf", "-ch", tiny_checkpoint, "--filelist", filelist]
+    (tmp_path / "folder.json").mkdir()
+    for output, said in {"none/rtf": "none: No such folder", "list.txt/rtf": "list.txt: No such folder", "folder": "folder.json: cannot be"}.items():
+        assert command(*arguments, "-o", tmp_path / output) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and said in error
+    assert command(*arguments, "--onnx", filelist) == 2
+    assert "list.txt: not a network" in capsys.readouterr().err
+
+
+def test_another_networks_onnx_file_is_refused(tiny_config, tiny_network, monkeypatch):
+    other = tiny_config.model_copy(update={"mel": tiny_config.mel.model_copy(update={"f_min": 10.0})})
+    monkeypatch.setattr(model.export, "OnnxNetwork", lambda path, n_threads: types.SimpleNamespace(config=other))
+    arguments = types.SimpleNamespace(sampler="ddim", onnx="a.onnx", threads=None)
+    with pytest.raises(InputError, match="a.onnx: another network"):
+        make_variants(["onnx"], tiny_network, tiny_config, arguments, torch.device("cpu"))
+
+
+def test_an_animation_says_at_the_start_what_it_cannot_write(command, tiny_checkpoint, filelist, tmp_path, capsys):
+    arguments = ["animation", "-ch", tiny_checkpoint, "-ns", SCHEDULES[0], "-r", tmp_path / "short.wav"]
+    assert command(*arguments, "-o", tmp_path / "none" / "a.gif") == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: No such folder\n"
+    soundfile.write(tmp_path / "short.wav", np.zeros(50), 8000)
+    assert command(*arguments, "-o", tmp_path / "a.gif") == 2
+    assert "short.wav: 50 samples are too short" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("sampler", ["heun", "ddim:0.5"])
@@ -159,6 +194,80 @@ def test_quality_measures_every_system_and_remembers(quality, tmp_path, capsys, 
     before = (tmp_path / "quality" / "quality.json").read_bytes()
     assert quality() == 0
     assert (tmp_path / "quality" / "quality.json").read_bytes() == before
+
+
+def test_a_metric_that_cannot_judge_a_recording_counts_in_no_mean(quality, tmp_path, write_recording, capsys):
+    """Of a recording of 0.3 s STOI has no value, of one of 50 ms the STFT distance has none: starred, as PESQ's are."""
+    for name, seconds in {"short": 0.3, "tiny": 0.05}.items():
+        write_recording(tmp_path / f"{name}.wav", seconds=seconds)
+    (tmp_path / "list.txt").write_text("recording 0.wav\nshort.wav\ntiny.wav\n")
+    assert quality("--schedules", SCHEDULES[0], "--metrics", "stoi", "stft", "mcd") == 0, capsys.readouterr().err
+    row = json.loads((tmp_path / "quality" / "quality.json").read_text())["rows"][0]
+    assert row["means"] == {"stoi": pytest.approx(1, abs=1e-4), "stft": 0, "mcd": 0}
+    assert row["without_value"] == {"stoi": 2, "stft": 1, "mcd": 0}
+    line = (tmp_path / "quality" / "quality.md").read_text().splitlines()[2]
+    assert [cell.strip() for cell in line.split("|")[4:7]] == ["1.000*", "0.000*", "0.000"]
+    assert "\\* the mean of fewer recordings" in (tmp_path / "quality" / "quality.md").read_text()
+
+    (tmp_path / "list.txt").write_text("tiny.wav\n")
+    assert quality("-o", tmp_path / "of none", "--schedules", SCHEDULES[0], "--metrics", "stoi") == 0
+    row = json.loads((tmp_path / "of none" / "quality.json").read_text())["rows"][0]
+    assert row["means"]["stoi"] is None and row["without_value"]["stoi"] == 1
+
+
+def test_a_short_recording_shortens_no_other_one(quality, tmp_path, capsys):
+    """And where there is no terminal, progress is whole lines, at most ten of them."""
+    assert quality("--seconds", 1.3, "--audio", 3) == 0
+    error = capsys.readouterr().err.splitlines()
+    assert error[0] == "note: 2 of 3 recordings are shorter than 1.3 s, and taken whole: recording 0, recording 1"
+    assert all(re.fullmatch(r"\d+ of 12 waveforms, \d+ s", line) for line in error[1:]), error
+    assert error[-1].startswith("12 of 12 ") and 5 < len(error) <= 11
+    audio = tmp_path / "quality" / "audio"
+    seconds = [soundfile.info(audio / f"recording {n}" / "griffin-lim.flac").duration for n in range(3)]
+    assert seconds == pytest.approx([1.0, 1.2, 1.3], abs=0.005)
+
+
+def test_a_second_measurement_in_the_same_folder_is_refused(quality, tmp_path, capsys):
+    assert quality("--schedules", SCHEDULES[0], "--metrics", "mcd") == 0
+    path = tmp_path / "quality" / "journal.jsonl"
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        capsys.readouterr()
+        assert quality("--schedules", SCHEDULES[0], "--metrics", "mcd") == 2
+    assert capsys.readouterr().err == f"error: {path}: in use by another process (wanted: another output, or wait for it)\n"
+
+
+def test_a_journal_without_a_metric_is_refused(quality, tmp_path, capsys):
+    assert quality("--schedules", SCHEDULES[0], "--metrics", "mcd") == 0
+    path = tmp_path / "quality" / "journal.jsonl"
+    path.write_text(path.read_text().replace('"figures": {"mcd"', '"figures": {"dcm"'))
+    capsys.readouterr()
+    assert quality("--schedules", SCHEDULES[0], "--metrics", "mcd") == 2
+    assert capsys.readouterr().err == f"error: {path}: line 2: missing key 'figures.mcd'\n"
+
+
+def test_a_terminated_measurement_leaves_whole_files(quality, tiny_checkpoint, filelist, tmp_path, capsys):
+    """Killed with all its processes: what is there is whole, what is in the journal has its audio, and no process stays."""
+    folder = tmp_path / "quality"
+    arguments = ["-ch", tiny_checkpoint, "--filelist", filelist, "-o", folder, "--audio", 2, "--schedules", *SCHEDULES]
+    command = [sys.executable, ROOT / "benchmark.py", "quality", *arguments, "--metrics", "ffe", "--jobs", 2]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    journal, deadline = folder / "journal.jsonl", time.monotonic() + 200
+    try:
+        while not (journal.exists() and journal.read_bytes().count(b"\n") > 1) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.terminate()
+        said, _ = process.communicate(timeout=200)  # ends when no process has the pipe open any more
+    finally:
+        process.kill()
+    assert process.returncode == 143 and "Traceback" not in said
+    assert not list(tmp_path.rglob(".*")) and not (folder / "quality.json").exists()
+    for path in folder.rglob("*.flac"):
+        assert len(soundfile.read(path)[0]) in (8000, 9600)
+    entries = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
+    assert 0 < len(entries) < 12
+    sounds = {path.parent.name for path in folder.rglob("*.flac")}
+    assert sounds >= {entry["recording"] for entry in entries} - {"recording 2"}
 
 
 def test_quality_is_the_same_for_any_number_of_processes(quality, tmp_path, capsys):

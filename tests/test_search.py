@@ -336,6 +336,7 @@ def test_an_interrupted_search_has_saved_its_best(tmp_path, tiny_checkpoint, fil
         (["--checkpoint", "missing.safetensors"], "missing.safetensors: No such file"),
         (["-o", "found.txt"], "found.txt: a schedule file ends in .json"),
         (["-o", "empty.txt/found.json"], "empty.txt"),
+        (["-o", "folder.json"], "folder.json: cannot be written"),
         (["--start", "deep.json"], "deep.json: "),
         (["--seconds", "0.005"], "--seconds is 0.005, too short for this model's mels (wanted: 0.015 or more)"),
     ],
@@ -345,6 +346,7 @@ def test_bad_input_is_one_line_and_status_2(search, capsys, tmp_path, write_reco
     write_recording(tmp_path / "other.wav", sample_rate=16000)
     (tmp_path / "wrong_rate.txt").write_text("other.wav\n")
     (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "folder.json").mkdir()
     status, _, _ = search(*arguments)
     assert status == 2
     error = capsys.readouterr().err
