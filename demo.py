@@ -7,12 +7,12 @@ import matplotlib
 import numpy as np
 import torch
 
-from datasets import read_audio, read_mel
 from griffin_lim import griffin_lim
-from inference import wav_writer
 from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
+from model.audio import read_audio, wav_writer
 from model.errors import CommandParser, InputError, run_command
 from model.files import save_atomically
+from model.mel_input import read_mel
 from vocoder import Vocoder
 
 matplotlib.use("Agg")

@@ -1,26 +1,44 @@
 """Vocodes mel files, or resynthesises audio files: `python inference.py -ch CHECKPOINT -ns SCHEDULE -m FILELIST`."""
 
-import contextlib
+import argparse
 import itertools
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 from tqdm import tqdm
 
-from datasets import AUDIO_SUFFIXES, MEL_SUFFIXES, read_audio, read_filelist, read_mel
+from datasets import read_filelist
+from model.audio import AUDIO_SUFFIXES, read_audio, wav_writer
 from model.checkpoint import build_network, read_checkpoint
 from model.config import load_config
-from model.device import DTYPES
+from model.device import DTYPES, exact_float32, pick_device, torchrun_place
 from model.errors import CommandParser, InputError, describe, non_negative_int, positive_int, run_command, seed_int
+from model.jobs import device_of_job, end_with_parent, run_jobs
+from model.mel_input import MEL_SUFFIXES, read_mel
 from model.noise_schedule import NoiseSchedule
+from model.output_paths import OutputGuard, distinct, output_paths
 from model.sampler import DEFAULT_SAMPLER, STEPS
-from vocoder import Vocoder
+from vocoder import Vocoder, WaveformCheck
+
+
+def read_inputs(filelist, output_dir):
+    """The files of a filelist, of a folder, or the one file, each of them once.
+
+    Raises:
+        OSError, InputError: see `datasets.read_filelist`; or the results would be among the inputs the next time.
+    """
+    if os.path.isdir(filelist) and os.path.realpath(filelist) == os.path.realpath(output_dir):
+        raise InputError(f"{output_dir}: is the folder of the inputs, so that the results would be inputs the next time (wanted: another)")
+    listed = read_filelist(filelist, AUDIO_SUFFIXES | MEL_SUFFIXES, without=output_dir)
+    inputs = distinct(listed)
+    if len(inputs) < len(listed):
+        warn(f"{filelist}: {len(listed) - len(inputs)} lines name a file again; it is vocoded once")
+    return inputs
 
 
 def features(path, vocoder, mix_to_mono=False):
@@ -30,10 +48,12 @@ def features(path, vocoder, mix_to_mono=False):
         OSError, InputError: the file cannot be used; the message names it.
     """
     path, config = Path(path), vocoder.mel.config
-    if path.suffix in MEL_SUFFIXES:
+    if path.suffix.lower() in MEL_SUFFIXES:
         return read_mel(path, config.n_mels)
-    if path.suffix in AUDIO_SUFFIXES:
+    if path.suffix.lower() in AUDIO_SUFFIXES:
         audio = read_audio(path, config.sample_rate, mix_to_mono)
+        if (peak := audio.abs().max()) > 1:
+            warn(f"{path}: samples of up to {peak:.3g} (wanted: within [-1, 1])")
         try:
             return vocoder.mel(audio)
         except InputError as error:
@@ -42,44 +62,23 @@ def features(path, vocoder, mix_to_mono=False):
     raise InputError(f"{path}: unknown kind of file '{path.suffix}' (wanted: one of {wanted})")
 
 
-def output_paths(inputs, output_dir):
-    """Where each input's waveform goes: its name with `.wav`.
-
-    Inputs that would share a file keep the folders below their common parent, and if that does not help their suffix.
-    """
-    absolute = [Path(os.path.abspath(path)) for path in inputs]
-    names = [Path(path.stem) for path in absolute]
-    if len(set(names)) < len(set(absolute)):
-        parent = os.path.commonpath([path.parent for path in absolute])
-        names = [Path(os.path.relpath(path, parent)).with_suffix("") for path in absolute]
-        twice = {name for name in names if len({path for path, n in zip(absolute, names) if n == name}) > 1}
-        names = [name.with_name(path.name) if name in twice else name for path, name in zip(absolute, names)]
-    return [Path(output_dir) / name.with_name(name.name + ".wav") for name in names]
-
-
-@contextlib.contextmanager
-def wav_writer(path, sample_rate):
-    """Writes a 16-bit wav piece by piece, atomically: yields a function that takes `[T]` in [-1, 1]."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with soundfile.SoundFile(temporary, "w", sample_rate, 1, "PCM_16", format="WAV") as file:
-            yield lambda waveform: file.write(np.round(waveform.numpy() * 32767).astype(np.int16))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def warn(message):
     tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
-def usable_files(vocoder, inputs, outputs, mix_to_mono, refuse):
-    """Yields output path and mel of each file; those that cannot be used are handed to `refuse(error)` instead."""
+class Usable(NamedTuple):
+    """A file that can be vocoded: the mel `[n_mels, frames]` read from `path`, whose waveform goes to `output`."""
+
+    path: Path
+    output: Path
+    mel: torch.Tensor
+
+
+def usable_files(vocoder, inputs, outputs, guard, mix_to_mono, refuse):
+    """Yields a `Usable` for each file; those that cannot be used are handed to `refuse(error)` instead."""
     for path, output in zip(inputs, outputs):
         try:
-            if os.path.abspath(path) == os.path.abspath(output):
-                raise InputError(f"{path}: the result would overwrite it (wanted: another --output_dir)")
+            guard.check(path, output)
             mel = features(path, vocoder, mix_to_mono)
         except (InputError, OSError) as error:
             refuse(error)
@@ -87,66 +86,94 @@ def usable_files(vocoder, inputs, outputs, mix_to_mono, refuse):
         complaint = vocoder.diagnose(mel)
         if complaint:
             warn(f"{path}: {complaint}")
-        yield output, mel
+        yield Usable(path, output, mel)
 
 
-def vocode_batch(vocoder, outputs, mels, seed):
-    """Vocodes mels to files; returns the seconds that the synthesis took."""
-    sample_rate, seconds = vocoder.mel.config.sample_rate, 0.0
-    clipped = [0] * len(mels)
-    with contextlib.ExitStack() as stack:
-        write = [stack.enter_context(wav_writer(output, sample_rate)) for output in outputs]
+def waveform_file(file, definition):
+    """A coroutine that writes the waveform of a `Usable`: send it None to begin, pieces `[T]`, and None at the end.
+
+    There is a file only if the waveform can be speech.
+
+    Args:
+        definition: the model's `LogMelSpectrogram`.
+
+    Raises:
+        OSError, InputError: when something is sent to it; the error names the file.
+    """
+    check = WaveformCheck(file.path, definition.misfit(file.mel))
+    with wav_writer(file.output, definition.config.sample_rate) as write:
+        while (waveform := (yield)) is not None:
+            check.add(waveform)
+            write(waveform)
+        check.finish()
+    if check.n_clipped:
+        warn(f"{file.output}: {check.n_clipped} samples are clipped at full scale")
+
+
+def vocode_batch(vocoder, batch, seed, refuse):
+    """Vocodes `Usable` files together; what goes wrong with one is handed to `refuse(error)`, and leaves no file.
+
+    Returns:
+        the seconds that the synthesis took.
+    """
+    files, seconds = {}, 0.0
+
+    def send(i, waveform):
+        try:
+            files[i].send(waveform)
+        except StopIteration:
+            del files[i]
+        except (InputError, OSError) as error:
+            del files[i]
+            refuse(error)
+
+    try:
+        for i, file in enumerate(batch):
+            files[i] = waveform_file(file, vocoder.mel)
+            send(i, None)
         start = time.perf_counter()
-        for i, waveform in vocoder.stream(mels, seed):
+        for i, waveform in vocoder.stream([file.mel for file in batch], seed):
             seconds += time.perf_counter() - start
-            write[i](waveform)
-            clipped[i] += int((waveform.abs() >= 1).sum())
+            if i in files:
+                send(i, waveform)
+            if not files:
+                break
             start = time.perf_counter()
-    for output, n_clipped in zip(outputs, clipped):
-        if n_clipped:
-            warn(f"{output}: {n_clipped} samples are clipped at full scale")
+        for i in list(files):
+            send(i, None)
+    finally:
+        for file in files.values():
+            file.close()
     return seconds
 
 
-def vocode_files(vocoder, inputs, outputs, batch_size=1, seed=0, mix_to_mono=False, progress=True):
+def vocode_files(vocoder, inputs, outputs, guard=None, batch_size=1, seed=0, mix_to_mono=False, progress=True):
     """Vocodes files to files, `batch_size` at a time.
+
+    Args:
+        guard: an `OutputGuard`; None is one of these inputs alone.
 
     Returns:
         the real-time factor of each batch, and the number of files that could not be used.
     """
-    failures = []
+    failures, factors = [], []
 
     def refuse(error):
         failures.append(error)
         tqdm.write(f"error: {describe(error)}", file=sys.stderr)
         bar.update()
 
-    factors = []
     seconds_per_frame = vocoder.mel.config.hop_length / vocoder.mel.config.sample_rate
     with tqdm(total=len(inputs), unit="file", disable=not progress) as bar:
-        files = usable_files(vocoder, inputs, outputs, mix_to_mono, refuse)
+        files = usable_files(vocoder, inputs, outputs, guard or OutputGuard(inputs), mix_to_mono, refuse)
         while batch := list(itertools.islice(files, batch_size)):
-            batch_outputs, mels = zip(*batch)
-            seconds = vocode_batch(vocoder, batch_outputs, mels, seed)
-            factors.append(seconds / (sum(mel.shape[1] for mel in mels) * seconds_per_frame))
-            bar.update(len(batch))
+            n_before = len(failures)
+            seconds = vocode_batch(vocoder, batch, seed, refuse)
+            n_done = len(batch) - (len(failures) - n_before)
+            if n_done:
+                factors.append(seconds / (sum(file.mel.shape[1] for file in batch) * seconds_per_frame))
+            bar.update(n_done)
     return factors, len(failures)
-
-
-def run_jobs(argv, n_jobs):
-    """Runs this command as several processes, each with its share of the files and of the cores; returns an exit status."""
-    n_threads = max(len(os.sched_getaffinity(0)) // n_jobs, 1)
-    processes = []
-    for rank in range(n_jobs):
-        variables = {"RANK": rank, "LOCAL_RANK": rank % max(torch.cuda.device_count(), 1), "WORLD_SIZE": n_jobs}
-        variables = {key: str(value) for key, value in {**variables, "OMP_NUM_THREADS": n_threads}.items()}
-        processes.append(subprocess.Popen([sys.executable, __file__, *argv], env={**os.environ, **variables}))
-    try:
-        statuses = {process.wait() for process in processes}
-    finally:
-        for process in processes:
-            process.terminate()  # those that have not ended
-    return statuses.pop() if len(statuses) == 1 else 1
 
 
 def main(argv=None):
@@ -154,7 +181,7 @@ def main(argv=None):
     parser.add_argument("-c", "--config", help="configuration that the checkpoint must agree with (it carries its own)")
     parser.add_argument("-ch", "--checkpoint", required=True, help="weights: .safetensors, or a training checkpoint .pt")
     parser.add_argument("-ns", "--noise_schedule", required=True, help="noise schedule: .json, .pt or .npy")
-    parser.add_argument("-m", "--mel_filelist", required=True, help="list or folder of .npy or .pt mels, or .wav or .flac recordings")
+    parser.add_argument("-m", "--mel_filelist", required=True, help="list or folder of .npy or .pt mels, or .wav or .flac recordings, or one of these")
     parser.add_argument("-v", "--verbose", choices=["yes", "no"], default="yes", help="show progress and speed")
     parser.add_argument("-o", "--output_dir", default="outputs", help="folder for the wav files (default: outputs)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
@@ -170,30 +197,38 @@ def main(argv=None):
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="precision (default: the device's fastest)")
     parser.add_argument("--chunk_frames", type=positive_int, default=400, help="mel frames at once; bounds the memory")
     parser.add_argument("--jobs", type=positive_int, default=1, help="processes that share the files and the cores (default: 1)")
+    parser.add_argument("--job", type=non_negative_int, help=argparse.SUPPRESS)  # which of the jobs this process is
     parser.add_argument("--compile", action="store_true", help="torch.compile: a minute or two, then faster; for many files")
     arguments = parser.parse_args(argv)
 
     config = load_config(arguments.config) if arguments.config else None
-    inputs = read_filelist(arguments.mel_filelist, AUDIO_SUFFIXES | MEL_SUFFIXES)
+    inputs = read_inputs(arguments.mel_filelist, arguments.output_dir)
     schedule = NoiseSchedule.load(arguments.noise_schedule)
     checkpoint = read_checkpoint(arguments.checkpoint, config)
     network = build_network(checkpoint, arguments.checkpoint)
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
-    device, dtype = pick_device(arguments.device), DTYPES.get(arguments.dtype)
+    exact_float32()
+    n_jobs = min(arguments.jobs, len(inputs))
+    rank, _, world_size = torchrun_place()
+    if arguments.job is not None:
+        end_with_parent()
+        rank, world_size = arguments.job, n_jobs
+        arguments.device = device_of_job(arguments.device, arguments.job)
     vocoder = Vocoder(
-        network, checkpoint.config.mel, schedule, device, dtype, arguments.chunk_frames, arguments.sampler,
-        arguments.gla_grad, checkpoint.mel_statistics, arguments.compile,
+        network, checkpoint.config.mel, schedule, pick_device(arguments.device), DTYPES.get(arguments.dtype), arguments.chunk_frames,
+        arguments.sampler, arguments.gla_grad, checkpoint.mel_statistics, arguments.compile,
     )
-    if schedule.warning and rank == 0:
+    if schedule.warning and rank == 0 and (n_jobs == 1 or arguments.job is None):
         warn(schedule.warning)
-    if arguments.jobs > 1 and world_size == 1:  # what can be wrong with the command has been said by now, once
-        return run_jobs(sys.argv[1:] if argv is None else argv, min(arguments.jobs, len(inputs)))
+    if n_jobs > 1 and world_size == 1:  # what can be wrong with the command has been said by now, once
+        del vocoder, network, checkpoint
+        return run_jobs([sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)], n_jobs)
 
     verbose = arguments.verbose == "yes"
+    guard = OutputGuard(inputs)
     outputs = output_paths(inputs, arguments.output_dir)[rank::world_size]
     inputs = inputs[rank::world_size]
     factors, n_failures = vocode_files(
-        vocoder, inputs, outputs, arguments.batch_size, arguments.seed, arguments.mix_to_mono, verbose and rank == 0
+        vocoder, inputs, outputs, guard, arguments.batch_size, arguments.seed, arguments.mix_to_mono, verbose and rank == 0
     )
     if verbose and factors:
         spread = f" ± {np.std(factors):.3f}" if len(factors) > 1 else ""
@@ -205,21 +240,6 @@ def main(argv=None):
     if n_failures and n_failures == len(inputs):
         return 2
     return 1 if n_failures else 0
-
-
-def pick_device(name):
-    """The device of that name, or a GPU if there is one: that of this process, where torchrun started several.
-
-    Raises:
-        InputError: there is no such device.
-    """
-    try:
-        gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        device = torch.device(name or (gpu if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: not available ({str(error).splitlines()[0]})") from None
-    return device
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 
 import torch
 
@@ -11,12 +12,53 @@ from model.errors import InputError
 from model.gla_grad import GlaGrad
 from model.mel import LogMelSpectrogram
 from model.mel_diagnosis import diagnose
+from model.mel_input import as_mel
 from model.noise_schedule import NoiseSchedule
 from model.sampler import find_step, sampler_of
 from model.streaming import SynthesisStream, push_together
 
+MOST_AT_FULL_SCALE = 0.25  # of the samples; mels in decibels give 0.4 to 0.9, speech at any level below 0.01
+
+
+class WaveformCheck:
+    """Refuses a waveform that cannot be speech, piece by piece.
+
+    Args:
+        name: what to call it in a message.
+        misfit: one line on why its mel cannot be on the network's scale, or None if it can; see `LogMelSpectrogram.misfit`.
+
+    Attributes:
+        n_clipped: samples at full scale.
+    """
+
+    def __init__(self, name, misfit=None):
+        self.name, self.misfit = name, misfit
+        self.n_samples = self.n_clipped = 0
+
+    def add(self, waveform):
+        """Takes the next piece, `[T]`.
+
+        Raises:
+            InputError: it holds NaN or infinity.
+        """
+        if not waveform.isfinite().all():
+            raise InputError(f"{self.name}: the waveform holds NaN or infinity (wanted: other weights, another schedule or sampler)")
+        self.n_samples += len(waveform)
+        self.n_clipped += int((waveform.abs() >= 1).sum())
+
+    def finish(self):
+        """Takes the end.
+
+        Raises:
+            InputError: much of the waveform is at full scale, and its mel cannot be on the network's scale.
+        """
+        share = self.n_clipped / max(self.n_samples, 1)
+        if self.misfit and share > MOST_AT_FULL_SCALE:
+            raise InputError(f"{self.name}: {share:.0%} of the waveform is at full scale, which is no speech; {self.misfit}")
+
+
 def compiled(network, device):
-    """A network in inference through torch.compile, for any length: frozen weights on a CPU, CUDA graphs on a GPU.
+    """A network in inference through torch.compile, for any length; on a CPU with frozen weights.
 
     The first calls take a minute or two.
 
@@ -24,7 +66,7 @@ def compiled(network, device):
         InputError: there is no C++ compiler, which a CPU needs.
     """
     if device.type == "cuda":
-        return torch.compile(network, mode="reduce-overhead")
+        return torch.compile(network, dynamic=True)  # CUDA graphs would be recorded, and kept, for every length
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise InputError(f"--compile: {compiler} is not found (wanted: a C++ compiler; Debian and Ubuntu: apt install g++)")
@@ -78,8 +120,12 @@ class Vocoder:
         return cls(network, content.config.mel, schedule, mel_statistics=content.mel_statistics, **options)
 
     def diagnose(self, mel):
-        """One line on what looks wrong with a mel `[n_mels, frames]`, or None; nothing is converted."""
-        return diagnose(mel, self.mel, self.mel_statistics)
+        """One line on what looks wrong with a mel `[n_mels, frames]`, or None; its scale is not converted.
+
+        Raises:
+            InputError: as `model.mel_input.as_mel`.
+        """
+        return diagnose(as_mel(mel, self.mel.config.n_mels).cpu(), self.mel, self.mel_statistics)
 
     def stream(self, mels, seed=0):
         """Vocodes mels chunk by chunk, in memory that does not grow with their length.
@@ -87,15 +133,19 @@ class Vocoder:
         Each gets the waveform that it would get alone.
 
         Args:
-            mels: list of `[n_mels, frames]`, of any lengths.
+            mels: list of `[n_mels, frames]`, of any lengths; see `model.mel_input.as_mel`.
             seed: of the noise, which is the same for each of the mels.
 
         Yields:
             (i, waveform `[T]`, on the CPU): the next piece of the i-th mel's waveform.
+
+        Raises:
+            InputError: one of them is no mel of the network's; the message says which.
         """
+        mels = [self._mel(mel, i) for i, mel in enumerate(mels)]
         streams = [SynthesisStream(self.network, self.schedule, seed, self.step, self.gla_grad) for _ in mels]
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
-        for k in range(max(map(len, chunks))):
+        for k in range(max(map(len, chunks), default=0)):
             open_ = [i for i in range(len(mels)) if k < len(chunks[i])]
             with autocast(self.device, self.dtype):
                 waveforms = push_together(
@@ -106,17 +156,36 @@ class Vocoder:
             for i, waveform in zip(open_, waveforms):
                 yield i, waveform.cpu()
 
+    def _mel(self, mel, i):
+        try:
+            return as_mel(mel, self.mel.config.n_mels)
+        except InputError as error:
+            raise InputError(f"mels[{i}]: {error}") from None
+
     def synthesize(self, mels, seed=0):
-        """Vocodes mels, each to the waveform that it would get alone.
+        """Vocodes mels, each to the waveform that it would get alone; warns where `diagnose` finds something.
 
         Args:
-            mels: list of `[n_mels, frames]` of any lengths, or `[B, n_mels, frames]`.
+            mels: list of `[n_mels, frames]` of any lengths, or `[B, n_mels, frames]`, or one `[n_mels, frames]`; tensors or
+                NumPy arrays of any precision.
             seed: of the noise, which is the same for each of the mels.
 
         Returns:
             list of `[frames * hop_length]` within [-1, 1], on the CPU.
+
+        Raises:
+            InputError: one of them is no mel of the network's, or its waveform is no speech; the message says which.
         """
-        pieces = [[] for _ in mels]
-        for i, piece in self.stream(list(mels), seed):
+        mels = [mels] if getattr(mels, "ndim", 3) == 2 else list(mels)
+        mels = [self._mel(mel, i) for i, mel in enumerate(mels)]
+        pieces, checks = [[] for _ in mels], []
+        for i, mel in enumerate(mels):
+            if complaint := self.diagnose(mel):
+                warnings.warn(f"mels[{i}]: {complaint}", stacklevel=2)
+            checks.append(WaveformCheck(f"mels[{i}]", self.mel.misfit(mel)))
+        for i, piece in self.stream(mels, seed):
+            checks[i].add(piece)
             pieces[i].append(piece)
+        for check in checks:
+            check.finish()
         return [torch.cat(of_one) for of_one in pieces]

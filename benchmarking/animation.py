@@ -11,8 +11,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from matplotlib.animation import FuncAnimation, PillowWriter  # noqa: E402
 
-from datasets import read_audio  # noqa: E402
 from benchmarking.tables import check_output  # noqa: E402
+from model.audio import read_audio  # noqa: E402
 from model.checkpoint import load_network  # noqa: E402
 from model.errors import InputError, positive_float, seed_int  # noqa: E402
 from model.files import save_atomically  # noqa: E402

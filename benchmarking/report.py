@@ -10,8 +10,8 @@ from benchmarking.pictures import save_mel_picture, save_plot
 from benchmarking.quality_file import load_quality
 from benchmarking.systems import RECORDING
 from benchmarking.tables import number
-from datasets import read_audio
 from metrics import METRICS
+from model.audio import read_audio
 from model.errors import InputError
 from model.files import save_atomically, save_text
 from model.mel import LogMelSpectrogram

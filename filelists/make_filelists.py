@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from datasets import check_audio  # noqa: E402
+from model.audio import check_audio  # noqa: E402
 from model.errors import CommandParser, InputError, non_negative_int, positive_int, run_command  # noqa: E402
 from model.files import save_text  # noqa: E402
 from model.scan import scan  # noqa: E402

@@ -47,7 +47,7 @@ class OnnxNetwork:
         except Exception as error:  # onnxruntime's exceptions have no base class of their own
             raise InputError(f"{path}: not a network written by model.export ({type(error).__name__})") from None
         self.config = parse_config(text, f"{path} (configuration in the file)")
-        self.prior = make_prior(self.config)
+        self.prior, self.n_mels = make_prior(self.config), self.config.mel.n_mels
 
     def __call__(self, y_n, mel, noise_level):
         """`[B, T]`, `[B, n_mels, frames]`, `[B]` -> predicted noise `[B, T]`, tensors on the CPU."""

@@ -54,6 +54,8 @@ def reading(path, kind):
         if error.errno is None:
             raise InputError(f"{path}: not {kind}, or a damaged one") from None
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+    except MemoryError:
+        raise InputError(f"{path}: does not fit into memory, or is damaged (wanted: {kind})") from None
     except Exception:
         raise InputError(f"{path}: not {kind}, or a damaged one") from None
 

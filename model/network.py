@@ -21,7 +21,7 @@ class WaveGrad(nn.Module):
     def __init__(self, config, n_mels, prior=None):
         super().__init__()
         self.prior = prior
-        self.hop_length = config.hop_length
+        self.n_mels, self.hop_length = n_mels, config.hop_length
         self.context_frames = self.receptive_field(config) + (1 if prior is not None else 0)  # the prior looks one frame ahead
         up_channels, down_channels = config.upsampling_channels, config.downsampling_channels
         interpolation, scale = config.interpolation, config.noise_level_scale

@@ -41,4 +41,4 @@ def make_prior(config):
 def standard_deviation(network, mel):
     """Of a network's noise: that of its prior, `[..., frames * hop_length]`; 1 without one, `[]`, as in WaveGrad."""
     prior = getattr(network, "prior", None)
-    return torch.ones(()) if prior is None else prior(mel)
+    return mel.new_ones(()) if prior is None else prior(mel)

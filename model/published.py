@@ -20,9 +20,8 @@ IVANVOVK_NAMES = [
     (r"nn\.ublocks\.(\d+)\.second_block_main_branch\.modulation_0\.convolution\.conv1d", r"ublocks.\1.convs.2"),
     (r"nn\.ublocks\.(\d+)\.second_block_main_branch\.modulation_1\.convolution\.conv1d", r"ublocks.\1.convs.3"),
     (r"nn\.ublocks\.(\d+)\.first_block_residual_branch\.0\.conv1d", r"ublocks.\1.residual"),
-    (r"nn\.dblocks\.(\d+)\.main_branch\.1\.convolution\.conv1d", r"dblocks.\1.convs.0"),
-    (r"nn\.dblocks\.(\d+)\.main_branch\.2\.convolution\.conv1d", r"dblocks.\1.convs.1"),
-    (r"nn\.dblocks\.(\d+)\.main_branch\.3\.convolution\.conv1d", r"dblocks.\1.convs.2"),
+    # The first of a main branch's parts is the downsampling; a convolution for each dilation follows.
+    (r"nn\.dblocks\.(\d+)\.main_branch\.(\d+)\.convolution\.conv1d", lambda match: f"dblocks.{match[1]}.convs.{int(match[2]) - 1}"),
     (r"nn\.dblocks\.(\d+)\.residual_branch\.0\.conv1d", r"dblocks.\1.residual"),
     (r"nn\.films\.(\d+)\.signal_conv\.0\.conv1d", r"films.\1.conv"),
     (r"nn\.films\.(\d+)\.scale_conv\.conv1d", r"films.\1.scale"),
@@ -128,7 +127,8 @@ def load_published(content, path, config=None):
     Args:
         content: what the file holds.
         path: what to call it in a message.
-        config: a `Config` whose factors and dilations are used, as the weights do not tell them; else the paper's are.
+        config: a `Config` whose factors, dilations and mel are used, as the weights do not tell them; without it, the network is
+            taken to be the paper's, and the mel its project's own.
 
     Returns:
         weights under the names of `WaveGrad`, and their `Config`.
@@ -139,15 +139,13 @@ def load_published(content, path, config=None):
     weights = _state_dict(content)
     if recognise(content) == "ivanvovk":
         weights = from_ivanvovk({name: value for name, value in weights.items() if name not in IVANVOVK_TABLES})
-        mel, behaviour = preset("ivanvovk"), {}
+        mel, behaviour = preset("ivanvovk") if config is None else config.mel, {}
     else:
         weights = from_lmnt(weights)
-        mel, behaviour = _lmnt_mel(content), {"interpolation": "nearest", "noise_level_scale": 1.0}
+        mel, behaviour = _lmnt_mel(content, config), {"interpolation": "nearest", "noise_level_scale": 1.0}
     network = _network_config(weights, path, config, behaviour)
     try:
         mel = mel.model_copy(update={"n_mels": _weight(weights, "mel_conv.weight", path).shape[1]})
-        if config is not None and network.hop_length != mel.hop_length:
-            mel = config.mel  # of factors of one's own, only the configuration can tell the features
         return weights, Config(
             mel=mel,
             network=network,
@@ -211,10 +209,12 @@ def _network_config(weights, path, config, behaviour):
         raise InputError(f"{path}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
-def _lmnt_mel(content):
-    """lmnt's features; all that varies in them is the sample rate, which a file from its own trainer holds."""
+def _lmnt_mel(content, config):
+    """lmnt's features, or those of a configuration; a file from lmnt's own trainer holds its sample rate, which counts."""
     parameters = content.get("params")
     sample_rate = parameters.get("sample_rate") if isinstance(parameters, dict) else None
+    if config is not None:
+        return config.mel if not isinstance(sample_rate, int) else config.mel.model_copy(update={"sample_rate": sample_rate})
     if not isinstance(sample_rate, int):
         return preset("lmnt")
     return preset("lmnt").model_copy(update={"sample_rate": sample_rate, "f_max": sample_rate / 2})

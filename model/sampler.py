@@ -38,7 +38,7 @@ def predict_y_0(network, y, mel, schedule, n):
     return y_0.clamp(-1, 1)
 
 
-def ancestral_step(schedule, n, y, y_0, previous_y_0, noise):
+def ancestral_step(schedule, n, y, y_0, previous_y_0, draw):
     """y_{n-1} drawn from q(y_{n-1} | y_n, y_0) (Ho et al., 2020, equation 7).
 
     Args:
@@ -46,7 +46,7 @@ def ancestral_step(schedule, n, y, y_0, previous_y_0, noise):
         y: y_n, of any shape.
         y_0: the estimate of the clean waveform at this step.
         previous_y_0: that of the step before (n + 1), None at the first; for samplers of second order.
-        noise: standard normal; not used at step 0, and by deterministic samplers never.
+        draw: gives noise of the shape of y when it is called, of unit variance or of the prior; steps that add none do not call it.
     """
     alpha_cumprod = schedule.alphas_cumprod[n]
     previous_cumprod = schedule.alphas_cumprod[n - 1] if n > 0 else 1.0
@@ -54,10 +54,10 @@ def ancestral_step(schedule, n, y, y_0, previous_y_0, noise):
     y_n_weight = math.sqrt(schedule.alphas[n]) * (1 - previous_cumprod) / (1 - alpha_cumprod)
     variance = (1 - previous_cumprod) / (1 - alpha_cumprod) * schedule.betas[n]
     y = y_0_weight * y_0 + y_n_weight * y
-    return y + math.sqrt(variance) * noise if n > 0 else y
+    return y + math.sqrt(variance) * draw() if n > 0 else y
 
 
-def ddim_step(schedule, n, y, y_0, previous_y_0, noise, eta=0.0):
+def ddim_step(schedule, n, y, y_0, previous_y_0, draw, eta=0.0):
     """DDIM (Song et al., 2021, equations 12 and 16). Arguments as in `ancestral_step`.
 
     The noise in y_n is taken from the estimate, y_n = sqrt(a_n) y_0 + sqrt(1 - a_n) noise, so that the two always agree.
@@ -71,10 +71,10 @@ def ddim_step(schedule, n, y, y_0, previous_y_0, noise, eta=0.0):
     variance = eta**2 * (1 - previous_cumprod) / (1 - alpha_cumprod) * schedule.betas[n]
     predicted_noise = (y - math.sqrt(alpha_cumprod) * y_0) / math.sqrt(1 - alpha_cumprod)
     y = math.sqrt(previous_cumprod) * y_0 + math.sqrt(1 - previous_cumprod - variance) * predicted_noise
-    return y + math.sqrt(variance) * noise if eta else y
+    return y + math.sqrt(variance) * draw() if eta else y
 
 
-def dpm_solver_step(schedule, n, y, y_0, previous_y_0, noise, eta=0.0):
+def dpm_solver_step(schedule, n, y, y_0, previous_y_0, draw, eta=0.0):
     """DPM-Solver++(2M) (Lu et al., 2022, algorithm 2), second order. Arguments as in `ancestral_step`.
 
     A step of DPM-Solver++ in data prediction is a step of DDIM; the second order comes from extrapolating y_0, linear in
@@ -88,14 +88,14 @@ def dpm_solver_step(schedule, n, y, y_0, previous_y_0, noise, eta=0.0):
         log_snr = schedule.log_snr[n - 1 : n + 2].tolist()
         ratio = (log_snr[0] - log_snr[1]) / (log_snr[1] - log_snr[2])  # this step to the one before
         y_0 = y_0 + ratio / 2 * (y_0 - previous_y_0)
-    return ddim_step(schedule, n, y, y_0, None, noise, eta)
+    return ddim_step(schedule, n, y, y_0, None, draw, eta)
 
 
 def reverse_process(step, network, mel, schedule, noises, callback=None):
     """From the first of the noises to a waveform, by a step of `STEPS`; gradients flow through it where they are enabled.
 
     Args:
-        noises: an iterator of noises `[B, frames * hop_length]` of the network's prior: the start, then one per step but the last.
+        noises: an iterator of noises `[B, frames * hop_length]` of the network's prior: the start, then one per step that adds noise.
         network, mel, schedule, callback: as in `ancestral_sample`, and so is the result.
     """
     y, previous_y_0 = next(noises), None
@@ -103,7 +103,7 @@ def reverse_process(step, network, mel, schedule, noises, callback=None):
         if callback is not None:
             callback(n + 1, y)
         y_0 = predict_y_0(network, y, mel, schedule, n)
-        y = step(schedule, n, y, y_0, previous_y_0, next(noises) if n > 0 else None)
+        y = step(schedule, n, y, y_0, previous_y_0, lambda: next(noises))
         previous_y_0 = y_0
     if callback is not None:
         callback(0, y)
@@ -126,8 +126,8 @@ def ancestral_sample(network, mel, schedule, generator=None, noises=None, callba
         mel: log-mel spectrogram, `[B, n_mels, frames]`.
         schedule: a `NoiseSchedule`.
         generator: source of the noise.
-        noises: the noise itself instead, an iterable of `[B, frames * hop_length]`: the start, then one per step but the
-            last.
+        noises: the noise itself instead, an iterable of `[B, frames * hop_length]`: the start, then one per step that adds
+            noise, which the last does not.
         callback: called as `callback(n, y)` with every state, from the start (n = N, pure noise) to the result (n = 0).
 
     Returns:

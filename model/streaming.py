@@ -9,6 +9,7 @@ from collections import defaultdict
 
 import torch
 
+from model.mel_input import as_mel
 from model.prior import standard_deviation
 from model.sampler import find_step, predict_y_0, sampler_of
 
@@ -95,12 +96,13 @@ class _DiffusionStep(_Stage):
     def give(self, y, y_0):
         """Takes `state()` and the network's estimate of y_0 in it, and gives mel, y_n and estimate of the frames that are now done."""
         frames, new = self.new()
-        mel, noise = self.mel[:, frames], None
-        if self.n > 0:
+
+        def draw():
             std = standard_deviation(self.network, self.mel).expand(self.y.shape)[new]
-            noise = std * self.noise.draw(frames.stop - frames.start).to(y_0.device)
-        previous = None if self.previous_y_0 is None else self.previous_y_0[new]
-        y = self.step(self.schedule, self.n, y[new], y_0[new], previous, noise)
+            return std * self.noise.draw(frames.stop - frames.start).to(y_0.device)
+
+        mel, previous = self.mel[:, frames], None if self.previous_y_0 is None else self.previous_y_0[new]
+        y = self.step(self.schedule, self.n, y[new], y_0[new], previous, draw)
         self.advance()
         return mel, y, y_0[new]
 
@@ -152,13 +154,17 @@ class SynthesisStream:
         """Takes the next frames and gives the waveform that they complete.
 
         Args:
-            mel: `[n_mels, F]`, F from 0 on.
+            mel: `[n_mels, F]`, F from 0 on, on the network's device; see `model.mel_input.as_mel`.
             last: no more frames will come; the rest of the waveform is given.
 
         Returns:
             waveform, `[T]`, within [-1, 1]; T is a multiple of the hop length, and may be 0.
+
+        Raises:
+            InputError: it is no mel of the network's number of bands.
+            RuntimeError: the stream has ended before.
         """
-        return push_together([self], [mel], [last])[0]
+        return push_together([self], [as_mel(mel, self.network.n_mels, fewest_frames=0)], [last])[0]
 
 
 @torch.inference_mode()

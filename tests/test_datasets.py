@@ -5,9 +5,11 @@ import pytest
 import soundfile
 import torch
 
-from datasets import Recordings, read_audio, read_filelist, read_mel
+from datasets import Recordings, read_filelist
+from model.audio import read_audio
 from model.errors import InputError
 from model.mel import LogMelSpectrogram
+from model.mel_input import read_mel
 
 
 def write_list(path, *lines):

@@ -6,7 +6,8 @@ import shutil
 import soundfile
 import torch
 
-from datasets import read_audio, read_mel
+from model.audio import read_audio
+from model.mel_input import read_mel
 from model.checkpoint import load_network
 from model.mel import LogMelSpectrogram
 from tests.conftest import ROOT

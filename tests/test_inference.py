@@ -13,11 +13,13 @@ import pytest
 import soundfile
 import torch
 
-from inference import main, output_paths, vocode_files, wav_writer
+from inference import main, vocode_files
+from model.audio import wav_writer
 from model.config import NetworkConfig
 from model.errors import run_command
 from model.network import WaveGrad
 from model.noise_schedule import linear
+from model.output_paths import output_paths
 from tests.conftest import ROOT, tiny_config_values
 from vocoder import Vocoder, compiled
 
@@ -124,7 +126,8 @@ def test_compiling_needs_a_compiler(setup, run, monkeypatch):
 def test_processes_share_the_files(setup, run, monkeypatch):
     """As under `torchrun inference.py`, which sets these variables."""
     arguments, folder = setup
-    monkeypatch.setenv("WORLD_SIZE", "4")
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
     for rank, wanted in enumerate([["a.wav"], ["a.wav", "b.wav"], ["a.wav", "b.wav", "c.wav"], ["a.wav", "b.wav", "c.wav"]]):
         monkeypatch.setenv("RANK", str(rank))
         assert run(*arguments).returncode == 0
@@ -184,12 +187,14 @@ def test_one_bad_file_does_not_stop_the_others(setup, run):
     assert names(folder / "out") == ["b.wav", "c.wav"]
 
 
-def test_a_mel_on_another_scale_is_used_with_a_warning(setup, run):
+def test_a_mel_on_another_scale_is_said_and_a_waveform_that_cannot_be_speech_is_no_file(setup, run):
     arguments, folder = setup
     np.save(folder / "a.npy", np.full((20, 7), 12.0))
     result = run(*arguments)
-    assert result.returncode == 0
-    assert "warning" in result.err and "a.npy" in result.err and "mel scale" in result.err
+    assert result.returncode == 1
+    assert re.search("warning: .*a.npy: .*mel scale", result.err)
+    assert re.search("error: .*a.npy: [0-9]+% of the waveform is at full scale, .*mel scale", result.err)
+    assert names(folder / "out") == ["b.wav", "c.wav"]
 
 
 def test_a_schedule_that_cannot_start_from_noise_is_used_with_a_warning(setup, run):
@@ -220,7 +225,7 @@ def corrupt(path, content):
         (lambda d: ["--sampler", "euler"], "sampler 'euler' is unknown"),
         (lambda d: ["--batch_size", "0"], "--batch_size is 0"),
         (lambda d: ["--chunk_frames", "-1"], "--chunk_frames is -1"),
-        (lambda d: ["--device", "nonsense"], "--device nonsense: not available"),
+        (lambda d: ["--device", "nonsense"], "--device: 'nonsense' .wanted: cpu, cuda"),
         (lambda d: ["--device", "cuda:99"], "--device cuda:99: not available"),
         (lambda d: ["-v", "maybe"], "invalid choice: 'maybe'"),
     ],
@@ -278,6 +283,6 @@ def test_full_scale_is_written_without_wrapping(tmp_path):
 def test_clipping_is_said(setup, tiny_network, tiny_config, capsys):
     arguments, folder = setup
     vocoder = Vocoder(tiny_network, tiny_config.mel, linear(2, 1e-3, 0.6))
-    vocoder.stream = lambda mels, seed: [(0, torch.ones(280))]
+    vocoder.stream = lambda mels, seed: [(0, torch.tensor([1.0] * 20 + [0.5] * 260))]
     vocode_files(vocoder, [folder / "a.npy"], [folder / "a.wav"], progress=False)
-    assert "280 samples are clipped" in capsys.readouterr().err
+    assert "20 samples are clipped" in capsys.readouterr().err

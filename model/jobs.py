@@ -1,0 +1,60 @@
+"""A command as several processes that share its work."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import torch
+
+
+def run_jobs(command, n_jobs):
+    """Runs `command --job K` for each K below `n_jobs`, each with its share of the cores, and of the GPUs where there are any.
+
+    None of them outlives this process, however it ends.
+
+    Returns:
+        an exit status: that of all, or 1 where they differ; a job that was killed is said, and counts as 2.
+    """
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(n_cores // n_jobs, 1))}
+    jobs = [subprocess.Popen([*command, "--job", str(k)], env=environment, stdin=subprocess.PIPE) for k in range(n_jobs)]
+    try:
+        statuses = [job.wait() for job in jobs]
+    except BaseException:
+        for job in jobs:
+            job.terminate()
+        for job in jobs:
+            _end(job)
+        raise
+    for k, status in enumerate(statuses):
+        if status < 0:
+            name = signal.Signals(-status).name
+            print(f"error: job {k + 1} of {n_jobs} was killed by {name}; its other files are not done", file=sys.stderr)
+    statuses = {status if status >= 0 else 2 for status in statuses}
+    return statuses.pop() if len(statuses) == 1 else 1
+
+
+def _end(job, seconds=10):
+    try:
+        job.wait(seconds)
+    except subprocess.TimeoutExpired:
+        job.kill()
+
+
+def end_with_parent():
+    """In a job: ends it, as SIGTERM does, when the process that started it has ended."""
+
+    def watch():
+        os.read(sys.stdin.fileno(), 1)  # nothing is written to it, so this returns when the other end is closed
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def device_of_job(name, k):
+    """The device that the K-th job computes on where `name`, or None, was asked for: the GPUs in turn."""
+    if name in (None, "cuda") and torch.cuda.is_available():
+        return f"cuda:{k % torch.cuda.device_count()}"
+    return name
