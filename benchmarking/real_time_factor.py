@@ -62,7 +62,8 @@ def _in_chunks(network, mel_config, arguments, device, dtype):
 
     def synthesize(mels, schedule):
         options = {"chunk_frames": arguments.chunk_frames, "sampler": arguments.sampler}
-        Vocoder(network, mel_config, schedule, device, dtype, **options).synthesize(mels)
+        for _ in Vocoder(network, mel_config, schedule, device, dtype, **options).stream(mels):  # what `inference.py` times
+            pass
 
     return synthesize
 
