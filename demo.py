@@ -10,7 +10,8 @@ import torch
 from griffin_lim import griffin_lim
 from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
 from model.audio import read_audio, wav_writer
-from model.errors import CommandParser, run_command
+from model.errors import CommandParser, InputError, run_command
+from model.files import save_atomically
 from model.mel_input import read_mel
 from vocoder import Vocoder
 
@@ -61,7 +62,7 @@ def draw(path, title, recording_mel, result_mel, mel_config):
         axis.set_ylabel("mel band")
     axes[-1].set_xlabel("seconds")
     figure.colorbar(image, ax=axes, label="log magnitude, normalised")
-    figure.savefig(path, dpi=100)
+    save_atomically(lambda temporary: figure.savefig(temporary, dpi=100, format="png"), path)
     plt.close(figure)
 
 
@@ -73,6 +74,9 @@ def timed(function, *arguments):
 
 def main():
     CommandParser(description=__doc__).parse_args()
+    mel_paths = sorted(RECORDINGS.glob("*.npy"))
+    if not mel_paths:
+        raise InputError(f"{RECORDINGS}: no mels (wanted: the .npy files that the repository has there)")
     vocoder = Vocoder.load(CHECKPOINT, SCHEDULE)
     mel_of, config = vocoder.mel, vocoder.mel.config
     corrected = Vocoder(vocoder.network, config, vocoder.schedule, gla_grad=GLA_GRAD)
@@ -85,7 +89,7 @@ def main():
     }
     rows = {name: [] for name in systems}
     print(f"{'recording':10} {'':28}" + "".join(f"{column:>18}" for column in COLUMNS), flush=True)
-    for mel_path in sorted(RECORDINGS.glob("*.npy")):
+    for mel_path in mel_paths:
         mel = read_mel(mel_path, config.n_mels)
         recording = read_audio(mel_path.with_suffix(".flac"), config.sample_rate)
         for name, (vocode, end) in systems.items():

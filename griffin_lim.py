@@ -1,5 +1,7 @@
 """Griffin-Lim: the vocoder without a network that every other one is measured against."""
 
+import warnings
+
 import librosa
 import numpy as np
 import torch
@@ -33,15 +35,17 @@ def griffin_lim(mel, config, n_iter=32, seed=0):
         magnitude = magnitude * np.sqrt((window**2).sum())
     # librosa counts one frame more, centred on the end.
     magnitude = np.concatenate([magnitude, magnitude[:, -1:]], axis=1)
-    waveform = librosa.griffinlim(
-        magnitude,
-        n_iter=n_iter,
-        hop_length=config.hop_length,
-        win_length=config.win_length,
-        n_fft=config.n_fft,
-        length=mel.shape[1] * config.hop_length,
-        random_state=seed,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "n_fft=.* is too large", UserWarning)  # of a mel shorter than a window
+        waveform = librosa.griffinlim(
+            magnitude,
+            n_iter=n_iter,
+            hop_length=config.hop_length,
+            win_length=config.win_length,
+            n_fft=config.n_fft,
+            length=mel.shape[1] * config.hop_length,
+            random_state=seed,
+        )
     if config.padding == "same":
         # librosa takes a frame to be centred on its first sample, but these are on the middle of their hop.
         waveform = np.pad(waveform, (config.hop_length // 2, 0))[: len(waveform)]

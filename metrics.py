@@ -1,6 +1,9 @@
 """How close a waveform is to a recording.
 
 Waveforms are `[T]` float tensors in [-1, 1] on the CPU. `METRICS` lists every metric under one signature.
+
+A metric that cannot judge a recording, because it is too short or silent, has no value for it, NaN, and never one that looks
+like a measurement: a recording compared with itself has the best value or none.
 """
 
 import functools
@@ -27,6 +30,8 @@ CEPSTRUM_FLOOR = 1e-8  # power; -80 dB below a full-scale spectral line of a win
 STFT_RESOLUTIONS = [(1024, 120, 600), (2048, 240, 1200), (512, 50, 240)]
 STFT_FLOOR = 1e-5  # magnitude; keeps digital silence from dominating the logarithm
 
+STOI_WINDOW = 0.0512  # seconds, two of the frames; pystoi takes no less
+
 F0_MIN, F0_MAX = 60.0, 500.0  # Hz, speech
 F0_HOP = 0.01  # seconds
 GROSS_PITCH_ERROR = 0.2  # Chu & Alwan, 2009
@@ -48,10 +53,21 @@ def pesq_wideband(reference, degraded, sample_rate):
 
 
 def short_time_intelligibility(reference, degraded, sample_rate, extended=False):
-    """STOI (Taal et al., 2011), or ESTOI (Jensen & Taal, 2016) where `extended`, up to 1."""
+    """STOI (Taal et al., 2011), or ESTOI (Jensen & Taal, 2016) where `extended`, up to 1; silence has 0.
+
+    NaN where the reference has less than 30 frames, 0.4 s, that are not silent.
+    """
+    if not reference.any() or len(reference) < STOI_WINDOW * sample_rate:
+        return float("nan")
+    if not degraded.any():
+        return 0.0  # ESTOI would divide noise by noise
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return float(stoi(reference.numpy(), degraded.numpy(), sample_rate, extended=extended))
+        warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)  # pystoi returns 1e-5 with it
+        try:
+            return float(stoi(reference.numpy(), degraded.numpy(), sample_rate, extended=extended))
+        except RuntimeWarning:
+            return float("nan")
 
 
 def log_mel_l1(reference_mel, degraded_mel):
@@ -81,8 +97,13 @@ def _cepstrum_mel(sample_rate):
 
 
 def mel_cepstral_distortion(reference, degraded, sample_rate):
-    """Mel-cepstral distortion in dB, frame by frame (a vocoder keeps the timing, so nothing is warped), every 5 ms."""
+    """Mel-cepstral distortion in dB, frame by frame (a vocoder keeps the timing, so nothing is warped), every 5 ms.
+
+    NaN where the waveforms are no longer than half a window, 25 ms.
+    """
     mel = _cepstrum_mel(sample_rate)
+    if len(reference) <= mel.n_fft // 2:
+        return float("nan")
     logs = (mel(waveform).clamp(min=CEPSTRUM_FLOOR).log().numpy() for waveform in (reference, degraded))
     return cepstral_distance(*logs)
 
@@ -91,7 +112,7 @@ def multi_resolution_stft_distance(reference, degraded):
     """Spectral convergence plus L1 of ln magnitudes, the mean over three resolutions (Yamamoto et al., 2020).
 
     Args:
-        reference, degraded: `[T]` or `[B, T]`, on any device; gradients flow back to them.
+        reference, degraded: `[T]` or `[B, T]`, T above 1024, on any device; gradients flow back to them.
 
     Returns:
         a tensor `[]` or `[B]`.
@@ -106,6 +127,14 @@ def multi_resolution_stft_distance(reference, degraded):
         convergence = torch.linalg.matrix_norm(a - b) / torch.linalg.matrix_norm(a)
         distances.append(convergence + (a.log() - b.log()).abs().mean(dim=(-2, -1)))
     return sum(distances) / len(distances)
+
+
+def stft_distance(reference, degraded):
+    """`multi_resolution_stft_distance` of two waveforms; NaN where the reference is silent, which a relative distance cannot be to,
+    or no longer than half the longest window."""
+    if not reference.any() or len(reference) <= max(n_fft for n_fft, *_ in STFT_RESOLUTIONS) // 2:
+        return float("nan")
+    return multi_resolution_stft_distance(reference, degraded).item()
 
 
 def _pitch(waveform, sample_rate):
@@ -168,12 +197,22 @@ class Metric:
     """Args:
         label: heading of a table's column.
         higher_is_better: the direction.
-        measure: called with recording `[T]`, waveform `[T]` and the `LogMelSpectrogram` they are compared with.
+        function: called as `measure` is, with finite waveforms.
     """
 
     label: str
     higher_is_better: bool
-    measure: Callable
+    function: Callable
+
+    def measure(self, recording, waveform, mel):
+        """The value for a recording `[T]` and a waveform `[T]`; NaN where there is none.
+
+        Args:
+            mel: the `LogMelSpectrogram` that they are compared with.
+        """
+        if not (recording.isfinite().all() and waveform.isfinite().all()):
+            return float("nan")
+        return self.function(recording, waveform, mel)
 
 
 METRICS = {
@@ -182,7 +221,7 @@ METRICS = {
     "estoi": Metric("ESTOI", True, lambda a, b, mel: short_time_intelligibility(a, b, mel.config.sample_rate, True)),
     "mcd": Metric("MCD (dB)", False, lambda a, b, mel: mel_cepstral_distortion(a, b, mel.config.sample_rate)),
     "log_mel_l1": Metric("log-mel L1", False, lambda a, b, mel: log_mel_l1(mel(a), mel(b))),
-    "stft": Metric("STFT distance", False, lambda a, b, mel: multi_resolution_stft_distance(a, b).item()),
+    "stft": Metric("STFT distance", False, lambda a, b, mel: stft_distance(a, b)),
     "ffe": Metric("F0 frame error", False, lambda a, b, mel: f0_frame_error(a, b, mel.config.sample_rate)),
     "dnsmos": Metric("DNSMOS", True, lambda a, b, mel: dnsmos(b, mel.config.sample_rate)),
 }

@@ -5,7 +5,10 @@ NETWORK.onnx is written by `python -m model.export`. Nothing here needs PyTorch,
 
 import argparse
 import json
+import math
 import os
+import secrets
+import signal
 import sys
 import wave
 
@@ -15,6 +18,9 @@ import onnxruntime
 # Order and share of ancestral sampling's noise.
 SAMPLERS = {"ancestral": (1, 1.0), "ddim": (1, 0.0), "dpm-solver": (2, 0.0), "sde-dpm-solver": (2, 1.0)}
 DEFAULT_SAMPLER = "sde-dpm-solver"
+INPUTS = ["y_n", "mel", "noise_level"]
+UNITS = {"ln": lambda power: 1.0, "log10": lambda power: math.log(10), "db": lambda power: math.log(10) * power / 20}
+LARGEST_SEED = 2**47 - 1  # as of inference.py
 
 
 def standard_deviation(mel, config, hop_length):
@@ -31,7 +37,7 @@ def standard_deviation(mel, config, hop_length):
     if not config.get("prior"):
         return np.ones(n_samples)
     scale = config["mel"]
-    unit = {"ln": 1.0, "log10": np.log(10), "db": np.log(10) * scale["power"] / 20}[scale["log"]]
+    unit = UNITS[scale["log"]](scale["power"])
     magnitudes = np.exp((mel.astype(np.float64) * scale["std"] + scale["mean"]) * unit / scale["power"])
     energy = np.sqrt((magnitudes**2).sum(0))
     logarithm = np.log((energy / config["prior"]["loudest"]).clip(config["prior"]["floor"], 1))
@@ -76,61 +82,168 @@ def sample(session, mel, betas, hop_length, generator, order=1, eta=1.0):
 
 def write_wav(path, waveform, sample_rate):
     """Writes `[T]` in [-1, 1] as 16-bit wav, atomically."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with wave.open(temporary, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sample_rate)
-        file.writeframes(np.round(waveform.clip(-1, 1) * 32767).astype("<i2").tobytes())
-    os.replace(temporary, path)
-
-
-def read_inputs(arguments):
-    """The session, its metadata, the betas, the sampler and the mel `[n_mels, frames]`; a ValueError says what cannot be used."""
+    temporary = os.path.join(os.path.dirname(path), f".{secrets.token_hex(6)}.tmp")
     try:
-        session = onnxruntime.InferenceSession(arguments.network, providers=["CPUExecutionProvider"])
-        metadata = session.get_modelmeta().custom_metadata_map
-        n_mels = int(metadata["n_mels"])
+        with open(temporary, "wb") as file:
+            with wave.open(file, "wb") as wav:
+                wav.setnchannels(1)
+                wav.setsampwidth(2)
+                wav.setframerate(sample_rate)
+                wav.writeframes(np.round(waveform.clip(-1, 1) * 32767).astype("<i2").tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def check_file(path):
+    """Raises a ValueError where there is no regular file."""
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: {'not a regular file' if os.path.exists(path) else 'No such file'}")
+
+
+def read_network(path):
+    """The session, its sample rate, hop length and number of mel bands, and its configuration; a ValueError says what is wrong."""
+    check_file(path)
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no base class of their own
-        raise ValueError(f"{arguments.network}: not a network written by model.export ({type(error).__name__})") from None
+        raise ValueError(f"{path}: not an ONNX file, or a damaged one ({type(error).__name__})") from None
+    metadata = session.get_modelmeta().custom_metadata_map
+    if [node.name for node in session.get_inputs()] != INPUTS or not metadata:
+        raise ValueError(f"{path}: not a network written by model.export (wanted: the inputs {', '.join(INPUTS)}, and metadata)")
+    numbers = []
+    for key in ("sample_rate", "hop_length", "n_mels"):
+        text = metadata.get(key, "")
+        if not (text.isascii() and text.isdigit() and 0 < len(text) < 8 and int(text) > 0):
+            raise ValueError(f"{path}: its metadata has the {key} '{text[:60]}' (wanted: a whole number above 0)")
+        numbers.append(int(text))
+    found = session.get_inputs()[1].shape[1:2]
+    if found != [numbers[2]]:
+        raise ValueError(f"{path}: its metadata says {numbers[2]} mel bands, its graph {found}")
     try:
-        with open(arguments.schedule, encoding="utf-8") as file:
+        config = json.loads(metadata.get("config", ""))
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path}: the configuration in its metadata is not JSON") from None
+    check_prior(config, path)
+    return session, *numbers, config
+
+
+def check_prior(config, path):
+    """Raises a ValueError where `standard_deviation` cannot use a configuration."""
+
+    def number(section, key, least=-math.inf):
+        value = config[section].get(key) if isinstance(config.get(section), dict) else None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least < value < math.inf:
+            raise ValueError(f"{path}: the configuration in its metadata has no number {section}.{key} that can be used")
+
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: the configuration in its metadata is no dictionary")
+    if config.get("prior"):
+        for key, least in (("power", 0), ("std", 0), ("mean", -math.inf)):
+            number("mel", key, least)
+        for key in ("loudest", "floor"):
+            number("prior", key, 0)
+        if config["mel"].get("log") not in list(UNITS):
+            raise ValueError(f"{path}: the configuration in its metadata has no mel.log (wanted: {', '.join(UNITS)})")
+
+
+def read_schedule(path, sampler=None):
+    """The betas, and the values of `SAMPLERS`: those of a name, or of the one in the file; a ValueError says what is wrong."""
+    check_file(path)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
             schedule = json.load(file)
-        betas = np.array(schedule["betas"], np.float64)
-        sampler = SAMPLERS[arguments.sampler or schedule.get("sampler", DEFAULT_SAMPLER)]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{arguments.schedule}: not a noise schedule (wanted: JSON with the key 'betas', and one of {', '.join(SAMPLERS)} if with 'sampler')") from None
-    if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
-        raise ValueError(f"{arguments.schedule}: betas must be a list of numbers inside (0, 1)")
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path}: not JSON (wanted: a noise schedule)") from None
+    schedule = {"betas": schedule} if isinstance(schedule, list) else schedule
     try:
-        mel = np.load(arguments.mel, allow_pickle=False)
-    except (ValueError, EOFError):
-        raise ValueError(f"{arguments.mel}: not a NumPy array of numbers") from None
+        betas = np.array(schedule["betas"], np.float64)
+        values = SAMPLERS[sampler or schedule.get("sampler", DEFAULT_SAMPLER)]
+    except (ValueError, KeyError, TypeError, OverflowError, AttributeError):
+        names = ", ".join(SAMPLERS)
+        raise ValueError(f"{path}: not a noise schedule (wanted: JSON with the key 'betas', and one of {names} if with 'sampler')") from None
+    if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
+        raise ValueError(f"{path}: betas must be a list of numbers inside (0, 1)")
+    return betas, values
+
+
+def read_mel(path, n_mels):
+    """A mel `[n_mels, frames]`, float32; a ValueError says what is wrong."""
+    check_file(path)
+    try:
+        mel = np.load(path, allow_pickle=False)
+    except Exception:  # NumPy promises no set of exceptions for damaged files
+        raise ValueError(f"{path}: not a NumPy array of numbers (wanted: .npy)") from None
+    if not isinstance(mel, np.ndarray) or mel.dtype.kind not in "fiu":
+        kind = mel.dtype if isinstance(mel, np.ndarray) else "an archive, as of .npz or PyTorch's .pt"
+        raise ValueError(f"{path}: holds {kind} (wanted: .npy, a NumPy array of real numbers)")
     mel = mel[0] if mel.ndim == 3 and len(mel) == 1 else mel
+    with np.errstate(over="ignore"):
+        mel = mel.astype(np.float32)
     if mel.ndim != 2 or mel.shape[0] != n_mels or mel.shape[1] == 0 or not np.isfinite(mel).all():
-        raise ValueError(f"{arguments.mel}: shape {list(mel.shape)} (wanted: [{n_mels}, frames], finite)")
-    return session, metadata, betas, sampler, mel
+        raise ValueError(f"{path}: shape {list(mel.shape)} (wanted: [{n_mels}, frames], finite)")
+    return mel
+
+
+def synthesize(arguments):
+    """Reads, samples and writes; a ValueError says in one line what is wrong."""
+    session, sample_rate, hop_length, n_mels, config = read_network(arguments.network)
+    betas, sampler = read_schedule(arguments.schedule, arguments.sampler)
+    mel = read_mel(arguments.mel, n_mels)
+    folder = os.path.dirname(arguments.output) or "."
+    if not os.path.isdir(folder) or os.path.isdir(arguments.output):
+        raise ValueError(f"{arguments.output}: cannot be written (wanted: a file in a folder that is there)")
+    generator = np.random.default_rng(arguments.seed).standard_normal
+    std = standard_deviation(mel, config, hop_length)
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is found below
+            waveform = sample(session, mel, betas, hop_length, lambda shape: std * generator(shape), *sampler)
+    except Exception as error:
+        raise ValueError(f"{arguments.network}: fails for {mel.shape[1]} frames of {hop_length} samples ({type(error).__name__})") from None
+    if not np.isfinite(waveform).all():
+        raise ValueError(f"{arguments.mel}: the waveform holds NaN or infinity (wanted: other weights, another schedule or sampler)")
+    write_wav(arguments.output, waveform, sample_rate)
+
+
+def end(number, _):
+    """Ends the command as an exception does, so that no temporary file stays."""
+    raise SystemExit(128 + number)
+
+
+def seed(text):
+    value = int(text)
+    if not 0 <= value <= LARGEST_SEED:
+        raise ValueError
+    return value
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"error: {' '.join(message.split())}\n")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("network", help=".onnx file written by model.export")
     parser.add_argument("schedule", help="noise schedule, .json")
     parser.add_argument("mel", help=".npy file, [n_mels, frames]")
     parser.add_argument("output", help=".wav file to write")
     parser.add_argument("--sampler", choices=SAMPLERS, help=f"(default: what the schedule was made for, or {DEFAULT_SAMPLER})")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the noise")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, end)
     try:
-        session, metadata, betas, sampler, mel = read_inputs(arguments)
-        generator = np.random.default_rng(arguments.seed).standard_normal
-        hop_length = int(metadata["hop_length"])
-        std = standard_deviation(mel, json.loads(metadata["config"]), hop_length)
-        waveform = sample(session, mel, betas, hop_length, lambda shape: std * generator(shape), *sampler)
-        write_wav(arguments.output, waveform, int(metadata["sample_rate"]))
+        synthesize(arguments)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -11,6 +11,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from matplotlib.animation import FuncAnimation, PillowWriter  # noqa: E402
 
+from benchmarking.tables import check_output  # noqa: E402
 from model.audio import read_audio  # noqa: E402
 from model.checkpoint import load_network  # noqa: E402
 from model.errors import InputError, positive_float, seed_int  # noqa: E402
@@ -72,12 +73,15 @@ def add_arguments(parser):
 def run(arguments):
     if arguments.output.suffix != ".gif":
         raise InputError(f"{arguments.output}: an animation file ends in .gif")
-    if arguments.frames_per_second <= 0:
-        raise InputError(f"--frames_per_second is {arguments.frames_per_second:g} (wanted: more than 0)")
+    check_output(arguments.output)
     schedule = NoiseSchedule.load(arguments.noise_schedule)
     network, config = load_network(arguments.checkpoint)
     mel = LogMelSpectrogram(config.mel)
-    recording_mel = mel(read_audio(arguments.recording, config.mel.sample_rate))
+    recording = read_audio(arguments.recording, config.mel.sample_rate)
+    try:
+        recording_mel = mel(recording)
+    except InputError as error:
+        raise InputError(f"{arguments.recording}: {error}") from None
     states = denoising_states(network, recording_mel, schedule, sampler_of(schedule, arguments.sampler), arguments.seed)
     draw(states, recording_mel, mel, arguments.output, arguments.frames_per_second)
     print(arguments.output)

@@ -1,6 +1,7 @@
 """The recordings that a measurement is made on, and the noise that goes with each."""
 
 import hashlib
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,16 +30,12 @@ def load_excerpts(filelist, mel, n_recordings=None, seconds=None):
     Args:
         mel: a `LogMelSpectrogram`.
         n_recordings: how many, spread evenly over the list; None for all.
-        seconds: take as much from the middle of each, or less where one of them is shorter, so that all have one length;
-            None for whole recordings.
+        seconds: take as much from the middle of each, and all of a shorter one; None for whole recordings.
 
     Raises:
         OSError, InputError: a file cannot be used, or fewer recordings are listed than wanted.
     """
-    if n_recordings is not None and n_recordings < 1:
-        raise InputError(f"{n_recordings} recordings are asked for (wanted: 1 or more)")
-    if seconds is not None and not 0 < seconds < float("inf"):
-        raise InputError(f"{seconds:g} seconds are asked for (wanted: more than 0)")
+    longest = None if seconds is None else longest_excerpt(seconds, mel.config)
     recordings = Recordings(filelist, mel.config)
     n_recordings = len(recordings) if n_recordings is None else n_recordings
     if n_recordings > len(recordings):
@@ -46,14 +43,42 @@ def load_excerpts(filelist, mel, n_recordings=None, seconds=None):
     hop_length = mel.config.hop_length
     indices = np.linspace(0, len(recordings) - 1, n_recordings).round().astype(int)
     waveforms = [recordings[index] for index in indices]
-    if seconds is not None:
-        frames = round(seconds * mel.config.sample_rate / hop_length)
-        frames = min([frames, *(len(waveform) // hop_length for waveform in waveforms)])
-        starts = [(len(waveform) // hop_length - frames) // 2 * hop_length for waveform in waveforms]
-        waveforms = [waveform[start : start + frames * hop_length] for start, waveform in zip(starts, waveforms)]
+    if longest is not None:
+        starts = [max(len(waveform) - longest, 0) // (2 * hop_length) * hop_length for waveform in waveforms]
+        waveforms = [waveform[start : start + longest] for start, waveform in zip(starts, waveforms)]
     return [
         Excerpt(recordings.paths[index].stem, waveform, mel(waveform)) for index, waveform in zip(indices, waveforms)
     ]
+
+
+def longest_excerpt(seconds, mel_config):
+    """Samples of `seconds`, in whole frames.
+
+    Raises:
+        InputError: they are too few for a mel.
+    """
+    n_samples = round(seconds * mel_config.sample_rate / mel_config.hop_length) * mel_config.hop_length
+    shortest = mel_config.n_fft // 2 + mel_config.hop_length
+    if n_samples < shortest:
+        least = -(-shortest // mel_config.hop_length) * mel_config.hop_length / mel_config.sample_rate
+        raise InputError(f"--seconds is {seconds:g}, too short for this model's mels (wanted: {least:g} or more)")
+    return n_samples
+
+
+def say_which_are_shorter(excerpts, seconds, mel_config):
+    """One line on standard error where recordings are shorter than the seconds that are asked for."""
+    if seconds is None:
+        return
+    shorter = [excerpt.name for excerpt in excerpts if len(excerpt.waveform) < longest_excerpt(seconds, mel_config)]
+    if shorter:
+        how_many = f"{len(shorter)} of {len(excerpts)} recordings are shorter than {seconds:g} s, and taken whole"
+        print(f"note: {how_many}: {listed(shorter)}", file=sys.stderr)
+
+
+def listed(names, most=5):
+    """The first names of a list, and how many more there are, for a message."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def fingerprint(excerpts):

@@ -14,6 +14,7 @@ from griffin_lim import griffin_lim
 from metrics import METRICS
 from model.checkpoint import load_network
 from model.device import DTYPES, autocast
+from model.files import save_atomically
 from model.gla_grad import GlaGrad
 from model.mel import LogMelSpectrogram
 from model.noise_schedule import linear
@@ -44,8 +45,7 @@ class Measuring:
         n_recordings, seconds: how many, and how much of each; see `load_excerpts`.
         metrics: names in `metrics.METRICS`.
         seed: of the noise; a recording hears the same noise with every system.
-        n_audio: of how many recordings to keep the audio.
-        folder: where it goes.
+        n_audio: of how many recordings the audio is wanted.
         dtype: a name in `model.device.DTYPES`, what the network computes in.
     """
 
@@ -56,7 +56,6 @@ class Measuring:
     metrics: tuple
     seed: int
     n_audio: int
-    folder: Path
     dtype: str = "float32"
 
 
@@ -65,8 +64,17 @@ def audio_path(system, excerpt):
     return Path("audio") / excerpt.name / f"{system.file_stem}.flac"
 
 
+def save_audio(path, waveform, sample_rate):
+    """Writes a NumPy array `[T]` as FLAC, atomically; what is not finite becomes silence."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_atomically(lambda temporary: soundfile.write(temporary, np.nan_to_num(waveform), sample_rate, format="FLAC"), path)
+
+
 class Measurer:
     """`Measurer(measuring, device)((systems, index))` measures recording `index` with systems that share one sampling.
+
+    It returns a pair for each system: its entry of the journal, and its waveform `[T]`, None where the audio is not wanted. Nothing
+    is written here: what a process was killed at is not in the journal either.
 
     Raises:
         OSError, InputError: a file cannot be used.
@@ -128,12 +136,8 @@ class Measurer:
 
     def _entry(self, system, index, waveform, seconds):
         excerpt, sample_rate = self.excerpts[index], self.config.mel.sample_rate
-        if index < self.measuring.n_audio:
-            path = self.measuring.folder / audio_path(system, excerpt)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, waveform.numpy(), sample_rate)
         values = {name: METRICS[name].measure(excerpt.waveform, waveform, self.mel) for name in self.measuring.metrics}
-        return {
+        entry = {
             "key": system.key,
             "recording": excerpt.name,
             "network_calls": self.network.n_calls if system.schedule is not None else 0,
@@ -141,3 +145,4 @@ class Measurer:
             "synthesis_seconds": seconds,
             "figures": {name: value if np.isfinite(value) else None for name, value in values.items()},
         }
+        return entry, waveform.numpy() if index < self.measuring.n_audio else None

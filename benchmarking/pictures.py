@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.ticker import LogLocator, ScalarFormatter  # noqa: E402
 
 from metrics import METRICS  # noqa: E402
+from model.files import save_atomically  # noqa: E402
 
 
 def save_mel_picture(mel, config, path, limits):
@@ -17,34 +18,33 @@ def save_mel_picture(mel, config, path, limits):
     axes.imshow(mel.numpy(), origin="lower", aspect="auto", extent=(0, seconds, 0, mel.shape[0]), vmin=limits[0], vmax=limits[1])
     axes.set_xlabel("seconds")
     axes.set_ylabel("mel band")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    _save(figure, path, dpi=100)
 
 
 def save_plot(rows, references, metric, x, x_label, path):
-    """Plots the mean of a metric against `x`, a key of a row, with a line for each sampler.
+    """Plots the mean of a metric against `x`, an attribute of a row, with a line for each sampler.
 
     Args:
-        rows: those of `quality.json` that have a network.
+        rows: those of a `benchmarking.quality_file.Quality` that have a network.
         references: rows without one, drawn as horizontal lines.
         metric: a name in `METRICS`.
     """
     figure, axes = plt.subplots(figsize=(6.5, 4.6), layout="constrained")
     markers = "osD^vP*X"
-    for number, sampler in enumerate(dict.fromkeys(row["sampler"] for row in rows)):
-        own = [row for row in rows if row["sampler"] == sampler and None not in (row[x], row["means"][metric])]
-        points = sorted((row[x], row["means"][metric], row["system"]) for row in own)
+    for number, sampler in enumerate(dict.fromkeys(row.sampler for row in rows)):
+        own = [row for row in rows if row.sampler == sampler and None not in (getattr(row, x), row.means[metric])]
+        points = sorted((getattr(row, x), row.means[metric], row.system) for row in own)
         color = f"C{number}"
-        axes.plot(*zip(*[point[:2] for point in points]) if points else ([], []), markers[number % 8], color=color, label=sampler)
+        axes.plot(*zip(*[point[:2] for point in points]) if points else ([], []), markers[number % 8], color=color, label=_plain(sampler))
         for value, mean, system in points:
-            name = system.removesuffix(f" {sampler}")
+            name = _plain(system.removesuffix(f" {sampler}"))
             place = {"xytext": (3, 3), "textcoords": "offset points", "rotation": 40, "rotation_mode": "anchor"}
             axes.annotate(name, (value, mean), fontsize=7, color=color, **place)
     for row, style in zip(references, ("--", ":")):
-        if row["means"][metric] is not None:
-            axes.axhline(row["means"][metric], color="grey", linestyle=style, label=row["system"])
+        if row.means[metric] is not None:
+            axes.axhline(row.means[metric], color="grey", linestyle=style, label=_plain(row.system))
     axes.set_xscale("log")
-    values = sorted({row[x] for row in rows if row[x] is not None})
+    values = sorted({getattr(row, x) for row in rows} - {None})
     if x == "network_calls":
         axes.set_xticks(values, [str(value) for value in values])
         axes.minorticks_off()
@@ -57,5 +57,14 @@ def save_plot(rows, references, metric, x, x_label, path):
     axes.set_ylabel(METRICS[metric].label)
     axes.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside lower center", ncols=3)  # outside, where it hides no point
-    figure.savefig(path, dpi=120)
+    _save(figure, path, dpi=120)
+
+
+def _plain(text):
+    """Text as it is: matplotlib would read what stands between dollar signs as TeX."""
+    return text.replace("$", r"\$")
+
+
+def _save(figure, path, dpi):
+    save_atomically(lambda temporary: figure.savefig(temporary, dpi=dpi, format="png"), path)
     plt.close(figure)

@@ -13,11 +13,12 @@ from model.layers import Conv1d, leaky_relu, upsample
 
 
 class PlainConv1d(nn.Conv1d):
-    """PyTorch's own convolution of contiguous `[B, C, T]`, in the place of a `model.layers.Conv1d` and with its weights."""
+    """PyTorch's own convolution of contiguous `[B, C, T]`, in the place of a `model.layers.Conv1d`: with its weights, where they are."""
 
     def __init__(self, conv):
-        padding, dilation, kernel_size = conv.padding[1], conv.dilation[1], conv.kernel_size[1]
-        super().__init__(conv.in_channels, conv.out_channels, kernel_size, padding=padding, dilation=dilation)
+        shape = conv.in_channels, conv.out_channels, conv.kernel_size[1]
+        options = {"padding": conv.padding[1], "dilation": conv.dilation[1]}
+        super().__init__(*shape, **options, device=conv.weight.device, dtype=conv.weight.dtype)
         with torch.no_grad():
             self.weight.copy_(conv.weight[:, :, 0])
             self.bias.copy_(conv.bias)

@@ -1,18 +1,21 @@
 """`benchmark.py quality`: a table of metrics for a network over schedules and samplers, beside the recordings
 themselves and Griffin-Lim. What is measured stays in the output folder, so a killed run goes on where it was."""
 
-import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from pydantic import create_model
 
-from benchmarking.excerpts import fingerprint
+from benchmarking.excerpts import fingerprint, say_which_are_shorter
 from benchmarking.journal import Journal
-from benchmarking.measuring import Measurer, Measuring, audio_path
+from benchmarking.measuring import Measurer, Measuring, audio_path, save_audio
+from benchmarking.progress import progress
 from benchmarking.scoring import file_digest
+from benchmarking.shape import Shape
 from benchmarking.systems import make_systems
 from benchmarking.tables import markdown_table, number, save_json
 from benchmarking.timing import device_name
@@ -43,14 +46,21 @@ def add_arguments(parser):
     parser.add_argument("--jobs", type=positive_int, default=default_jobs(), help="processes (default: one a GPU, or a core)")
 
 
-def measure_all(systems, measurer, measure, journal):
-    """Entries of each system, one for each recording, from the journal or measured now."""
+def entry_model(metrics):
+    """The pydantic model of a recording's entry in the journal."""
+    figures = create_model("Figures", __base__=Shape, **{name: (Optional[float], ...) for name in metrics})
+    numbers = {"network_calls": (int, ...), "audio_seconds": (float, ...), "synthesis_seconds": (Optional[float], ...)}
+    return create_model("Entry", __base__=Shape, key=(str, ...), recording=(str, ...), **numbers, figures=(figures, ...))
+
+
+def measure_all(systems, measurer, measure, journal, folder):
+    """Entries of each system, one for each recording, from the journal or measured now; the audio goes to the folder."""
     known = {(entry["key"], entry["recording"]): entry for entry in journal.entries}
     excerpts = measurer.excerpts
 
     def is_known(system, index):
         wants_audio = index < measurer.measuring.n_audio
-        path = measurer.measuring.folder / audio_path(system, excerpts[index])
+        path = folder / audio_path(system, excerpts[index])
         return (system.key, excerpts[index].name) in known and (path.is_file() or not wants_audio)
 
     missing = {}  # what shares a sampling is one task
@@ -60,12 +70,14 @@ def measure_all(systems, measurer, measure, journal):
                 missing.setdefault((system.sampling, index), []).append(system)
     tasks = [(some, index) for (_, index), some in missing.items()]
     n_waveforms, n_missing = len(systems) * len(excerpts), sum(len(some) for some, _ in tasks)
-    with tqdm(total=n_waveforms, initial=n_waveforms - n_missing, unit="waveform", disable=not sys.stderr.isatty()) as bar:
-        for entries in measure(tasks):
-            for entry in entries:
+    with progress(n_waveforms, "waveform", n_waveforms - n_missing) as bar:
+        for (some, index), measured in zip(tasks, measure(tasks)):
+            for system, (entry, waveform) in zip(some, measured):
+                if waveform is not None:
+                    save_audio(folder / audio_path(system, excerpts[index]), waveform, measurer.config.mel.sample_rate)
                 journal.append(entry)
                 known[entry["key"], entry["recording"]] = entry
-            bar.update(len(entries))
+            bar.update(len(measured))
     return [[known[system.key, excerpt.name] for excerpt in excerpts] for system in systems]
 
 
@@ -97,7 +109,8 @@ def quality_table(rows, metrics):
         calls = row["network_calls"] or "-"
         cells = [number(row["means"][name]) + "*" * bool(row["without_value"][name]) for name in metrics]
         lines.append([row["system"], calls, number(row["real_time_factor"]), *cells])
-    return markdown_table(headings, lines)
+    is_starred = any(n for row in rows for n in row["without_value"].values())
+    return markdown_table(headings, lines) + "\n\\* the mean of fewer recordings: the others have no value\n" * is_starred
 
 
 def _examples(systems, by_system, excerpts):
@@ -116,8 +129,6 @@ def _examples(systems, by_system, excerpts):
 
 def _measurer(arguments):
     """The `Measuring` of the arguments, and a `Measurer` of this process: everything is checked here, early."""
-    if arguments.seed < 0 or arguments.audio < 0:
-        raise InputError("--seed and --audio must be 0 or more")
     measuring = Measuring(
         arguments.checkpoint,
         arguments.filelist,
@@ -126,7 +137,6 @@ def _measurer(arguments):
         tuple(arguments.metrics),
         arguments.seed,
         arguments.audio,
-        arguments.output,
         arguments.dtype,
     )
     measurer = Measurer(measuring, torch.device("cpu"))
@@ -139,6 +149,7 @@ def _measurer(arguments):
 def run(arguments):
     systems = make_systems(arguments.schedules, arguments.samplers, arguments.gla_grad)
     measuring, measurer, names = _measurer(arguments)
+    say_which_are_shorter(measurer.excerpts, arguments.seconds, measurer.config.mel)
     settings = {
         "checkpoint": file_digest(arguments.checkpoint),
         "recordings": fingerprint(measurer.excerpts),
@@ -146,10 +157,9 @@ def run(arguments):
         "seed": arguments.seed,
         "dtype": arguments.dtype,
     }
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    journal = Journal(arguments.output / "journal.jsonl", settings)
-    with start_workers(partial(Measurer, measuring), arguments.jobs) as measure:
-        by_system = measure_all(systems, measurer, measure, journal)
+    journal = Journal(arguments.output / "journal.jsonl", settings, entry_model(arguments.metrics))
+    with closing(journal), start_workers(partial(Measurer, measuring), arguments.jobs) as measure:
+        by_system = measure_all(systems, measurer, measure, journal, arguments.output)
 
     rows = [summarize(system, some, arguments.metrics) for system, some in zip(systems, by_system)]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

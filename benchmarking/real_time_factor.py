@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarking.excerpts import load_excerpts
+from benchmarking.excerpts import load_excerpts, say_which_are_shorter
 from benchmarking.plain_network import plain
-from benchmarking.tables import markdown_table, number, save_json
+from benchmarking.tables import check_output, markdown_table, number, save_json
 from benchmarking.timing import device_name, matmul_peak, peak_memory, reset_peak_memory, synchronized_time
 from model.checkpoint import load_network
 from model.config import load_config
@@ -62,7 +62,8 @@ def _in_chunks(network, mel_config, arguments, device, dtype):
 
     def synthesize(mels, schedule):
         options = {"chunk_frames": arguments.chunk_frames, "sampler": arguments.sampler}
-        Vocoder(network, mel_config, schedule, device, dtype, **options).synthesize(mels)
+        for _ in Vocoder(network, mel_config, schedule, device, dtype, **options).stream(mels):  # what `inference.py` times
+            pass
 
     return synthesize
 
@@ -72,8 +73,9 @@ def dtype_of(name, device):
     return fastest_dtype(device) if name == COMPILED else DTYPES.get(name, torch.float32)
 
 
-def make_variants(names, network, mel_config, arguments, device):
-    """Name -> function (mels, schedule) that synthesises."""
+def make_variants(names, network, config, arguments, device):
+    """Name -> function (mels, schedule) that synthesises; `config` is the network's `Config`."""
+    mel_config, network_config = config.mel, config.network
     sample = find_sampler(arguments.sampler)
     variants = {}
     for name in names:
@@ -82,7 +84,10 @@ def make_variants(names, network, mel_config, arguments, device):
         elif name == ONNX:
             from model.export import OnnxNetwork  # only here: most have no ONNX file
 
-            variants[name] = _whole(sample, OnnxNetwork(arguments.onnx, arguments.threads or 0), torch.device("cpu"))
+            onnx_network = OnnxNetwork(arguments.onnx, arguments.threads or 0)
+            if (onnx_network.config.mel, onnx_network.config.network) != (mel_config, network_config):
+                raise InputError(f"{arguments.onnx}: another network (wanted: the one to time, as written by model.export)")
+            variants[name] = _whole(sample, onnx_network, torch.device("cpu"))
         else:
             of_variant = compiled(network, device) if name == COMPILED else network
             dtype = dtype_of(name, device)
@@ -139,7 +144,8 @@ def start_to_finish(checkpoint, mel):
         command = ["inference.py", "-ch", checkpoint, "-ns", ROOT / "schedules/wg-6.json", "-v", "no"]
         command += ["-m", folder / "list.txt", "-o", folder]
         start = synchronized_time(torch.device("cpu"))
-        subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True)
+        if status := subprocess.run([sys.executable, *map(str, command)], cwd=ROOT).returncode:
+            raise InputError(f"{checkpoint}: inference.py ended with status {status}")
         return synchronized_time(torch.device("cpu")) - start
 
 
@@ -188,6 +194,10 @@ HEADINGS = [
 def run(arguments):
     if arguments.start_up and not arguments.checkpoint:
         raise InputError("--start_up times inference.py, which needs a --checkpoint")
+    if arguments.output:
+        check_output(arguments.output)
+        for suffix in (".json", ".md"):
+            check_output(arguments.output.with_suffix(suffix))
     # oneDNN keeps 1,024 compiled kernels, fewer than a few variants need: each would push those of the others out.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "20000")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -200,8 +210,9 @@ def run(arguments):
         network = new_network(config)
     network.to(device).eval().requires_grad_(False)
     names = arguments.variants or list(dict.fromkeys([PLAIN, "float32", _name_of(fastest_dtype(device))]))
-    variants = make_variants([*names, *([ONNX] if arguments.onnx else [])], network, config.mel, arguments, device)
+    variants = make_variants([*names, *([ONNX] if arguments.onnx else [])], network, config, arguments, device)
     excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)
+    say_which_are_shorter(excerpts, arguments.seconds, config.mel)
     seconds_per_frame = config.mel.hop_length / config.mel.sample_rate
     peaks = {name: matmul_peak(device, dtype_of(name, device)) for name in variants}
     operations = operations_per_sample(network, config.mel.n_mels)
@@ -212,7 +223,8 @@ def run(arguments):
     ):
         batches = batches_of(excerpts, batch_size)
         if length is not None:
-            batches = [batch * batch_size for batch in of_length(excerpts, round(length / seconds_per_frame))]
+            n_frames = max(1, round(length / seconds_per_frame))
+            batches = [batch * batch_size for batch in of_length(excerpts, n_frames)]
         duration = sum(mel.shape[1] for batch in batches for mel in batch) * seconds_per_frame
         timings = measure(variants, batches, n_steps, seconds_per_frame, arguments.repeats, device)
         reference = next(iter(timings.values())).factors

@@ -1,66 +1,75 @@
 """`benchmark.py report`: one folder with a page to look at and listen to, from a folder that `quality` wrote. The page
 opens from disk, without a server."""
 
-import json
-import shutil
 from pathlib import Path
 from urllib.parse import quote
 
 import jinja2
-import soundfile
-import torch
 
 from benchmarking.pictures import save_mel_picture, save_plot
+from benchmarking.quality_file import load_quality
 from benchmarking.systems import RECORDING
 from benchmarking.tables import number
 from metrics import METRICS
-from model.config import MelConfig
+from model.audio import read_audio
 from model.errors import InputError
-from model.files import save_text
+from model.files import save_atomically, save_text
 from model.mel import LogMelSpectrogram
 
 PLOTTED = ["pesq", "log_mel_l1"]
 PLOTS = [("network_calls", "network calls"), ("real_time_factor", "real-time factor")]
 
 
-def _load_quality(folder):
-    path = folder / "quality.json"
-    try:
-        quality = json.loads(path.read_text(encoding="utf-8"))
-        quality["rows"], quality["examples"], quality["mel"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: not a result of 'benchmark.py quality'") from None
-    return quality
+def inside(folder, path):
+    """The place of a relative path in a folder.
+
+    Raises:
+        InputError: it leads out of the folder, by itself or by a link.
+    """
+    place = folder / path
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{place}: leads out of {folder} (wanted: a file in it)")
+    return place
 
 
 def _plots(quality, folder):
     """Draws quality against steps and real-time factor; returns file and alternative text of each plot."""
-    rows = [row for row in quality["rows"] if row["sampler"] is not None]
-    references = [row for row in quality["rows"] if row["sampler"] is None and row["system"] != RECORDING]
+    rows = [row for row in quality.rows if row.sampler is not None]
+    references = [row for row in quality.rows if row.sampler is None and row.system != RECORDING]
     plots = []
-    for metric in [name for name in PLOTTED if name in quality["metrics"]] or quality["metrics"][:1]:
+    for metric in [name for name in PLOTTED if name in quality.metrics] or quality.metrics[:1]:
         for key, label in PLOTS:
             file = f"pictures/{metric}-{key}.png"
-            save_plot(rows, references, metric, key, label, folder / file)
+            save_plot(rows, references, metric, key, label, inside(folder, file))
             plots.append({"file": file, "alt": f"{METRICS[metric].label} against {label}"})
     return plots
+
+
+def _spectrogram(path, mel):
+    audio = read_audio(path, mel.config.sample_rate)
+    try:
+        return mel(audio)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _example(example, mel, source, folder):
     """Copies a recording's audio and draws its mels; returns what the page needs of it."""
     systems, limits = [], None
-    for system in example["systems"]:
-        audio = folder / system["audio"]
-        audio.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / system["audio"], audio)
-        waveform, _ = soundfile.read(audio, dtype="float32")
-        picture = Path(system["audio"].replace("audio/", "pictures/", 1)).with_suffix(".png")
-        (folder / picture).parent.mkdir(parents=True, exist_ok=True)
-        spectrogram = mel(torch.from_numpy(waveform))
+    for system in example.systems:
+        audio, copy = inside(source, system.audio), inside(folder, system.audio)
+        spectrogram = _spectrogram(audio, mel)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if audio.resolve() != copy.resolve():  # a report may be made in the folder itself
+            content = audio.read_bytes()
+            save_atomically(lambda temporary: temporary.write_bytes(content), copy)
+        picture = Path("pictures", *Path(system.audio).parts[1:]).with_suffix(".png")
+        inside(folder, picture).parent.mkdir(parents=True, exist_ok=True)
         limits = limits or (float(spectrogram.min()), float(spectrogram.max()))  # the recording's, which comes first
         save_mel_picture(spectrogram, mel.config, folder / picture, limits)
-        systems.append(system | {"audio": quote(system["audio"]), "picture": quote(picture.as_posix())})
-    return example | {"systems": systems}
+        links = {"audio": quote(system.audio), "picture": quote(picture.as_posix())}
+        systems.append({"system": system.system, "figures": system.figures, **links})
+    return {"recording": example.recording, "systems": systems}
 
 
 def add_arguments(parser):
@@ -69,8 +78,11 @@ def add_arguments(parser):
 
 
 def run(arguments):
-    quality = _load_quality(arguments.quality)
-    mel = LogMelSpectrogram(MelConfig(**quality["mel"]))
+    quality = load_quality(arguments.quality)
+    mel = LogMelSpectrogram(quality.mel)
+    for system in (system for example in quality.examples for system in example.systems):
+        _spectrogram(inside(arguments.quality, system.audio), mel)  # what is wrong is said before anything is written
+        inside(arguments.output, system.audio)
     (arguments.output / "pictures").mkdir(parents=True, exist_ok=True)
     page = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
@@ -80,7 +92,7 @@ def run(arguments):
         metrics=METRICS,
         number=number,
         plots=_plots(quality, arguments.output),
-        examples=[_example(example, mel, arguments.quality, arguments.output) for example in quality["examples"]],
+        examples=[_example(example, mel, arguments.quality, arguments.output) for example in quality.examples],
     )
     save_text(text, arguments.output / "index.html")
     print(arguments.output / "index.html")

@@ -64,17 +64,22 @@ class Scorer:
         self.mel = LogMelSpectrogram(config.mel)
         self.excerpts = load_excerpts(scoring.filelist, self.mel, scoring.n_recordings, scoring.seconds)
         self.device = device
+        self.batches = batches_of_one_length(self.excerpts)
+
+    def without_value(self):
+        """Names of the excerpts that the metric has no value for, not even compared with themselves."""
+        values = [self.metric.measure(excerpt.waveform, excerpt.waveform, self.mel) for excerpt in self.excerpts]
+        return [excerpt.name for excerpt, value in zip(self.excerpts, values) if not math.isfinite(value)]
 
     def synthesize(self, schedule):
         """The excerpts' waveforms from their mels, a list of `[T]` on the CPU."""
-        length = len(self.excerpts[0].waveform)
-        waveforms = []
-        for start in range(0, len(self.excerpts), LARGEST_BATCH):
-            indices = range(start, min(start + LARGEST_BATCH, len(self.excerpts)))
+        waveforms = {}
+        for indices in self.batches:
             mel = torch.stack([self.excerpts[index].mel for index in indices]).to(self.device)
+            length = len(self.excerpts[indices[0]].waveform)
             noises = (noise.to(self.device) for noise in excerpt_noises(indices, length, self.seed))
-            waveforms.extend(self.sampler(self.network, mel, schedule, noises=noises).cpu())
-        return waveforms
+            waveforms |= zip(indices, self.sampler(self.network, mel, schedule, noises=noises).cpu())
+        return [waveforms[index] for index in range(len(self.excerpts))]
 
     def __call__(self, betas):
         """Mean of the metric over the excerpts; NaN where it cannot be had for one of them."""
@@ -86,6 +91,14 @@ class Scorer:
                 [self.metric.measure(excerpt.waveform, waveform, self.mel) for excerpt, waveform in zip(self.excerpts, waveforms)]
             )
         )
+
+
+def batches_of_one_length(excerpts):
+    """Lists of indices of excerpts that are equally long, at most `LARGEST_BATCH` in each."""
+    of_length = {}
+    for index, excerpt in enumerate(excerpts):
+        of_length.setdefault(len(excerpt.waveform), []).append(index)
+    return [some[start : start + LARGEST_BATCH] for some in of_length.values() for start in range(0, len(some), LARGEST_BATCH)]
 
 
 def scorer_factory(scoring):

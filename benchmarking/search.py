@@ -2,16 +2,18 @@
 
 import math
 import sys
+from contextlib import closing
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import Optional
 
 from benchmarking.curves import FINAL_NOISE_LEVEL, ScheduleCurves, rounded
-from benchmarking.excerpts import fingerprint
+from benchmarking.excerpts import fingerprint, listed, say_which_are_shorter
 from benchmarking.grid import default_ladder, grid_candidates
 from benchmarking.journal import Journal
 from benchmarking.optimizers import OPTIMIZERS
+from benchmarking.progress import progress
 from benchmarking.scoring import Scorer, Scoring, file_digest, scorer_factory
+from benchmarking.shape import Shape
 from benchmarking.workers import default_jobs, start_workers
 from metrics import METRICS
 from model.errors import InputError, positive_float, positive_int, seed_int
@@ -20,6 +22,13 @@ from model.sampler import sampler_of
 
 METHODS = ["grid", *OPTIMIZERS]
 WORST_LOSS = 1e6  # where a metric has no value; an optimiser wants a number
+
+
+class Entry(Shape):
+    """A line of the journal: the score is None where the metric has no value."""
+
+    betas: list[float]
+    score: Optional[float]
 
 
 class Search:
@@ -133,6 +142,8 @@ def add_arguments(parser):
 def _check(arguments):
     if arguments.output.suffix != ".json":
         raise InputError(f"{arguments.output}: a schedule file ends in .json")
+    if arguments.output.is_dir():
+        raise InputError(f"{arguments.output}: cannot be written (wanted: the name of a file)")
     if arguments.candidates != "all":
         try:
             arguments.candidates = int(arguments.candidates)
@@ -140,9 +151,6 @@ def _check(arguments):
             raise InputError(f"--candidates is '{arguments.candidates}' (wanted: a number, or 'all')") from None
         if arguments.candidates < 1:
             raise InputError(f"--candidates is {arguments.candidates} (wanted: 1 or more)")
-    for key in ("seed", "noise_seed"):
-        if getattr(arguments, key) < 0:
-            raise InputError(f"--{key} is {getattr(arguments, key)} (wanted: 0 or more)")
     levels = arguments.final_noise_level
     if levels is not None and not 0.001 <= levels[0] < levels[1] <= 0.999:
         raise InputError(f"--final_noise_level is {levels[0]:g} {levels[1]:g} (wanted: two rising numbers, .001 to .999)")
@@ -185,29 +193,41 @@ def run(arguments):
         arguments.noise_seed,
     )
     batches, n_candidates, settings = _batches(arguments)
-    excerpts = Scorer(scoring, "cpu").excerpts  # everything is checked here, before any process starts
+    scorer = Scorer(scoring, "cpu")  # everything is checked here, before any process starts
+    excerpts = scorer.excerpts
+    say_which_are_shorter(excerpts, arguments.seconds, scorer.mel.config)
+    without_value = scorer.without_value()
+    if without_value:
+        raise InputError(
+            f"{arguments.filelist}: {scorer.metric.label} has no value for {len(without_value)} of {len(excerpts)} excerpts, too short or "
+            f"silent: {listed(without_value)} (wanted: other recordings, more --seconds, or another --metric)"
+        )
     checkpoint = file_digest(arguments.checkpoint)
     keys = ("steps", "method", "candidates", "metric", "sampler", "seed", "noise_seed")
     settings |= {key: getattr(arguments, key) for key in keys}
+    samples = [len(excerpt.waveform) for excerpt in excerpts]
     settings |= {"checkpoint": checkpoint, "recordings": fingerprint(excerpts)}
+
+    lengths = " to ".join(str(length) for length in sorted({min(samples), max(samples)}))
 
     def save(betas, score, n_scored):
         source = (
             f"{arguments.method} search, {n_scored} of {n_candidates} candidates, seed {arguments.seed}: "
             f"{arguments.metric} {score:.5f} with the sampler {arguments.sampler} on {len(excerpts)} excerpts of "
-            f"{len(excerpts[0].waveform)} samples from {Path(arguments.filelist).name}, noise seed {arguments.noise_seed}, "
+            f"{lengths} samples from {Path(arguments.filelist).name}, noise seed {arguments.noise_seed}, "
             f"network {Path(arguments.checkpoint).name} (sha256 {checkpoint})"
         )
         NoiseSchedule(betas, arguments.output.stem, source, arguments.sampler).save(arguments.output)
 
-    journal = Journal(arguments.output.with_suffix(".journal.jsonl"), settings)
-    bar = tqdm(total=n_candidates, unit="schedule", disable=not sys.stderr.isatty())
-    with bar, start_workers(scorer_factory(scoring), arguments.jobs) as score:
+    journal = Journal(arguments.output.with_suffix(".journal.jsonl"), settings, Entry)
+    bar = progress(n_candidates, "schedule")
+    with closing(journal), bar, start_workers(scorer_factory(scoring), arguments.jobs) as score:
         search = Search(journal, score, METRICS[arguments.metric], save, bar)
         try:
             drive(batches, search)
-        except KeyboardInterrupt:
-            bar.write(f"interrupted: the best so far is in {arguments.output}; the same command goes on from here", file=sys.stderr)
+        except (KeyboardInterrupt, SystemExit):
+            best = f"the best so far is in {arguments.output}; " if search.best else ""
+            bar.write(f"interrupted: {best}the same command goes on from here", file=sys.stderr)
             raise
     betas, score = search.finish()
     print(f"{arguments.output}: {arguments.metric} {score:.5f}, betas {' '.join(f'{beta:.6g}' for beta in betas)}")

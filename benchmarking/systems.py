@@ -12,6 +12,7 @@ from model.errors import InputError
 from model.noise_schedule import NoiseSchedule
 from model.sampler import find_sampler, sampler_of
 
+SCHEDULE_SUFFIXES = (".json", ".npy", ".pt")
 RECORDING, GRIFFIN_LIM, NOISE = "recording", "griffin-lim", "noise"
 
 
@@ -55,6 +56,14 @@ def _named_by_method(system):
     return replace(system, name=f"{system.name} {system.method}")
 
 
+def split_sampler(text):
+    """`PATH@SAMPLER` as path and sampler; the sampler is None where the only @ is in the path."""
+    path, separator, sampler = text.rpartition("@")
+    if separator and path.endswith(SCHEDULE_SUFFIXES) and not sampler.endswith(SCHEDULE_SUFFIXES) and "/" not in sampler:
+        return path, sampler
+    return text, None
+
+
 def make_systems(schedules, samplers, gla_grads=(0,)):
     """The systems of a command line.
 
@@ -72,14 +81,14 @@ def make_systems(schedules, samplers, gla_grads=(0,)):
     systems = [System(RECORDING), System(GRIFFIN_LIM)]
     systems += [_named_by_method(System(NOISE, gla_grad=n_iter)) for n_iter in gla_grads if n_iter]
     for text in schedules:
-        path, separator, own_sampler = text.rpartition("@")
-        schedule = NoiseSchedule.load(path if separator else text)
-        for sampler in [own_sampler] if separator else samplers:
+        path, own_sampler = split_sampler(text)
+        schedule = NoiseSchedule.load(path)
+        for sampler in [own_sampler] if own_sampler is not None else samplers:
             sampler = sampler_of(schedule, sampler)
             find_sampler(sampler)
             systems += [_named_by_method(System(schedule.name, schedule, sampler, n_iter)) for n_iter in gla_grads]
-    names = [system.name for system in systems]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"'{name}' is asked for twice (wanted: schedules of different names)")
+    by_stem = {}  # the audio of both would go to one file
+    for system in systems:
+        if by_stem.setdefault(system.file_stem, system) is not system:
+            raise InputError(f"'{system.name}' is asked for twice (wanted: schedules of different names)")
     return systems

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 
+from model.errors import InputError
 from model.files import save_text
 
 
@@ -20,6 +22,21 @@ def markdown_table(headings, rows):
 def number(value, digits=3):
     """A number with so many digits after the point; a dash where there is none."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def check_output(path):
+    """Checks, before anything is computed, that a file can be written.
+
+    Raises:
+        OSError: its folder is missing, or may not be written to.
+        InputError: it is no place for a file.
+    """
+    if path.name in ("", "..") or path.is_dir():
+        raise InputError(f"{path}: cannot be written (wanted: the name of a file)")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(2, "No such folder", str(path.parent))
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(13, "Permission denied", str(path.parent))
 
 
 def save_json(content, path):

@@ -1,6 +1,5 @@
 """Clocks and memory that can be believed."""
 
-import resource
 import time
 from pathlib import Path
 
@@ -35,6 +34,8 @@ def peak_memory(device):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
+    import resource  # not on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

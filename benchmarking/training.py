@@ -48,7 +48,8 @@ class PlainConv2d(nn.Conv2d):
 
     def __init__(self, conv):
         shape = conv.in_channels, conv.out_channels, conv.kernel_size
-        super().__init__(*shape, padding=conv.padding, dilation=conv.dilation)
+        options = {"padding": conv.padding, "dilation": conv.dilation}
+        super().__init__(*shape, **options, device=conv.weight.device, dtype=conv.weight.dtype)
         self.load_state_dict(conv.state_dict())
         self.to(memory_format=torch.channels_last)
 

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
 
 import torch
@@ -71,7 +72,8 @@ def _in_order(pool, tasks, n_waiting):
 
 def default_jobs():
     """One process for each GPU, or each core."""
-    return torch.cuda.device_count() or len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return torch.cuda.device_count() or cores or 1
 
 
 @contextlib.contextmanager
@@ -83,7 +85,7 @@ def start_workers(make_worker, jobs):
         jobs: number of processes; 1 computes in this one. They share the machine's GPUs evenly, where it has any.
 
     Raises:
-        InputError: fewer than one job.
+        InputError: fewer than one job, or a process was killed.
     """
     if jobs < 1:
         raise InputError(f"{jobs} jobs are asked for (wanted: 1 or more)")
@@ -100,9 +102,11 @@ def start_workers(make_worker, jobs):
     pool = _start_pool(make_worker, jobs)
     try:
         yield lambda tasks: _in_order(pool, tasks, 2 * jobs)
-    except BaseException:
+    except BaseException as error:
         for process in set(active_children()) - others:  # nobody waits for their answers
             process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise InputError("a worker process was killed, for want of memory perhaps (wanted: fewer --jobs)") from None
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

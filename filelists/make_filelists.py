@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from model.audio import check_audio  # noqa: E402
 from model.errors import CommandParser, InputError, non_negative_int, positive_int, run_command  # noqa: E402
 from model.files import save_text  # noqa: E402
+from model.scan import scan  # noqa: E402
 
 SUFFIXES = {".wav", ".flac"}
 
@@ -22,7 +23,7 @@ def split(paths, n_validation, n_test, last=False):
             change when recordings are added.
     """
     paths = sorted(paths)
-    ranked = paths[::-1] if last else sorted(paths, key=lambda path: hashlib.sha256(path.stem.encode()).hexdigest())
+    ranked = paths[::-1] if last else sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path.stem)).hexdigest())
     test, validation = set(ranked[:n_test]), set(ranked[n_test : n_test + n_validation])
     train = [path for path in paths if path not in test | validation]
     return {"train": train, "validation": sorted(validation), "test": sorted(test)}
@@ -40,14 +41,20 @@ def main():
     folder = arguments.folder.resolve()
     if not folder.is_dir():
         raise InputError(f"{arguments.folder}: not a folder (wanted: a folder of recordings)")
-    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    output = (arguments.output or Path(__file__).parent / folder.name).resolve()
+    paths = scan(folder, SUFFIXES)
     wanted = arguments.validation + arguments.test + 1
     if len(paths) < wanted:
-        raise InputError(f"{arguments.folder}: {len(paths)} recordings (wanted: {wanted} or more, .wav or .flac)")
+        raise InputError(
+            f"{arguments.folder}: {len(paths)} recordings, .wav or .flac, are too few for --validation {arguments.validation}, "
+            f"--test {arguments.test} and one to train on (wanted: {wanted} or more, or a smaller --validation and --test)"
+        )
+    for path in paths:
+        if any(character in os.path.relpath(path, output) for character in "\r\n"):
+            raise InputError(f"{os.fspath(path)!r}: a line break in its name, which no list can hold (wanted: another name)")
     if arguments.sample_rate:
         for path in paths:
             check_audio(path, arguments.sample_rate)
-    output = (arguments.output or Path(__file__).parent / folder.name).resolve()
     output.mkdir(parents=True, exist_ok=True)
     for name, part in split(paths, arguments.validation, arguments.test, arguments.last).items():
         text = "".join(f"{os.path.relpath(path, output)}\n" for path in part)

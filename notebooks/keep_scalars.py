@@ -3,7 +3,6 @@
 Audio, pictures and text, which are most of a run's files, stay behind, and of each curve at most so many points are kept.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -11,20 +10,26 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from model.errors import CommandParser, InputError, run_command  # noqa: E402
+
 MOST_POINTS = 250
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = CommandParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="folder of a run's TensorBoard files")
     parser.add_argument("target", type=Path, help="folder for the copy; must not exist, or be empty")
     arguments = parser.parse_args()
+    if not arguments.source.is_dir():
+        raise InputError(f"{arguments.source}: no such folder")
     events = EventAccumulator(str(arguments.source), size_guidance={"scalars": 0}).Reload()
     tags = events.Tags()["scalars"]
-    if not tags or (arguments.target.is_dir() and any(arguments.target.iterdir())):
-        wrong = f"{arguments.target}: not empty" if tags else f"{arguments.source}: no curves"
-        print(f"error: {wrong}", file=sys.stderr)
-        return 2
+    if not tags:
+        raise InputError(f"{arguments.source}: no curves")
+    if arguments.target.exists() and any(arguments.target.iterdir()):
+        raise InputError(f"{arguments.target}: not empty")
     with SummaryWriter(arguments.target) as writer:
         for tag in tags:
             points = events.Scalars(tag)
@@ -37,4 +42,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -1,6 +1,5 @@
 """Draws what a training run had come to after how many hours: `python notebooks/plot_curve.py FOLDER... -o PICTURE`."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -8,8 +7,12 @@ import matplotlib
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+
+from model.errors import CommandParser, InputError, run_command  # noqa: E402
+from model.files import save_atomically  # noqa: E402
 
 CURVES = {
     "validation/pesq": "PESQ",
@@ -36,16 +39,17 @@ def hours_at_steps(events):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="folders of TensorBoard files, one a run")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the picture, .png")
     arguments = parser.parse_args()
     figure, axes = plt.subplots(1, len(CURVES), figsize=(3.2 * len(CURVES), 3), layout="constrained")
     for folder in arguments.folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder")
         events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
         if not events.Tags()["scalars"]:
-            print(f"error: {folder}: no curves", file=sys.stderr)
-            return 2
+            raise InputError(f"{folder}: no curves")
         steps, hours = hours_at_steps(events)
         for axis, tag in zip(axes, CURVES):
             points = events.Scalars(tag) if tag in events.Tags()["scalars"] else []
@@ -56,9 +60,9 @@ def main():
         axis.grid(alpha=0.3)
     if len(arguments.folders) > 1:
         axes[-1].legend(fontsize=8)
-    figure.savefig(arguments.output, dpi=100)
+    save_atomically(lambda temporary: figure.savefig(temporary, dpi=100, format="png"), arguments.output)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

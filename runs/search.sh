@@ -4,7 +4,10 @@
 # Usage: sh runs/search.sh [OPTIONS]     options of 'benchmark.py search' that replace the ones below
 set -eu
 . "$(dirname "$0")/setup.sh"
-[ -d "$root/corpus/festvox-ru" ] || sh "$root/runs/get_corpus.sh"
-mkdir -p "$root/logs/search"
+needs_corpus=yes
+for argument in "$@"; do
+    case $argument in -h | --help | --filelist | --filelist=*) needs_corpus=no ;; esac
+done
+[ "$needs_corpus" = no ] || [ -d "$root/corpus/festvox-ru" ] || sh "$root/runs/get_corpus.sh"
 exec "$python" "$root/benchmark.py" search --checkpoint "$root/checkpoints/small-16k.safetensors" \
     --filelist "$root/filelists/festvox-ru/validation.txt" --steps 6 --sampler dpm-solver --output "$root/logs/search/small-16k-6.json" "$@"

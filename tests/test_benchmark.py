@@ -1,25 +1,31 @@
 """benchmark.py's other commands: rtf, quality and report."""
 
 import copy
+import fcntl
 import json
 import re
 import shutil
 import subprocess
 import sys
+import time
+import types
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+import soundfile
 import torch
 
 import benchmark
+import model.export
+from benchmarking import real_time_factor
 from benchmarking.measuring import Measurer
-from benchmarking.plain_network import plain
-from benchmarking.real_time_factor import operations_per_sample
-from benchmarking.systems import make_systems
+from benchmarking.plain_network import PlainConv1d, plain, with_convolutions
+from benchmarking.real_time_factor import make_variants, operations_per_sample
+from benchmarking.systems import make_systems, split_sampler
 from benchmarking.tables import markdown_table
-from benchmarking.training import VARIANTS
+from benchmarking.training import VARIANTS, PlainConv2d
 from model.config import load_config
 from model.errors import InputError, run_command
 from model.layers import Conv1d
@@ -87,6 +93,35 @@ def test_real_time_factors(command, tiny_checkpoint, filelist, tmp_path, capsys)
     assert "real-time factor" in (tmp_path / "rtf.md").read_text()
 
 
+def test_what_cannot_be_timed_or_written_is_said_at_the_start(command, tiny_checkpoint, filelist, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(real_time_factor, "measure", lambda *_: pytest.fail("measured"))
+    arguments = ["rtf", "-ch", tiny_checkpoint, "--filelist", filelist]
+    (tmp_path / "folder.json").mkdir()
+    for output, said in {"none/rtf": "none: No such folder", "list.txt/rtf": "list.txt: No such folder", "folder": "folder.json: cannot be"}.items():
+        assert command(*arguments, "-o", tmp_path / output) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and said in error
+    assert command(*arguments, "--onnx", filelist) == 2
+    assert "list.txt: not a network" in capsys.readouterr().err
+
+
+def test_another_networks_onnx_file_is_refused(tiny_config, tiny_network, monkeypatch):
+    other = tiny_config.model_copy(update={"mel": tiny_config.mel.model_copy(update={"f_min": 10.0})})
+    monkeypatch.setattr(model.export, "OnnxNetwork", lambda path, n_threads: types.SimpleNamespace(config=other))
+    arguments = types.SimpleNamespace(sampler="ddim", onnx="a.onnx", threads=None)
+    with pytest.raises(InputError, match="a.onnx: another network"):
+        make_variants(["onnx"], tiny_network, tiny_config, arguments, torch.device("cpu"))
+
+
+def test_an_animation_says_at_the_start_what_it_cannot_write(command, tiny_checkpoint, filelist, tmp_path, capsys):
+    arguments = ["animation", "-ch", tiny_checkpoint, "-ns", SCHEDULES[0], "-r", tmp_path / "short.wav"]
+    assert command(*arguments, "-o", tmp_path / "none" / "a.gif") == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'none'}: No such folder\n"
+    soundfile.write(tmp_path / "short.wav", np.zeros(50), 8000)
+    assert command(*arguments, "-o", tmp_path / "a.gif") == 2
+    assert "short.wav: 50 samples are too short" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("sampler", ["heun", "ddim:0.5"])
 def test_real_time_factor_of_a_configuration_and_a_length(command, filelist, tiny_config, tmp_path, capsys, sampler):
     """Fails if a network without a checkpoint, a given length or a sampler cannot be timed."""
@@ -115,6 +150,21 @@ def test_plain_network_is_the_same_network():
     with torch.inference_mode():
         torch.testing.assert_close(textbook(y, mel, noise_level), network(y, mel, noise_level), atol=1e-4, rtol=1e-4)
     assert operations_per_sample(textbook, 80) > operations_per_sample(network, 80)
+
+
+@pytest.mark.parametrize("convolution", [PlainConv1d, PlainConv2d])
+@pytest.mark.parametrize("device, dtype", [("meta", torch.float32), ("cpu", torch.float64)])
+def test_replaced_convolutions_are_where_the_network_is(tiny_network, convolution, device, dtype):
+    """Fails if a variant of a network on a GPU has weights on the CPU, or of another precision."""
+    network = with_convolutions(tiny_network.to(device, dtype), convolution)
+    tensors = [*network.parameters(), *network.buffers()]
+    assert {(tensor.device.type, tensor.dtype) for tensor in tensors} == {(device, dtype)}
+
+
+def test_the_plain_network_computes_on_its_device(tiny_network):
+    network = plain(tiny_network.to("meta")).train()  # autocast, which inference asks about, knows no "meta"
+    y, mel, noise_level = (torch.zeros(*shape, device="meta") for shape in [(2, 240), (2, 20, 6), (2,)])
+    assert network(y, mel, noise_level).device.type == "meta"
 
 
 def test_profile_shows_every_convolution(command, tiny_config, tiny_network, tmp_path, capsys):
@@ -146,6 +196,80 @@ def test_quality_measures_every_system_and_remembers(quality, tmp_path, capsys, 
     assert (tmp_path / "quality" / "quality.json").read_bytes() == before
 
 
+def test_a_metric_that_cannot_judge_a_recording_counts_in_no_mean(quality, tmp_path, write_recording, capsys):
+    """Of a recording of 0.3 s STOI has no value, of one of 50 ms the STFT distance has none: starred, as PESQ's are."""
+    for name, seconds in {"short": 0.3, "tiny": 0.05}.items():
+        write_recording(tmp_path / f"{name}.wav", seconds=seconds)
+    (tmp_path / "list.txt").write_text("recording 0.wav\nshort.wav\ntiny.wav\n")
+    assert quality("--schedules", SCHEDULES[0], "--metrics", "stoi", "stft", "mcd") == 0, capsys.readouterr().err
+    row = json.loads((tmp_path / "quality" / "quality.json").read_text())["rows"][0]
+    assert row["means"] == {"stoi": pytest.approx(1, abs=1e-4), "stft": 0, "mcd": 0}
+    assert row["without_value"] == {"stoi": 2, "stft": 1, "mcd": 0}
+    line = (tmp_path / "quality" / "quality.md").read_text().splitlines()[2]
+    assert [cell.strip() for cell in line.split("|")[4:7]] == ["1.000*", "0.000*", "0.000"]
+    assert "\\* the mean of fewer recordings" in (tmp_path / "quality" / "quality.md").read_text()
+
+    (tmp_path / "list.txt").write_text("tiny.wav\n")
+    assert quality("-o", tmp_path / "of none", "--schedules", SCHEDULES[0], "--metrics", "stoi") == 0
+    row = json.loads((tmp_path / "of none" / "quality.json").read_text())["rows"][0]
+    assert row["means"]["stoi"] is None and row["without_value"]["stoi"] == 1
+
+
+def test_a_short_recording_shortens_no_other_one(quality, tmp_path, capsys):
+    """And where there is no terminal, progress is whole lines, at most ten of them."""
+    assert quality("--seconds", 1.3, "--audio", 3) == 0
+    error = capsys.readouterr().err.splitlines()
+    assert error[0] == "note: 2 of 3 recordings are shorter than 1.3 s, and taken whole: recording 0, recording 1"
+    assert all(re.fullmatch(r"\d+ of 12 waveforms, \d+ s", line) for line in error[1:]), error
+    assert error[-1].startswith("12 of 12 ") and 5 < len(error) <= 11
+    audio = tmp_path / "quality" / "audio"
+    seconds = [soundfile.info(audio / f"recording {n}" / "griffin-lim.flac").duration for n in range(3)]
+    assert seconds == pytest.approx([1.0, 1.2, 1.3], abs=0.005)
+
+
+def test_a_second_measurement_in_the_same_folder_is_refused(quality, tmp_path, capsys):
+    assert quality("--schedules", SCHEDULES[0], "--metrics", "mcd") == 0
+    path = tmp_path / "quality" / "journal.jsonl"
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        capsys.readouterr()
+        assert quality("--schedules", SCHEDULES[0], "--metrics", "mcd") == 2
+    assert capsys.readouterr().err == f"error: {path}: in use by another process (wanted: another output, or wait for it)\n"
+
+
+def test_a_journal_without_a_metric_is_refused(quality, tmp_path, capsys):
+    assert quality("--schedules", SCHEDULES[0], "--metrics", "mcd") == 0
+    path = tmp_path / "quality" / "journal.jsonl"
+    path.write_text(path.read_text().replace('"figures": {"mcd"', '"figures": {"dcm"'))
+    capsys.readouterr()
+    assert quality("--schedules", SCHEDULES[0], "--metrics", "mcd") == 2
+    assert capsys.readouterr().err == f"error: {path}: line 2: missing key 'figures.mcd'\n"
+
+
+def test_a_terminated_measurement_leaves_whole_files(quality, tiny_checkpoint, filelist, tmp_path, capsys):
+    """Killed with all its processes: what is there is whole, what is in the journal has its audio, and no process stays."""
+    folder = tmp_path / "quality"
+    arguments = ["-ch", tiny_checkpoint, "--filelist", filelist, "-o", folder, "--audio", 2, "--schedules", *SCHEDULES]
+    command = [sys.executable, ROOT / "benchmark.py", "quality", *arguments, "--metrics", "ffe", "--jobs", 2]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    journal, deadline = folder / "journal.jsonl", time.monotonic() + 200
+    try:
+        while not (journal.exists() and journal.read_bytes().count(b"\n") > 1) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.terminate()
+        said, _ = process.communicate(timeout=200)  # ends when no process has the pipe open any more
+    finally:
+        process.kill()
+    assert process.returncode == 143 and "Traceback" not in said
+    assert not list(tmp_path.rglob(".*")) and not (folder / "quality.json").exists()
+    for path in folder.rglob("*.flac"):
+        assert len(soundfile.read(path)[0]) in (8000, 9600)
+    entries = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
+    assert 0 < len(entries) < 12
+    sounds = {path.parent.name for path in folder.rglob("*.flac")}
+    assert sounds >= {entry["recording"] for entry in entries} - {"recording 2"}
+
+
 def test_quality_is_the_same_for_any_number_of_processes(quality, tmp_path, capsys):
     figures = []
     for jobs in (1, 2):
@@ -161,9 +285,29 @@ def test_other_settings_do_not_mix(quality, tmp_path, capsys):
     assert "journal of another run, its seed is 0 (wanted: 1)" in capsys.readouterr().err
 
 
-def test_systems_by_the_same_name_are_refused():
+@pytest.mark.parametrize(
+    "text, path, sampler",
+    [
+        ("a.json", "a.json", None),
+        ("a.json@ddim:0.5", "a.json", "ddim:0.5"),
+        ("me@home/a.json", "me@home/a.json", None),
+        ("me@home/a.npy@heun", "me@home/a.npy", "heun"),
+        ("a@1.json", "a@1.json", None),
+        ("old.json@home/a.pt", "old.json@home/a.pt", None),
+        ("a.json@", "a.json", ""),
+    ],
+)
+def test_an_at_sign_in_a_path_names_no_sampler(text, path, sampler):
+    assert split_sampler(text) == (path, sampler)
+
+
+def test_systems_by_the_same_name_are_refused(tmp_path):
     with pytest.raises(InputError, match="asked for twice"):
         make_systems(SCHEDULES[:1] * 2, ["ancestral"])
+    NoiseSchedule([0.1, 0.5], "a b").save(tmp_path / "a.json")
+    NoiseSchedule([0.1, 0.6], "a-b").save(tmp_path / "b.json")
+    with pytest.raises(InputError, match="'a-b ddim' is asked for twice"):  # one file of audio
+        make_systems([f"{tmp_path}/a.json", f"{tmp_path}/b.json"], ["ddim"])
     with pytest.raises(InputError, match="'euler' is unknown"):
         make_systems([f"{SCHEDULES[0]}@euler"], ["ancestral"])
 
@@ -203,9 +347,11 @@ def test_markdown_table():
 def test_report_needs_a_quality_folder(command, tmp_path, capsys):
     assert command("report", tmp_path, "-o", tmp_path / "report") == 2
     assert "quality.json: No such file" in capsys.readouterr().err
-    (tmp_path / "quality.json").write_text("[]")
+    (tmp_path / "journal.jsonl").write_text('{"settings": {}}\n')
     assert command("report", tmp_path, "-o", tmp_path / "report") == 2
-    assert "not a result of" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "has not finished there" in error
+    assert not (tmp_path / "report").exists()
 
 
 @pytest.fixture
@@ -214,6 +360,95 @@ def report(quality, command, tmp_path):
     assert command("report", tmp_path / "quality", "-o", tmp_path / "report") == 0
     shutil.rmtree(tmp_path / "quality")  # the report needs nothing but itself
     return tmp_path / "report"
+
+
+@pytest.fixture
+def change_quality(tmp_path, tiny_config, write_recording):
+    """change_quality(change): a folder as `quality` writes it, of one recording and two systems, once `change` had its file."""
+
+    def run(change):
+        folder, figures = tmp_path / "quality", {"stoi": 0.9}
+        systems = []
+        for name in ("recording", "wg-3 ddim"):
+            path = write_recording(folder / "audio" / "speech" / f"{name.replace(' ', '-')}.flac", seconds=0.2)
+            systems.append({"system": name, "audio": path.relative_to(folder).as_posix(), "figures": figures})
+        row = {"system": "wg-3 ddim", "sampler": "ddim", "network_calls": 3, "real_time_factor": 0.5}
+        content = {
+            "checkpoint": "tiny.safetensors", "device": "CPU", "jobs": 1, "metrics": ["stoi"], "mel": tiny_config.mel.model_dump(),
+            "n_recordings": 1, "audio_seconds": 0.2, "examples": [{"recording": "speech", "systems": systems}],
+            "rows": [{**row, "means": figures, "without_value": {"stoi": 0}} for _ in range(2)],
+        }  # fmt: skip
+        content = json.loads(json.dumps(content))
+        changed = change(content)
+        (folder / "quality.json").write_text(json.dumps(content if changed is None else changed))
+        return folder
+
+    return run
+
+
+def set_audio(path):
+    def change(content):
+        content["examples"][0]["systems"][1]["audio"] = path
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda content: [], "quality.json: Input should be an object"),
+        (lambda content: {"rows": [], "examples": [], "mel": {}}, "quality.json: missing key 'checkpoint'"),
+        (lambda content: content["mel"].__delitem__("n_fft"), "missing key 'mel.n_fft'"),
+        (lambda content: content["mel"].update(clip=[0.0, "a"]), "mel.clip.1: Input should be a valid number, found 'a'"),
+        (lambda content: content.update(metrics=["loudness"]), "metrics.0: metric 'loudness' is unknown"),
+        (lambda content: content.update(rows={}), "rows: Input should be a valid array"),
+        (lambda content: content["rows"][0].update(means=None), "rows.0.means: "),
+        (lambda content: content["rows"][1]["means"].__delitem__("stoi"), "missing key 'rows.1.means.stoi'"),
+        (lambda content: content["rows"][1].update(real_time_factor=10**400), "rows.1.real_time_factor: "),
+        (lambda content: content["examples"][0]["systems"][1]["figures"].__delitem__("stoi"), "'examples.0.systems.1.figures.stoi'"),
+        (set_audio("../../victim.txt"), "examples.0.systems.1.audio: '../../victim.txt' is no path of audio"),
+        (set_audio("audio/../victim.flac"), "is no path of audio"),
+        (set_audio("/victim.flac"), "is no path of audio"),
+        (set_audio("index.html"), "is no path of audio"),
+        (set_audio("audio/speech/none.flac"), "audio/speech/none.flac: No such file"),
+        (set_audio("audio/link/victim.flac"), "victim.flac: leads out of"),
+        (set_audio("audio/speech/victim.flac"), "victim.flac: leads out of"),
+    ],
+)
+def test_a_report_of_a_damaged_or_hostile_file_is_one_line(change_quality, command, tmp_path, capsys, change, said):
+    """Nothing is written, least of all outside the report's folder."""
+    folder = change_quality(change)
+    (tmp_path / "victim.txt").write_text("precious")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(folder / "audio" / "speech" / "recording.flac", tmp_path / "elsewhere" / "victim.flac")
+    (folder / "audio" / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "audio" / "speech" / "victim.flac").symlink_to(tmp_path / "elsewhere" / "victim.flac")
+    capsys.readouterr()
+    assert command("report", folder, "-o", tmp_path / "a" / "report") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and said in error and len(error) < 600
+    assert (tmp_path / "victim.txt").read_text() == "precious" and not (tmp_path / "a").exists()
+
+
+def test_a_report_writes_through_no_link_out_of_its_folder(change_quality, command, tmp_path, capsys):
+    folder, report = change_quality(lambda content: None), tmp_path / "report"
+    for name in ("report", "elsewhere"):
+        (tmp_path / name).mkdir()
+    for name in ("audio", "pictures"):
+        (report / name).symlink_to(tmp_path / "elsewhere")
+        assert command("report", folder, "-o", report) == 2
+        assert "leads out of" in capsys.readouterr().err and not any((tmp_path / "elsewhere").iterdir())
+        (report / name).unlink()
+
+
+def test_a_report_may_be_made_in_the_folder_itself(change_quality, command, tmp_path, capsys):
+    """And twice; what stands between dollar signs in a name is no TeX."""
+    folder = change_quality(lambda content: content["rows"][1].update(system="a $\\frac$ b"))
+    sound = (folder / "audio" / "speech" / "recording.flac").read_bytes()
+    for _ in range(2):
+        assert command("report", folder, "-o", folder) == 0, capsys.readouterr().err
+        assert (folder / "audio" / "speech" / "recording.flac").read_bytes() == sound
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_report_holds_all_that_its_page_shows(report):

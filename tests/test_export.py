@@ -1,10 +1,15 @@
 """The network as ONNX: what PyTorch computes, at any size; and synthesis without PyTorch."""
 
+import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import wave
 
 import numpy as np
+import onnx
 import pytest
 import soundfile
 import torch
@@ -104,29 +109,131 @@ def test_synthesises_with_onnxruntime_and_numpy_alone(arguments, tmp_path):
 @pytest.mark.parametrize(
     "place, content, words",
     [
-        (0, b"nonsense", "not a network written by model.export"),
+        (0, b"nonsense", "not an ONNX file"),
+        (0, b"", "not an ONNX file"),
+        (0, "missing", "No such file"),
+        (0, "folder", "not a regular file"),
+        (1, b"nonsense", "not JSON"),
+        (1, b"[" * 100_000, "not JSON"),
+        (1, b"[1" + b"0" * 400 + b"]", "not a noise schedule"),
+        (1, b"[1" + b"0" * 5000 + b"]", "not JSON"),
+        (1, b"5", "not a noise schedule"),
+        (1, b'{"betas": [0.1], "sampler": []}', "not a noise schedule"),
         (1, b"{}", "not a noise schedule"),
         (1, b'{"betas": [2]}', "inside .0, 1."),
         (1, b'{"betas": [0.1], "sampler": "euler"}', "one of ancestral, "),
-        (2, b"nonsense", "not a NumPy array"),
-        (2, None, "shape .21, 6."),
         (1, "missing", "No such file"),
+        (2, b"nonsense", "not a NumPy array"),
+        (2, lambda path: torch.save(torch.zeros(20, 6), path), "an archive, as of .npz or PyTorch's .pt"),
+        (2, lambda path: np.savez(open(path, "wb"), np.zeros((20, 6))), "an archive"),
+        (2, lambda path: np.save(open(path, "wb"), np.zeros((21, 6))), "shape .21, 6."),
+        (2, lambda path: np.save(open(path, "wb"), np.full((20, 6), 1e300)), "finite"),
+        (2, lambda path: np.save(open(path, "wb"), np.zeros((20, 6), complex)), "holds complex128"),
+        (2, lambda path: np.save(open(path, "wb"), np.full((20, 6), "a")), "holds <U1"),
+        (2, "missing", "No such file"),
+        (2, "folder", "not a regular file"),
+        (3, "folder", "cannot be written"),
+        (3, "missing/out.wav", "cannot be written"),
+        (3, "a" * 300 + "bad", "File name too long"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, tmp_path, monkeypatch, capsys, place, content, words):
     path = tmp_path / "bad"
-    if content is None:
-        path = tmp_path / "bad.npy"
-        np.save(path, np.zeros((21, 6)))
-    elif content != "missing":
+    if content == "folder":
+        path.mkdir()
+    elif callable(content):
+        content(path)
+    elif isinstance(content, bytes):
         path.write_bytes(content)
+    elif content != "missing":
+        path = path / content if "/" in content else tmp_path / content
     arguments[place] = path
     monkeypatch.setattr(sys, "argv", ["onnx_inference.py", *map(str, arguments)])
     assert onnx_inference.main() == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert re.search(words, error) and "bad" in error
+    assert not (tmp_path / "out.wav").exists() and not list(tmp_path.glob(".*"))
+
+
+def run_onnx_inference(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["onnx_inference.py", *map(str, arguments)])
+    status = onnx_inference.main()
+    return status, capsys.readouterr().err
+
+
+PRIOR = {"prior": {"loudest": 1.0, "floor": 0.1}, "mel": {"power": 2.0, "std": 1.0, "mean": 0.0, "log": "ln"}}
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (None, "not a network written by model.export"),
+        ({"n_mels": "many"}, "the n_mels 'many' .wanted: a whole number above 0"),
+        ({"n_mels": "21"}, r"says 21 mel bands, its graph \[20\]"),
+        ({"hop_length": "0"}, "the hop_length '0'"),
+        ({"hop_length": "9" * 5000}, "the hop_length '999"),
+        ({"hop_length": "41"}, "fails for 6 frames of 41 samples"),
+        ({"sample_rate": "-8000"}, "the sample_rate '-8000'"),
+        ({"config": "{"}, "configuration in its metadata is not JSON"),
+        ({"config": "[" * 100_000}, "configuration in its metadata is not JSON"),
+        ({"config": "[]"}, "is no dictionary"),
+        ({"config": json.dumps({"prior": 1})}, "no number mel.power"),
+        ({"config": json.dumps(PRIOR | {"prior": {"loudest": "a", "floor": 0.1}})}, "no number prior.loudest"),
+        ({"config": json.dumps(PRIOR | {"mel": PRIOR["mel"] | {"log": "log2"}})}, "no mel.log"),
+    ],
+)
+def test_damaged_metadata_is_one_line(arguments, tmp_path, monkeypatch, capsys, changes, words):
+    network = onnx.load(arguments[0])
+    metadata = {entry.key: entry.value for entry in network.metadata_props}
+    del network.metadata_props[:]
+    if changes is not None:
+        onnx.helper.set_model_props(network, metadata | changes)
+    onnx.save(network, tmp_path / "bad.onnx")
+    status, error = run_onnx_inference([tmp_path / "bad.onnx", *arguments[1:]], monkeypatch, capsys)
+    assert status == 2 and error.count("\n") == 1 and "bad.onnx: " in error and re.search(words, error)
     assert not (tmp_path / "out.wav").exists()
+
+
+def test_another_networks_graph_is_one_line(arguments, tmp_path, monkeypatch, capsys):
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [value], [onnx.ValueInfoProto(name="y")])
+    opset = onnx.helper.make_opsetid("", 18)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), tmp_path / "other.onnx")
+    status, error = run_onnx_inference([tmp_path / "other.onnx", *arguments[1:]], monkeypatch, capsys)
+    assert status == 2 and error.count("\n") == 1 and "other.onnx: not a network written by model.export" in error
+
+
+def test_takes_what_people_have(arguments, tmp_path, monkeypatch, capsys):
+    """A byte-order mark, a bare list, big-endian or half-precision mels."""
+    (tmp_path / "s.json").write_bytes(b"\xef\xbb\xbf[0.001, 0.6]")
+    waveforms = []
+    for dtype in (">f4", "f8", "f2"):
+        np.save(tmp_path / "m.npy", np.full((1, 20, 6), -5.0, dtype))
+        assert run_onnx_inference(arguments, monkeypatch, capsys) == (0, "")
+        waveforms.append(soundfile.read(tmp_path / "out.wav")[0])
+    assert all(np.array_equal(waveforms[0], other) for other in waveforms[1:])
+
+
+def test_a_waveform_that_is_not_finite_is_no_file(arguments, tmp_path, monkeypatch, capsys):
+    (tmp_path / "s.json").write_text("[1e-20, 1e-20]")
+    status, error = run_onnx_inference(arguments, monkeypatch, capsys)
+    assert status == 2 and error.count("\n") == 1 and "NaN or infinity" in error
+    assert not (tmp_path / "out.wav").exists()
+
+
+@pytest.mark.parametrize("stop", [lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: np.zeros(1)[2]], ids=["SIGTERM", "error"])
+def test_a_stopped_command_leaves_no_temporary_file_and_the_file_before(arguments, tmp_path, monkeypatch, stop):
+    (tmp_path / "out.wav").write_bytes(b"before")
+    monkeypatch.setattr(wave.Wave_write, "writeframes", lambda *_: stop())
+    monkeypatch.setattr(sys, "argv", ["onnx_inference.py", *map(str, arguments)])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises((SystemExit, IndexError)):
+            onnx_inference.main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert (tmp_path / "out.wav").read_bytes() == b"before" and not list(tmp_path.glob(".*"))
 
 
 def test_the_command_checks_what_it_wrote(tiny_checkpoint, tmp_path, capsys, monkeypatch):

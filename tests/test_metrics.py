@@ -58,6 +58,56 @@ def test_pesq_of_silence_and_of_no_speech_is_nan(speech):
     assert math.isnan(pesq_wideband(torch.zeros_like(speech), speech, SAMPLE_RATE))
 
 
+def odd_recordings():
+    generator = torch.Generator().manual_seed(2)
+    noise = 0.1 * torch.randn(8192, generator=generator)
+    click = torch.zeros(8192)
+    click[4000] = 1
+    lengths = {f"{n} samples": noise[:n] for n in (384, 512, 820, 1024, 1025, 1152, 4096, 6400)}
+    return lengths | {
+        "silence": torch.zeros(8192),
+        "nearly silence": 1e-7 * noise,
+        "silence but for the end": torch.cat([torch.zeros(8192), noise[:2000]]),
+        "a click": click,
+        "a constant": torch.full((8192,), 0.3),
+        "a tone": 0.5 * torch.sin(2 * math.pi * 200 / SAMPLE_RATE * torch.arange(8192)),
+    }
+
+
+@pytest.mark.parametrize("recording", odd_recordings().values(), ids=odd_recordings())
+def test_a_recording_compared_with_itself_has_the_best_value_or_none(recording):
+    """Fails if a metric's mark of failure goes for a measurement."""
+    for name, best in BEST.items():
+        value = METRICS[name].measure(recording, recording, MEL)
+        assert math.isnan(value) or value == pytest.approx(best, abs=1e-4), name
+
+
+@pytest.mark.parametrize("recording", [torch.zeros(8192), torch.full((384,), 0.1)], ids=["silence", "24 ms"])
+def test_dnsmos_of_what_is_no_speech_is_on_its_scale(recording):
+    assert 1 <= METRICS["dnsmos"].measure(recording, recording, MEL) <= 5
+
+
+@pytest.mark.parametrize("name", ["stoi", "estoi"])
+def test_intelligibility_wants_0_4_s_of_speech(name):
+    measure, generator = METRICS[name].measure, torch.Generator().manual_seed(3)
+    noise = torch.randn(SAMPLE_RATE, generator=generator)
+    assert math.isnan(measure(noise[:6400], noise[:6400], MEL))
+    assert measure(noise[:7200], noise[:7200], MEL) == pytest.approx(1, abs=1e-4)
+    assert measure(noise, torch.zeros_like(noise), MEL) == 0  # nothing of it can be understood
+
+
+def test_nothing_is_relative_to_silence(noise):
+    assert math.isnan(METRICS["stft"].measure(torch.zeros_like(noise), noise, MEL))
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_a_waveform_that_is_not_finite_has_no_value(name, speech):
+    for value in (math.nan, math.inf):
+        broken = speech.clone()
+        broken[100] = value
+        assert math.isnan(METRICS[name].measure(speech, broken, MEL))
+
+
 def test_other_sample_rates_are_resampled():
     speech = synthetic_speech(3, sample_rate=22050)
     assert pesq_wideband(speech, speech, 22050) == pytest.approx(BEST_PESQ, abs=1e-4)

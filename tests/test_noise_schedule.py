@@ -100,6 +100,11 @@ def test_warns_of_a_schedule_that_cannot_start_from_noise():
     assert NoiseSchedule.load(ROOT / "schedules" / "wg-6.json").warning is None
 
 
+def test_a_byte_order_mark_is_no_part_of_a_schedule(tmp_path):
+    (tmp_path / "s.json").write_bytes(b"\xef\xbb\xbf[0.1, 0.5]")
+    assert NoiseSchedule.load(tmp_path / "s.json").betas.tolist() == [0.1, 0.5]
+
+
 @given(betas=betas_inside)
 def test_json_gives_back_the_same_bits(tmp_path_factory, betas):
     path = tmp_path_factory.mktemp("schedule") / "s.json"
@@ -130,6 +135,9 @@ class Anything:
         ("no_betas.json", lambda path: path.write_text("{}")),
         ("unknown_key.json", lambda path: path.write_text('{"betas": [0.1], "bteas": [0.1]}')),
         ("number_as_sampler.json", lambda path: path.write_text('{"betas": [0.1], "sampler": 5}')),
+        ("number_as_name.json", lambda path: path.write_text('{"betas": [0.1], "name": 5}')),
+        ("deep.json", lambda path: path.write_text("[" * 100_000)),
+        ("huge_number.json", lambda path: path.write_text('{"betas": [1' + "0" * 400 + "]}")),
         ("text.json", lambda path: path.write_text('{"betas": "abc"}')),
         ("pickle.pt", lambda path: torch.save(Anything(), path)),
         ("dictionary.pt", lambda path: torch.save({"betas": 1}, path)),

@@ -10,6 +10,8 @@ from nbclient import NotebookClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
+from model.errors import run_command
+from notebooks import keep_scalars, plot_curve
 from notebooks.plot_curve import hours_at_steps
 from tests.conftest import ROOT
 
@@ -65,3 +67,25 @@ def test_curves_are_drawn(tmp_path):
     result = subprocess.run([*script, tmp_path, "-o", tmp_path / "none.png"], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (2, f"error: {tmp_path}: no curves\n")
     assert not (tmp_path / "none.png").exists()
+    result = subprocess.run([*command[:-1], tmp_path / "none" / "curve.png"], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (2, f"error: {tmp_path / 'none' / 'curve.png'}: No such file or directory\n")
+
+
+@pytest.mark.parametrize("script", [keep_scalars, plot_curve], ids=lambda script: script.__name__)
+def test_a_folder_that_is_missing_is_one_line(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["script", str(tmp_path / "none"), *["-o"] * (script is plot_curve), str(tmp_path / "new")])
+    with pytest.raises(SystemExit) as exit_:
+        run_command(script.main)
+    assert (exit_.value.code, capsys.readouterr().err) == (2, f"error: {tmp_path / 'none'}: no such folder\n")
+    assert not (tmp_path / "new").exists()
+
+
+def test_curves_are_kept_in_an_empty_folder_only(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    for target, said in [("kept", ""), ("kept", "kept: not empty"), ("file", "file: Not a directory")]:
+        monkeypatch.setattr(sys, "argv", ["keep_scalars.py", str(ROOT / "notebooks" / "small-16k-run"), str(tmp_path / target)])
+        with pytest.raises(SystemExit) as exit_:
+            run_command(keep_scalars.main)
+        assert exit_.value.code == (2 if said else 0)
+        assert capsys.readouterr().err == (f"error: {tmp_path}/{said}\n" if said else "")
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["events.out.tfevents.curves"]

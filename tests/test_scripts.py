@@ -3,11 +3,14 @@
 import os
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 
+import filelists.make_filelists
+from model.errors import run_command
 from tests.conftest import ROOT
 
 
@@ -81,12 +84,81 @@ def test_make_filelists_gives_the_same_split_every_time(clone, tmp_path, write_r
 
 
 @needs_venv
-@pytest.mark.parametrize("argument, words", [("none", "none: not a folder"), (".", "recordings .wanted: 41 or more")])
-def test_make_filelists_refuses_a_folder_without_recordings(clone, tmp_path, argument, words):
-    result = sh("make_filelists.sh", argument, root=clone, cwd=tmp_path)
-    assert result.returncode == 2
-    assert "Traceback" not in result.stderr and result.stderr.startswith("error: ")
-    assert words.split(" .")[0] in result.stderr
+def test_make_filelists_through_the_shell_is_one_line(clone, tmp_path):
+    result = sh("make_filelists.sh", "none", root=clone, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (2, "error: none: not a folder (wanted: a folder of recordings)\n")
+
+
+@pytest.fixture
+def make_filelists(tmp_path, monkeypatch, capsys):
+    """make_filelists(*arguments): status, standard error, and the lists' lines by name, of the folder `recordings`."""
+    (tmp_path / "recordings").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, output="lists"):
+        monkeypatch.setattr(sys, "argv", ["make_filelists.py", "recordings", output, *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            run_command(filelists.make_filelists.main)
+        lists = sorted((tmp_path / output).glob("*.txt")) if (tmp_path / output).is_dir() else []
+        return exit_.value.code, capsys.readouterr().err, {path.stem: path.read_bytes().splitlines() for path in lists}
+
+    return run
+
+
+def test_make_filelists_of_few_recordings_names_the_options(make_filelists, tmp_path, write_recording):
+    for n in range(3):
+        write_recording(tmp_path / "recordings" / f"{n}.wav", seconds=0.05)
+    status, error, lists = make_filelists()
+    assert status == 2 and lists == {} and error.count("\n") == 1
+    assert "recordings: 3 recordings" in error and "--validation 20, --test 20" in error and "41 or more" in error
+    assert make_filelists("--test", -3, "--validation", 4)[0] == 2
+    status, _, lists = make_filelists("--test", 1, "--validation", 1)
+    assert status == 0 and {name: len(lines) for name, lines in lists.items()} == {"test": 1, "train": 1, "validation": 1}
+
+
+def test_make_filelists_takes_the_names_that_people_have(make_filelists, tmp_path, write_recording):
+    """Capitals, other encodings, links and circles of links; but nothing hidden."""
+    folder = tmp_path / "recordings"
+    for name in ("a.WAV", ".hidden.wav", "._a.wav", ".trash/b.wav", "c|d.wav"):
+        write_recording(folder / name, seconds=0.05)
+    write_recording(tmp_path / "elsewhere" / "e.flac", seconds=0.05)
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "circle").symlink_to(folder)
+    wanted = {b"a.WAV", b"c|d.wav", b"linked/e.flac"}
+    if sys.platform == "linux":
+        (folder / "a.WAV").rename(os.fsdecode(os.fsencode(folder) + b"/\xe4\xe0.wav"))
+        wanted = wanted - {b"a.WAV"} | {b"\xe4\xe0.wav"}
+    status, error, lists = make_filelists("--test", 1, "--validation", 1)
+    assert (status, error) == (0, "")
+    assert {line.removeprefix(b"../recordings/") for lines in lists.values() for line in lines} == wanted
+    assert sum(map(len, lists.values())) == len(wanted)
+
+
+def test_make_filelists_refuses_what_it_cannot_write(make_filelists, tmp_path, write_recording):
+    for n in range(3):
+        write_recording(tmp_path / "recordings" / f"{n}.wav", seconds=0.05)
+    (tmp_path / "file").touch()
+    status, error, _ = make_filelists("--test", 1, "--validation", 1, output="file/lists")
+    assert status == 2 and error.count("\n") == 1 and "file" in error
+    write_recording(tmp_path / "recordings" / "two\nlines.wav", seconds=0.05)
+    status, error, lists = make_filelists("--test", 1, "--validation", 1)
+    assert status == 2 and error.count("\n") == 1 and lists == {}
+    assert r"two\nlines.wav': a line break in its name" in error
+
+
+def test_search_help_fetches_nothing(tmp_path):
+    """Nor does a search on other recordings; both in a folder where fetching would fail."""
+    root = tmp_path / "clone"
+    (root / "runs").mkdir(parents=True)
+    shutil.copy(ROOT / "runs" / "search.sh", root / "runs")
+    (root / "runs" / "setup.sh").write_text('root=$(cd "$(dirname "$0")/.." && pwd)\npython=echo\n')
+    (root / "runs" / "get_corpus.sh").write_text("echo fetched; exit 7\n")
+    for arguments in (["--help"], ["--steps", "3", "-h"], ["--filelist", "my list.txt"], ["--filelist=my list.txt"]):
+        result = sh("search.sh", *arguments, root=root)
+        assert result.returncode == 0 and "fetched" not in result.stdout, arguments
+        assert "benchmark.py search" in result.stdout and " ".join(arguments) in result.stdout
+    result = sh("search.sh", "--steps", "3", root=root)
+    assert (result.returncode, result.stdout) == (7, "fetched\n")
 
 
 FAKE_PYTHON = """#!/bin/sh

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import benchmark
@@ -18,7 +19,7 @@ from benchmarking.grid import default_ladder, grid_candidates
 from benchmarking.journal import Journal
 from benchmarking.optimizers import OPTIMIZERS
 from benchmarking.scoring import Scorer, Scoring, scorer_factory
-from benchmarking.search import optimizer_batches
+from benchmarking.search import Entry, optimizer_batches
 from benchmarking.workers import start_workers
 from model.checkpoint import save_weights
 from model.errors import InputError, run_command
@@ -183,29 +184,80 @@ def test_scores_are_identical_for_any_number_of_processes(tiny_checkpoint, filel
 
 def test_a_journal_survives_a_kill_in_the_middle_of_a_line(tmp_path):
     path = tmp_path / "journal"
-    journal = Journal(path, {"seed": 0})
-    journal.append({"score": 0.1})
+    journal = Journal(path, {"seed": 0}, Entry)
+    journal.append({"betas": [0.1], "score": 0.1})
     journal.close()
     with open(path, "ab") as file:
         file.write(b'{"score": 0.')
-    journal = Journal(path, {"seed": 0})
-    assert journal.entries == [{"score": 0.1}]
-    journal.append({"score": 0.2})
+    journal = Journal(path, {"seed": 0}, Entry)
+    assert journal.entries == [{"betas": [0.1], "score": 0.1}]
+    journal.append({"betas": [0.2], "score": None})
     journal.close()
-    assert Journal(path, {"seed": 0}).entries == [{"score": 0.1}, {"score": 0.2}]
+    assert Journal(path, {"seed": 0}, Entry).entries == [{"betas": [0.1], "score": 0.1}, {"betas": [0.2], "score": None}]
 
 
 @pytest.mark.parametrize("settings", [{"seed": 1}, {"seed": 0, "steps": 3}, {}])
 def test_a_journal_of_another_run_is_refused(tmp_path, settings):
-    Journal(tmp_path / "journal", {"seed": 0}).close()
+    Journal(tmp_path / "journal", {"seed": 0}, Entry).close()
     with pytest.raises(InputError, match="journal of another run, its (seed|steps) is"):
-        Journal(tmp_path / "journal", settings)
+        Journal(tmp_path / "journal", settings, Entry)
 
 
-def test_a_damaged_journal_is_refused(tmp_path):
-    (tmp_path / "journal").write_text("no journal\n")
-    with pytest.raises(InputError, match="not a journal"):
-        Journal(tmp_path / "journal", {})
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("no journal\n", "line 1 is not JSON"),
+        ("no journal", "its first line has no 'settings'"),
+        ("[" * 100_000 + "\n", "line 1 is not JSON"),
+        ('"settings"\n', "its first line has no 'settings'"),
+        ('{"settings": []}\n', "its first line has no 'settings'"),
+        ('{"settings": {}}\n[]\n', "line 2: Input should be an object"),
+        ('{"settings": {}}\n{"betas": [0.1]}\n', "line 2: missing key 'score'"),
+        ('{"settings": {}}\n{"betas": ["a"], "score": 1}\n', "line 2: betas.0: Input should be a valid number, found 'a'"),
+        ('{"settings": {}}\n{"betas": [0.1], "score": NaN}\n', "line 2: score: Input should be a finite number"),
+        ('{"settings": {}}\n{"betas": [0.1], "score": 1' + "0" * 400 + "}\n", "line 2: score: "),
+    ],
+)
+def test_a_damaged_journal_is_refused_and_left_as_it_is(tmp_path, content, said):
+    (tmp_path / "journal").write_text(content)
+    with pytest.raises(InputError) as caught:
+        Journal(tmp_path / "journal", {}, Entry)
+    assert f"{tmp_path / 'journal'}: " in str(caught.value) and said in str(caught.value)
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
+    assert (tmp_path / "journal").read_text() == content
+
+
+def test_a_journal_that_was_killed_in_its_first_line_is_begun_anew(tmp_path):
+    (tmp_path / "journal").write_text('{"settings": {"se')
+    journal = Journal(tmp_path / "journal", {"seed": 0}, Entry)
+    journal.append({"betas": [0.1], "score": 0.1})
+    journal.close()
+    assert Journal(tmp_path / "journal", {"seed": 0}, Entry).entries == [{"betas": [0.1], "score": 0.1}]
+
+
+HOLD_JOURNAL = """
+import sys, time
+from benchmarking.journal import Journal
+from benchmarking.search import Entry
+journal = Journal(sys.argv[1], {"seed": 0}, Entry)
+print("open", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_journal_is_one_processs_until_it_ends_however_it_ends(tmp_path):
+    path = tmp_path / "journal"
+    process = subprocess.Popen([sys.executable, "-c", HOLD_JOURNAL, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "open\n"
+        content = path.read_bytes()
+        with pytest.raises(InputError, match="journal: in use by another process"):
+            Journal(path, {"seed": 0}, Entry)
+        assert path.read_bytes() == content
+    finally:
+        process.kill()
+        process.wait()
+    Journal(path, {"seed": 0}, Entry).close()
 
 
 @pytest.mark.parametrize("method", ["grid", "tpe", "cma"])
@@ -242,7 +294,9 @@ def test_samples_with_what_its_start_was_made_for(search, arguments, sampler, tm
     assert schedule["sampler"] == sampler and f"with the sampler {sampler} on" in schedule["source"]
 
 
-def test_an_interrupted_search_has_saved_its_best(tmp_path, tiny_checkpoint, filelist):
+@pytest.mark.parametrize("kill, number, status", [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)])
+def test_an_interrupted_search_has_saved_its_best(tmp_path, tiny_checkpoint, filelist, kill, number, status):
+    """Ctrl-C reaches all processes, `kill` and batch systems end the first."""
     output = tmp_path / "found.json"
     command = command_of(tiny_checkpoint, filelist, output, "--method", "grid", "--steps", "6", "--candidates", "all")
     command = [sys.executable, str(ROOT / command[0]), *command[1:], "--jobs", "2"]
@@ -252,11 +306,12 @@ def test_an_interrupted_search_has_saved_its_best(tmp_path, tiny_checkpoint, fil
     try:
         while not (journal.exists() and journal.read_bytes().count(b"\n") > 3) and time.monotonic() < deadline:
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)
-        _, error = process.communicate(timeout=300)
+        kill(process.pid, number)
+        _, error = process.communicate(timeout=300)  # ends when no process has standard error open any more
     finally:
         process.kill()
-    assert process.returncode == 130
+    assert process.returncode == status
+    assert not list(tmp_path.glob(".*"))  # temporary files
     assert "the best so far is in" in error and "Traceback" not in error
     scores = {json.dumps(e["betas"]): e["score"] for e in map(json.loads, journal.read_text().splitlines()[1:])}
     assert scores[json.dumps(NoiseSchedule.load(output).betas.tolist())] == min(scores.values())
@@ -280,16 +335,68 @@ def test_an_interrupted_search_has_saved_its_best(tmp_path, tiny_checkpoint, fil
         (["--filelist", "wrong_rate.txt"], "sample rate is 16000 Hz (wanted: 8000 Hz)"),
         (["--checkpoint", "missing.safetensors"], "missing.safetensors: No such file"),
         (["-o", "found.txt"], "found.txt: a schedule file ends in .json"),
+        (["-o", "empty.txt/found.json"], "empty.txt"),
+        (["-o", "folder.json"], "folder.json: cannot be written"),
+        (["--start", "deep.json"], "deep.json: "),
+        (["--seconds", "0.005"], "--seconds is 0.005, too short for this model's mels (wanted: 0.015 or more)"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(search, capsys, tmp_path, write_recording, arguments, said):
     (tmp_path / "empty.txt").write_text("\n")
     write_recording(tmp_path / "other.wav", sample_rate=16000)
     (tmp_path / "wrong_rate.txt").write_text("other.wav\n")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "folder.json").mkdir()
     status, _, _ = search(*arguments)
     assert status == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and said in error
+
+
+def test_a_metric_without_a_value_is_said_before_the_search(search, capsys, tmp_path):
+    """0.3 s are too short for STOI, whatever a schedule makes of them; 0.6 s of silence, too."""
+    assert search("--metric", "stoi")[0] == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "list.txt: STOI has no value for 2 of 2 excerpts" in error and "0, 3 (wanted: " in error
+    soundfile.write(tmp_path / "3.wav", np.zeros(8000), 8000)
+    assert search("--metric", "stoi", "--seconds", "0.5")[0] == 2
+    assert "for 1 of 2 excerpts, too short or silent: 3 (wanted" in capsys.readouterr().err
+    assert not (tmp_path / "found.journal.jsonl").exists()
+
+
+def test_shorter_recordings_shorten_no_other_one(search, tiny_checkpoint, filelist, capsys):
+    """Excerpts of 0.5 to 0.8 s, in batches of one length each."""
+    status, output, _ = search("--seconds", "0.7", "--recordings", "4", "--candidates", "2")
+    assert status == 0
+    assert "note: 2 of 4 recordings are shorter than 0.7 s, and taken whole: 0, 1\n" in capsys.readouterr().err
+    assert "on 4 excerpts of 4000 to 5600 samples" in json.loads(output.read_text())["source"]
+    scorer = Scorer(scoring_of(tiny_checkpoint, filelist, n_recordings=4, seconds=0.7), torch.device("cpu"))
+    assert scorer.batches == [[0], [1], [2, 3]]
+    waveforms = scorer.synthesize(WG_6)
+    assert [len(waveform) for waveform in waveforms] == [4000, 4800, 5600, 5600]
+    alone = Scorer(scoring_of(tiny_checkpoint, filelist, n_recordings=1, seconds=0.7), torch.device("cpu"))
+    torch.testing.assert_close(waveforms[0], alone.synthesize(WG_6)[0])
+
+
+def test_a_second_search_for_the_same_file_is_refused(search, capsys):
+    status, output, journal = search("--candidates", "2")
+    before = journal.read_bytes(), output.read_bytes()
+    settings = json.loads(before[0].splitlines()[0])["settings"]
+    first = Journal(journal, settings, Entry)
+    capsys.readouterr()
+    assert search("--candidates", "2")[0] == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "found.journal.jsonl: in use by another process" in error
+    first.close()
+    assert (journal.read_bytes(), output.read_bytes()) == before
+    assert search("--candidates", "2")[0] == 0
+
+
+def test_progress_is_said_in_lines_where_there_is_no_terminal(search, capsys):
+    assert search("--candidates", "3")[0] == 0
+    error = capsys.readouterr().err
+    assert [line.split(",")[0] for line in error.splitlines()] == [f"{n} of 3 schedules" for n in (1, 2, 3)]
+    assert "\r" not in error and "\x1b" not in error
 
 
 def test_another_checkpoints_journal_is_refused(search, capsys, tiny_checkpoint, tiny_config):
@@ -298,6 +405,7 @@ def test_another_checkpoints_journal_is_refused(search, capsys, tiny_checkpoint,
     torch.manual_seed(1)
     save_weights(WaveGrad(tiny_config.network, tiny_config.mel.n_mels), tiny_config, tiny_checkpoint)
     before = output.read_bytes()
+    capsys.readouterr()
     status, output, _ = search("--candidates", "2")
     assert status == 2
     error = capsys.readouterr().err
