@@ -122,7 +122,8 @@ class WaveGrad(nn.Module):
 
     def _precision(self, stride, device):
         """In inference under autocast, what is at the waveform's own rate computes in float32: fewer bits would be heard there."""
-        if stride == 1 and not self.training and torch.is_autocast_enabled(device.type):
+        is_cast = device.type != "meta" and torch.is_autocast_enabled(device.type)
+        if stride == 1 and not self.training and is_cast:
             return torch.autocast(device.type, enabled=False)
         return contextlib.nullcontext()
 

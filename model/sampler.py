@@ -7,6 +7,7 @@ A sampler is its step: how y_{n-1} follows from y_n and the clean waveform that 
 import functools
 import math
 
+import numpy as np
 import torch
 
 from model.errors import InputError
@@ -38,6 +39,7 @@ def predict_y_0(network, y, mel, schedule, n):
     return y_0.clamp(-1, 1)
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # a beta that vanishes beside 1 gives NaN, which is noticed in the waveform
 def ancestral_step(schedule, n, y, y_0, previous_y_0, draw):
     """y_{n-1} drawn from q(y_{n-1} | y_n, y_0) (Ho et al., 2020, equation 7).
 

@@ -4,7 +4,11 @@ import json
 import os
 from pathlib import Path
 
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the tests say what the CPU does
+# The tests say what the CPU does. Those marked `gpu` run in a process of their own, where test_gpu.py finds a GPU.
+VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+ON_GPU = os.environ.get("WAVEGRAD_TESTS") == "gpu"
+if not ON_GPU:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import numpy as np
 import pytest
@@ -21,6 +25,13 @@ settings.load_profile("unhurried")
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
+
+
+def pytest_collection_modifyitems(items):
+    if not ON_GPU:
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="runs in test_gpu.py, where there is a GPU"))
 
 
 def tiny_config_values():

@@ -360,7 +360,6 @@ def test_weights_loss_and_average_stay_in_float32(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_fp16_trains_on_a_gpu(tmp_path):
     """The first steps may be skipped, until the scaler has found its scale."""
     trainer = trainer_of(write_run(tmp_path, training__precision="fp16", training__n_steps=60))
