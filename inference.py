@@ -17,7 +17,7 @@ from model.audio import AUDIO_SUFFIXES, read_audio, wav_writer
 from model.checkpoint import build_network, read_checkpoint
 from model.config import load_config
 from model.device import DTYPES, exact_float32, pick_device, torchrun_place
-from model.errors import CommandParser, InputError, describe, non_negative_int, positive_int, run_command, seed_int
+from model.errors import CommandParser, InputError, describe, non_negative_int, one_line, positive_int, run_command, seed_int
 from model.jobs import device_of_job, end_with_parent, run_jobs
 from model.mel_input import MEL_SUFFIXES, read_mel
 from model.noise_schedule import NoiseSchedule
@@ -63,7 +63,7 @@ def features(path, vocoder, mix_to_mono=False):
 
 
 def warn(message):
-    tqdm.write(f"warning: {message}", file=sys.stderr)
+    tqdm.write(f"warning: {one_line(message)}", file=sys.stderr)
 
 
 class Usable(NamedTuple):

@@ -162,7 +162,10 @@ def read_schedule(path, sampler=None):
         raise ValueError(f"{path}: not JSON (wanted: a noise schedule)") from None
     schedule = {"betas": schedule} if isinstance(schedule, list) else schedule
     try:
-        betas = np.array(schedule["betas"], np.float64)
+        betas = np.array(schedule["betas"])
+        if betas.size and betas.dtype.kind not in "fi":  # text that looks like numbers, say
+            raise TypeError
+        betas = betas.astype(np.float64)
         values = SAMPLERS[sampler or schedule.get("sampler", DEFAULT_SAMPLER)]
     except (ValueError, KeyError, TypeError, OverflowError, AttributeError):
         names = ", ".join(SAMPLERS)

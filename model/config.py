@@ -13,6 +13,7 @@ from model.files import read_text
 PositiveInt = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 Size = Annotated[int, Field(gt=0, le=1 << 17)]  # of an axis of a tensor, which has to fit into memory
+Channels = Annotated[int, Field(gt=0, le=4096)]
 
 
 class _Section(BaseModel):
@@ -41,7 +42,7 @@ class MelConfig(_Section):
     n_fft: Size
     win_length: Size
     hop_length: Size
-    n_mels: Annotated[int, Field(gt=0, le=4096)]
+    n_mels: Channels
     f_min: float = Field(ge=0)
     f_max: PositiveFloat
     power: PositiveFloat = 2.0
@@ -87,12 +88,12 @@ class NetworkConfig(_Section):
     """
 
     factors: tuple[Size, ...] = Field(min_length=1)
-    upsampling_preconv_channels: Size
-    upsampling_channels: tuple[Size, ...]
+    upsampling_preconv_channels: Channels
+    upsampling_channels: tuple[Channels, ...]
     upsampling_dilations: tuple[tuple[Size, Size, Size, Size], ...]
     downsampling_factors: Optional[tuple[Size, ...]] = None
-    downsampling_preconv_channels: Size
-    downsampling_channels: tuple[Size, ...]
+    downsampling_preconv_channels: Channels
+    downsampling_channels: tuple[Channels, ...]
     downsampling_dilations: tuple[tuple[Size, ...], ...]
     interpolation: Literal["linear", "nearest"] = "linear"
     noise_level_scale: PositiveFloat = 5000.0

@@ -22,8 +22,13 @@ class InputError(ValueError):
 def describe(error):
     """One line for an `InputError` or an `OSError`."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return " ".join(str(error).split())
+        return one_line(f"{os.fsdecode(error.filename)}: {error.strerror}")
+    return one_line(error)
+
+
+def one_line(text):
+    """A text in one line, whatever the names in it hold."""
+    return " ".join(str(text).split())
 
 
 def is_out_of_memory(error):
@@ -73,7 +78,7 @@ def positive_float(text):
 
 def shortened(text, length=60):
     """A value given from outside, short enough for a message."""
-    text = " ".join(str(text).split())
+    text = one_line(text)
     return text if len(text) <= length else f"{text[:length]}..."
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import stat
+import warnings
 from pathlib import Path
 
 from model.errors import InputError
@@ -47,7 +48,9 @@ def reading(path, kind):
     """
     check_regular(path)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damage, or of what the reader does about it
+            yield
     except InputError:
         raise
     except OSError as error:

@@ -39,6 +39,14 @@ def diagnose(mel, definition, statistics=None):
     Returns:
         one line, or None.
     """
+    found = _what_is_wrong(mel, definition, statistics)
+    if found is None:
+        return None
+    config = definition.config  # what would explain any strangeness, and shows in no figure
+    return f"{found} (for {config.sample_rate:,} Hz, hop {config.hop_length}: a mel cannot tell its rate)"
+
+
+def _what_is_wrong(mel, definition, statistics):
     n_mels = definition.config.n_mels
     if mel.ndim != 2 or mel.shape[0] != n_mels:
         if mel.ndim == 2 and mel.shape[1] == n_mels:

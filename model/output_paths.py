@@ -5,6 +5,8 @@ from pathlib import Path
 
 from model.errors import InputError
 
+UNNAMED = "unnamed"  # for the root folder, which a list may name, though it cannot be read
+
 
 def entry(path):
     """Where a file is, however its path is spelled: its real folder, and its name in it. A link is a file of its own."""
@@ -26,10 +28,11 @@ def output_paths(inputs, output_dir):
         inputs: paths, all of them `distinct`.
     """
     absolute = [Path(os.path.abspath(path)) for path in inputs]
-    names = [Path(path.stem) for path in absolute]
+    names = [Path(path.stem or UNNAMED) for path in absolute]
     if len(set(names)) < len(names):
         parent = os.path.commonpath([path.parent for path in absolute])
         whole_names = [Path(os.path.relpath(path, parent)) for path in absolute]
+        whole_names = [name if name.name else Path(UNNAMED) for name in whole_names]
         names = [name.with_suffix("") for name in whole_names]
         # A whole name may be another's without its suffix, so this is repeated until none is shared.
         while shared := {name for name in names if names.count(name) > 1}:

@@ -2,7 +2,8 @@
 
 The network is convolutional: a frame of its prediction depends on a few frames to each side (`WaveGrad.context_frames`).
 So step n can denoise a frame as soon as step n + 1 has denoised those around it, and has to keep no more than those. The
-result is that of denoising the whole at once, up to rounding. Where `model.gla_grad` corrects the result, that is one more stage.
+result is that of denoising the whole at once, up to rounding, which each step enlarges: 1e-13 in float64 and 1e-5 to 4e-4 in
+float32. Where `model.gla_grad` corrects the result, that is one more stage.
 """
 
 from collections import defaultdict
@@ -99,7 +100,7 @@ class _DiffusionStep(_Stage):
 
         def draw():
             std = standard_deviation(self.network, self.mel).expand(self.y.shape)[new]
-            return std * self.noise.draw(frames.stop - frames.start).to(y_0.device)
+            return std * self.noise.draw(frames.stop - frames.start).to(y_0)
 
         mel, previous = self.mel[:, frames], None if self.previous_y_0 is None else self.previous_y_0[new]
         y = self.step(self.schedule, self.n, y[new], y_0[new], previous, draw)
@@ -185,7 +186,7 @@ def push_together(streams, mels, lasts):
         RuntimeError: a stream has ended before.
     """
     network, schedule = streams[0].network, streams[0].schedule
-    noises = [stream.start_noise.draw(mel.shape[1]).to(mel.device) for stream, mel in zip(streams, mels)]
+    noises = [stream.start_noise.draw(mel.shape[1]).to(mel) for stream, mel in zip(streams, mels)]
     pieces = [(mel, noise, None) for mel, noise in zip(mels, noises)]
     for stages in zip(*(stream.stages for stream in streams)):
         for stage, piece, last in zip(stages, pieces, lasts):

@@ -29,7 +29,7 @@ def test_integers_are_read_exactly(tmp_path, suffix):
 def test_stereo_is_mixed_only_on_request(tmp_path):
     stereo = np.stack([np.full(800, 0.5), np.full(800, 0.25)], axis=1)
     soundfile.write(tmp_path / "s.wav", stereo, 8000, "FLOAT")
-    with pytest.raises(InputError, match="s.wav: 2 channels .*option mix_to_mono"):
+    with pytest.raises(InputError, match="s.wav: 2 channels .*--mix_to_mono, or data.mix_to_mono"):
         read_audio(tmp_path / "s.wav", 8000)
     assert torch.equal(read_audio(tmp_path / "s.wav", 8000, mix_to_mono=True), torch.full((800,), 0.375))
 

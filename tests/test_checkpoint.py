@@ -125,3 +125,26 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path):
         save_atomically(write, path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda state: state.update(ema=[torch.zeros(1)]), "the weights are a list .wanted: a dictionary"),
+        (lambda state: state.update(ema=None), "the weights are a NoneType"),
+        (lambda state: state["ema"].update({"mel_conv.bias": torch.zeros(8, dtype=torch.int64)}), "'mel_conv.bias' is torch.int64"),
+        (lambda state: state["ema"].update({"mel_conv.bias": torch.zeros(8).to_sparse()}), "'mel_conv.bias' is torch.sparse_coo"),
+        (lambda state: state["ema"].update({"mel_conv.bias": torch.zeros(8, device="meta")}), "'mel_conv.bias' is torch.float32"),
+        (lambda state: state["ema"].update({"mel_conv.bias": 3}), "'mel_conv.bias' is a int"),
+        (lambda state: state["ema"].update({5: torch.zeros(1)}), "unknown weight '5'"),
+        (lambda state: state.update(config={"mel": 1}), "'config' is a dict .wanted: JSON text"),
+        (lambda state: state.update(mel_statistics=7), "'mel_statistics' is a int"),
+    ],
+)
+def test_entries_of_a_training_state_that_are_something_else_are_refused_by_name(tmp_path, tiny_network, tiny_config, change, words):
+    state = training_state(tiny_network, tiny_config)
+    change(state)
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(InputError, match=f"state.pt: .*{words}") as error:
+        load_network(tmp_path / "state.pt")
+    assert "\n" not in str(error.value)

@@ -82,3 +82,32 @@ def test_error_messages_stay_on_one_line():
     with pytest.raises(InputError) as error:
         parse_config(json.dumps({"mel": "a\nb"}), "test.json")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("number", [10**400, 2**63, 2**31, -(2**70)])
+@pytest.mark.parametrize("path", ["mel.n_fft", "mel.n_mels", "network.factors", "data.n_workers", "training.seed", "training.n_steps", "noise_schedule.n_steps"])
+def test_numbers_that_nothing_can_have_are_refused(path, number):
+    """Fails if an overflow, or a matrix that fits into no memory, comes of one later."""
+    if (path, number) == ("training.seed", 2**31):
+        return
+    values = changed(path, [number] if path == "network.factors" else number)
+    with pytest.raises(InputError, match=path.replace(".", r"\.")) as error:
+        config_of(values)
+    assert len(str(error.value)) < 300
+
+
+def test_a_byte_order_mark_is_no_part_of_a_configuration(tmp_path, tiny_config):
+    (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + tiny_config.model_dump_json().encode())
+    assert load_config(tmp_path / "config.json") == tiny_config
+
+
+def test_deep_json_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match="config.json: ") as error:
+        load_config(tmp_path / "config.json")
+    assert "\n" not in str(error.value)
+
+
+def test_what_users_of_other_wavegrads_look_for_is_named():
+    with pytest.raises(InputError, match="unknown key 'training.logdir' .*-l FOLDER"):
+        config_of(changed("training.logdir", "logs"))

@@ -183,3 +183,28 @@ def test_random_schedules_differ():
 def test_one_step_is_no_curve(take, n_steps, other):
     with pytest.raises(InputError, match="no curve"):
         take(linear(n_steps, 0.1, 0.2), other)
+
+
+@pytest.mark.parametrize("betas", [[True, 0.5], ["0.1", "0.2"], [0.1j], [None], [10**400], [{}], np.array([b"a"]), [[0.1]] * 3, "0.5", {"a": 1}])
+def test_only_real_numbers_are_betas(betas):
+    """Fails if text that looks like a number, or True, is taken for one."""
+    with pytest.raises(InputError, match="betas must be"):
+        NoiseSchedule(betas)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"betas": [1%s]}' % ("0" * 400), '{"betas": [0.1], "name": 3}', "[NaN]", "{"])
+def test_json_of_all_kinds_is_one_line(tmp_path, content):
+    (tmp_path / "s.json").write_text(content)
+    with pytest.raises(InputError, match="s.json: ") as error:
+        NoiseSchedule.load(tmp_path / "s.json")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_byte_order_mark_is_no_part_of_json(tmp_path):
+    (tmp_path / "s.JSON").write_bytes(b"\xef\xbb\xbf[0.1, 0.5]")
+    assert NoiseSchedule.load(tmp_path / "s.JSON").betas.tolist() == [0.1, 0.5]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "schedules").glob("small-16k-*.json")), ids=lambda path: path.stem)
+def test_our_own_schedules_do_not_warn_against_themselves(path):
+    assert NoiseSchedule.load(path).warning is None

@@ -1,6 +1,7 @@
 """The files of the two public WaveGrads of 2020 load, whole or not at all, and compute what they computed."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -157,3 +158,39 @@ def test_convert_does_not_overwrite_its_source(tiny_checkpoint):
     with pytest.raises(InputError, match="overwrite the checkpoint"):
         convert(tiny_checkpoint, tiny_checkpoint)
     assert tiny_checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("dilations", [[1], [1, 2], [1, 2, 4], [1, 2, 4, 8]])
+def test_ivanvovks_networks_with_any_number_of_dilations(golden, tmp_path, dilations):
+    """Fails if a convolution of a DBlock's main branch has no place; the configuration says how many there are."""
+    values = json.loads(read_checkpoint(write_published(tmp_path / "a.pt", golden("ivanvovk_tiny.pt")["state_dict"])).config.model_dump_json())
+    values["network"]["downsampling_dilations"] = [dilations] * 4
+    config = parse_config(json.dumps(values), "config.json")
+    torch.manual_seed(0)
+    network = WaveGrad(config.network, config.mel.n_mels).eval()
+    theirs = {}
+    for name, tensor in network.state_dict().items():
+        name = re.sub(r"^dblocks\.(\d+)\.convs\.(\d+)", lambda m: f"nn.dblocks.{m[1]}.main_branch.{int(m[2]) + 1}.convolution.conv1d", name)
+        if name.startswith("nn."):
+            theirs[name] = tensor.squeeze(2) if tensor.ndim == 4 else tensor
+    other = {name: t for name, t in golden("ivanvovk_tiny.pt")["state_dict"].items() if ".main_branch." not in name or "ublocks" in name}
+    loaded, _ = load_network(write_published(tmp_path / "b.pt", other | theirs), config)
+    for ours, wanted in zip(loaded.dblocks, network.dblocks):
+        assert len(ours.convs) == len(dilations)
+        assert all(torch.equal(a.weight, b.weight) for a, b in zip(ours.convs, wanted.convs))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_says_the_features_that_no_weight_tells(golden, tmp_path, name):
+    path = write_published(tmp_path / "a.pt", golden(f"{name}_tiny.pt")["state_dict"])
+    values = json.loads(read_checkpoint(path).config.model_dump_json())
+    values["mel"] |= {"sample_rate": 16000, "f_max": 8000.0, "f_min": 20.0}
+    config = parse_config(json.dumps(values), "config.json")
+    assert read_checkpoint(path, config).config.mel == config.mel
+    values["mel"]["n_mels"] += 1
+    with pytest.raises(InputError, match="mel.n_mels is "):
+        read_checkpoint(path, parse_config(json.dumps(values), "config.json"))
+    if name == "lmnt":  # its trainer tells the rate, which then counts
+        told = write_published(tmp_path / "b.pt", golden("lmnt_tiny.pt")["state_dict"], params={"sample_rate": 22050})
+        with pytest.raises(InputError, match="mel.sample_rate is 22050 .*16000"):
+            read_checkpoint(told, config)

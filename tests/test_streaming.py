@@ -1,14 +1,17 @@
 """A waveform made in pieces is the waveform made whole, with a fixed latency and in memory that does not grow."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.errors import InputError
 from model.network import WaveGrad
-from model.noise_schedule import NoiseSchedule
+from model.noise_schedule import NoiseSchedule, interpolate
 from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STEPS
-from model.streaming import SynthesisStream, push_together, synthesize_stream, whole_noises
+from model.streaming import FrameNoise, SynthesisStream, push_together, synthesize_stream, whole_noises
 from tests.conftest import config_of, tiny_config_values
 
 SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
@@ -115,3 +118,34 @@ def test_the_receptive_field_is_as_said(changes):
 
     assert changed_beyond(context) == 0
     assert changed_beyond(context - 2) > 0
+
+
+@pytest.mark.parametrize("n_steps", [3, 12])
+@pytest.mark.parametrize("name", STEPS)
+def test_pieces_give_the_whole_in_float64_whatever_the_sampler(network, name, n_steps):
+    """Fails if a piece differs by more than rounding, which float32 hides: twelve steps enlarge it to 4e-4 there."""
+    schedule, mel = interpolate(SCHEDULE, n_steps), torch.randn(20, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    double = copy.deepcopy(network).double()
+    noises = [noise.double() for noise in whole_noises(0, n_steps, 40, double.hop_length)]
+    wanted = SAMPLERS[name](double, mel[None], schedule, noises=noises)[0]
+    stream, pieces = SynthesisStream(double, schedule, step=STEPS[name]), mel.split(7, dim=1)
+    found = [push_together([stream], [piece], [i == len(pieces) - 1])[0] for i, piece in enumerate(pieces)]
+    torch.testing.assert_close(torch.cat(found), wanted, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("name, n_noisy", [("ddim", 0), ("dpm-solver", 0), ("ancestral", 2), ("sde-dpm-solver", 2)])
+def test_no_noise_is_drawn_for_steps_that_add_none(network, monkeypatch, name, n_noisy):
+    drawn = []
+    monkeypatch.setattr(FrameNoise, "draw", lambda noise, n_frames: drawn.append(n_frames) or torch.zeros(n_frames * 40))
+    SynthesisStream(network, SCHEDULE, step=STEPS[name]).push(torch.randn(20, 9), last=True)
+    assert drawn == [9] * (1 + n_noisy)  # the start, and the steps
+
+
+def test_a_piece_may_be_an_array_of_any_precision_and_what_is_none_is_refused(network):
+    mel = torch.randn(20, 9, generator=torch.Generator().manual_seed(0))
+    wanted = SynthesisStream(network, SCHEDULE).push(mel, last=True)
+    for piece in (mel.double(), mel.numpy(), mel[None]):
+        assert torch.equal(SynthesisStream(network, SCHEDULE).push(piece, last=True), wanted)
+    for piece in (mel.T, mel[:5], mel * torch.nan, mel.tolist()):
+        with pytest.raises(InputError):
+            SynthesisStream(network, SCHEDULE).push(piece)

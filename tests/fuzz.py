@@ -1,0 +1,513 @@
+"""Hands damaged, foreign and hostile input of every kind to the commands, and checks what each of them owes its user:
+
+- no traceback, and nothing on standard error but `error:`, `warning:` and `note:` lines;
+- status 0 with no error line and every result, 1 with an error line for each file that was refused, 2 with one error line;
+- no file but whole results, and every input as it was.
+
+    python tests/fuzz.py --cases 2000
+
+The same seed makes the same cases; a failure names its kind and number, and `--only KIND:NUMBER` runs it alone.
+"""
+
+import argparse
+import collections
+import contextlib
+import copy
+import gc
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "filelists")]
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import numpy as np  # noqa: E402
+import soundfile  # noqa: E402
+import torch  # noqa: E402
+
+import inference  # noqa: E402
+import make_filelists  # noqa: E402
+import train  # noqa: E402
+from benchmarking import report  # noqa: E402
+from model import checkpoint  # noqa: E402
+from model.checkpoint import save_weights  # noqa: E402
+from model.config import parse_config  # noqa: E402
+from model.errors import CommandParser, run_command  # noqa: E402
+from model.network import new_network  # noqa: E402
+from model.noise_schedule import linear  # noqa: E402
+from tests.conftest import tiny_config_values  # noqa: E402
+
+SECONDS = 60  # that one case may take
+STRANGE_VALUES = [
+    None, True, False, 0, -1, 1, 2, 7, 0.5, -0.0, 1e-320, 1e308, 10**400, -(10**400), 2**31, 2**47, 2**63, 2**64, "", "a", "\ud800",
+    "../../x", "/dev/zero", "NaN", [], [[]], [0.1], {}, {"a": 1}, "x" * 5000, float("nan"), float("inf"), [True], ["0.1", "0.2"],
+]  # fmt: skip
+STRANGE_ARGUMENTS = [
+    "", "-1", "0", "1", "2", "3", "1e9", "nan", "inf", "-inf", "9" * 5000, str(2**31), str(2**63), "0x10", "1.5", "cpu", "cuda", "cuda:0",
+    "cuda:-1", "cuda:99999999999", "meta", "mps", "xla", "ddim", "ddim:2", "ddim:", "ancestral:1", "dpm-solver:nan", "euler", "auto",
+    "float32", "bfloat16", "float16", "int8", "yes", "no", "--", "\x00", "\udcff", "a\nb", "../", "/", "/dev/null", "/dev/zero", ".", "~",
+]  # fmt: skip
+STRANGE_NAMES = [
+    "a b", " a", "a ", "a|b", "|", "a\nb", "a\tb", "\x85", "\u2028", "ü" * 100, "x" * 240, "голос", "-m", "--help", ".hidden", "a.tmp", "a.wav",
+    "a.npy", "con", "a\\b", "*", "$HOME", "\udcff\udcfe", "%s", "{}", "é", "e\u0301",
+]  # fmt: skip
+
+
+class TooSlow(BaseException):
+    """Not an Exception, so that no reader takes it for damage to its file."""
+
+
+def strange_json(rng, value):
+    """A copy of a JSON value with one or two things in it changed, as text."""
+    value = copy.deepcopy(value)
+    for _ in range(rng.choice([1, 1, 2])):
+        places = []
+
+        def collect(node):
+            for key in list(node) if isinstance(node, dict) else range(len(node)):
+                places.append((node, key))
+                if isinstance(node[key], (dict, list)):
+                    collect(node[key])
+
+        collect(value)
+        node, key = rng.choice(places) if places else ({}, "a")
+        change = rng.choice(["replace", "replace", "replace", "remove", "add", "number"])
+        if change == "remove":
+            del node[key]
+        elif change == "add" and isinstance(node, dict):
+            node[rng.choice(["x", "logdir", "betas", "\ud800", "y" * 3000, "a\nb"])] = rng.choice(STRANGE_VALUES)
+        elif change == "number" and isinstance(node[key], (int, float)) and not isinstance(node[key], bool):
+            node[key] = node[key] * rng.choice([-1, 2, 10, 1000, 0.5, 10**9])
+        else:
+            node[key] = copy.deepcopy(rng.choice(STRANGE_VALUES))
+        if not isinstance(value, (dict, list)) or not value:
+            break
+    return json.dumps(value)
+
+
+def strange_bytes(rng, content):
+    """A copy of a file's content, damaged."""
+    content = bytearray(content)
+    kind = rng.randrange(10)
+    size = max(len(content), 1)
+    if kind < 4:  # flipped bits, most of them in the header
+        for _ in range(rng.choice([1, 1, 2, 8, 100])):
+            place = rng.randrange(min(size, rng.choice([16, 128, 1024, size])))
+            if place < len(content):
+                content[place] ^= 1 << rng.randrange(8)
+    elif kind == 4:
+        del content[rng.randrange(size) :]
+    elif kind == 5:
+        place = rng.randrange(size)
+        content[place : place + rng.choice([1, 4, 64])] = rng.randbytes(rng.choice([0, 1, 4, 64, 1000]))
+    elif kind == 6:
+        place = rng.randrange(size)
+        content[place : place + 200] = bytes([rng.choice([0, 255, 32, 123])]) * 200
+    elif kind == 7:
+        content = bytearray(rng.randbytes(rng.choice([0, 1, 10, 1000])))
+    elif kind == 8:
+        content = content * 2
+    else:
+        content = bytearray(rng.choice([b"", b"\xef\xbb\xbf", b"[" * 100_000, b"{}", b"PK\x05\x06" + bytes(18), b"\x80\x02}.", b"fLaC", b"RIFF"]))
+    return bytes(content)
+
+
+class Case:
+    """One call of a command in a folder of its own.
+
+    Args:
+        folder: where the inputs are; results go to `out` in it.
+        originals: name -> content of the undamaged inputs.
+        rng: a `random.Random`.
+    """
+
+    def __init__(self, folder, originals, rng):
+        self.folder, self.originals, self.rng = folder, originals, rng
+        self.results = lambda: set()  # names of files that the command may leave
+
+    def put(self, *names):
+        for name in names:
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.originals[name])
+
+    def damage(self, name, as_name=None):
+        """Writes a damaged copy of an original, or another one of them under its name."""
+        content = self.originals[name]
+        if self.rng.random() < 0.08:
+            content = self.originals[self.rng.choice(sorted(self.originals))]
+        elif name.endswith(".json") and self.rng.random() < 0.75:
+            content = strange_json(self.rng, json.loads(content)).encode()
+        else:
+            content = strange_bytes(self.rng, content)
+        (self.folder / (as_name or name)).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / (as_name or name)).write_bytes(content)
+
+    def inference(self, *more, listed=("good.npy",), **changed):
+        options = {"-ch": "tiny.safetensors", "-ns": "schedule.json", "-m": "list.txt", "-v": "no", "-o": "out"} | changed
+        if options["-m"] == "list.txt" and not (self.folder / "list.txt").exists():
+            (self.folder / "list.txt").write_text("".join(f"{name}\n" for name in listed))
+        arguments = [part for option, value in options.items() for part in (option, value)]
+        # A path is relative to the folder unless it is strange itself.
+        paths = {"-ch", "-ns", "-m", "-o", "-c"}
+        arguments = [
+            str(self.folder / part) if i % 2 and arguments[i - 1] in paths and (self.folder / part).parent == self.folder else part
+            for i, part in enumerate(arguments)
+        ]
+        return inference.main, [*arguments, *more]
+
+
+def fuzz_mel(case):
+    name = case.rng.choice(["good.npy", "double.npy", "mel.pt", "legacy.pt"])
+    case.put("tiny.safetensors", "schedule.json", "good.npy")
+    case.damage(name, f"bad{Path(name).suffix}")
+    return case.inference("--batch_size", case.rng.choice(["1", "3"]), listed=[f"bad{Path(name).suffix}", "good.npy"])
+
+
+def fuzz_recording(case):
+    name = case.rng.choice(["speech.wav", "float.wav", "speech.flac"])
+    case.put("tiny.safetensors", "schedule.json", "good.npy")
+    case.damage(name, f"bad{Path(name).suffix}")
+    return case.inference(listed=["good.npy", f"bad{Path(name).suffix}"])
+
+
+def fuzz_samples(case):
+    """Recordings whose header is in order and whose samples are not."""
+    rng = np.random.default_rng(case.rng.randrange(2**32))
+    samples = rng.standard_normal(int(rng.choice([0, 1, 79, 400, 4000]))) * rng.choice([1e-30, 0.1, 1, 3, 5, 40000, 1e300])
+    if len(samples) and rng.random() < 0.4:
+        samples[rng.integers(len(samples))] = rng.choice([np.nan, np.inf, -np.inf])
+    channels, subtype = int(rng.choice([1, 1, 1, 2])), str(rng.choice(["FLOAT", "DOUBLE"]))
+    case.put("tiny.safetensors", "schedule.json", "good.npy")
+    soundfile.write(case.folder / "bad.wav", np.stack([samples] * channels, 1), int(rng.choice([8000, 8000, 16000, 1])), subtype)
+    return case.inference(listed=["bad.wav", "good.npy"])
+
+
+def fuzz_values(case):
+    """Mels of the right kind with values and shapes of all kinds."""
+    rng = np.random.default_rng(case.rng.randrange(2**32))
+    shape = [(20, 9), (9, 20), (20, 0), (0, 20), (1, 20, 9), (2, 20, 9), (20,), (), (20, 1), (19, 9), (20, 20), (1, 1, 20, 9)][rng.integers(12)]
+    dtype = rng.choice(["f2", "f4", "f8", ">f4", "i1", "i8", "u8", "?", "c8", "U3", "M8[s]", "g", "V4"])
+    with np.errstate(all="ignore"):
+        array = (rng.standard_normal(shape) * rng.choice([0, 1, 4, 1000, 1e30]) - rng.choice([0, 4])).astype("f8").astype(dtype)
+    case.put("tiny.safetensors", "schedule.json", "good.npy")
+    np.save(case.folder / "bad.npy", array)
+    return case.inference(listed=["bad.npy", "good.npy"])
+
+
+def fuzz_schedule(case):
+    case.put("tiny.safetensors", "good.npy")
+    name = case.rng.choice(["schedule.json", "schedule.json", "schedule.npy", "schedule.pt"])
+    case.damage(name)
+    return case.inference("--sampler", case.rng.choice(["ancestral", "ddim", "sde-dpm-solver"]), **{"-ns": name})
+
+
+def fuzz_checkpoint(case):
+    case.put("schedule.json", "good.npy")
+    name = case.rng.choice(["tiny.safetensors", "state.pt", "ivanvovk.pt", "lmnt.pt"])
+    case.damage(name)
+    return case.inference(**{"-ch": name})
+
+
+def fuzz_state(case):
+    """Training states whose entries are not what they should be."""
+    state = torch.load(io.BytesIO(case.originals["state.pt"]), weights_only=True)
+    tensor = torch.zeros(3)
+    strange = [*STRANGE_VALUES, tensor, tensor.long(), tensor.to_sparse(), tensor.to("meta"), tensor.cfloat(), tensor.half(), tensor[:0]]
+    target = case.rng.choice([state, state["ema"]])
+    key = case.rng.choice(sorted(target))
+    target[key] = case.rng.choice(strange)
+    if case.rng.random() < 0.2:
+        del target[key]
+    case.put("schedule.json", "good.npy")
+    torch.save(state, case.folder / "state.pt")
+    return case.inference(**{"-ch": "state.pt"})
+
+
+def fuzz_config(case):
+    case.put("tiny.safetensors", "schedule.json", "good.npy")
+    case.damage("config.json")
+    return case.inference(**{"-c": "config.json"})
+
+
+def fuzz_list(case):
+    case.put("tiny.safetensors", "schedule.json", "good.npy", "mel.pt", "speech.wav")
+    lines = ["good.npy", "mel.pt", "speech.wav", "good.npy|text | more", "none.npy", "", " ", "|", ".", "..", "/dev/zero", "out", "list.txt", "a\0b"]
+    lines += ["good.npy\x85", "./good.npy", "x" * 5000, "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"), "good", "/", "\ufeffgood.npy"]
+    end = case.rng.choice(["\n", "\n", "\r\n", "\r"])
+    content = end.join(case.rng.choices(lines, k=case.rng.randrange(6))).encode()
+    (case.folder / "list.txt").write_bytes(content if case.rng.random() < 0.8 else strange_bytes(case.rng, content + b"good.npy"))
+    return case.inference("--batch_size", case.rng.choice(["1", "2"]))
+
+
+def fuzz_names(case):
+    """Files and folders of all kinds of names, in a folder, in a list, or alone."""
+    case.put("tiny.safetensors", "schedule.json")
+    (case.folder / "in").mkdir()
+    names = []
+    for name in case.rng.sample(STRANGE_NAMES, 3):
+        suffix, original = case.rng.choice([(".npy", "good.npy"), (".NPY", "good.npy"), (".wav", "speech.wav"), (".pt", "mel.pt")])
+        with contextlib.suppress(OSError):  # longer than a name may be
+            (case.folder / "in" / (name + suffix)).write_bytes(case.originals[original])
+            names.append(name + suffix)
+    source = case.rng.choice(["in", "in", "list.txt", "one"])
+    if source == "list.txt":
+        (case.folder / "list.txt").write_text("".join(f"in/{name}\n" for name in names), errors="surrogateescape")
+    if source == "one" and names:
+        return case.inference(**{"-m": str(case.folder / "in" / names[0])})
+    return case.inference(**{"-m": source if source != "one" else "in"})
+
+
+def fuzz_options(case):
+    case.put("tiny.safetensors", "schedule.json", "good.npy")
+    option = case.rng.choice(
+        ["-ch", "-ns", "-m", "-o", "-v", "-c", "--device", "--seed", "--batch_size", "--sampler", "--gla_grad", "--dtype", "--chunk_frames", "--job"]
+    )  # fmt: skip
+    value = case.rng.choice(STRANGE_ARGUMENTS)
+    if option == "-o" and value in ("", "/", ".", "..", "../", "~"):
+        value = "/dev/null"  # not outside of the folder
+    return case.inference(option, value)
+
+
+def fuzz_convert(case):
+    name = case.rng.choice(["tiny.safetensors", "state.pt", "ivanvovk.pt", "lmnt.pt"])
+    case.damage(name)
+    target = case.rng.choice(["out/converted.safetensors", "out.pt", "none/x.safetensors", "out", name])
+    (case.folder / "out").mkdir()
+    return checkpoint.main, ["convert", str(case.folder / name), str(case.folder / target)]
+
+
+def fuzz_filelists(case):
+    (case.folder / "in").mkdir()
+    for name in case.rng.sample(STRANGE_NAMES, 6):
+        with contextlib.suppress(OSError):
+            (case.folder / "in" / f"{name}.wav").write_bytes(case.originals["speech.wav"])
+    counts = [case.rng.choice(["0", "1", "2", "100", "-3", "x", ""]) for _ in range(2)]
+    more = case.rng.choice([[], ["--sample_rate", "8000"], ["--sample_rate", "16000"], ["--last"]])
+    return make_filelists.main, [str(case.folder / "in"), str(case.folder / "out"), "--test", counts[0], "--validation", counts[1], *more]
+
+
+def fuzz_train(case):
+    """A configuration that is tried without training."""
+    case.put("train.txt", "validation.txt", "speech.wav")
+    case.damage("config.json")
+    return train.main, ["-c", str(case.folder / "config.json"), "-l", str(case.folder / "out"), "--dry-run"]
+
+
+def fuzz_resume(case):
+    """A log folder whose checkpoint is damaged; training has one step to go on with."""
+    case.put("train.txt", "validation.txt", "speech.wav", "config.json")
+    name = case.rng.choice(["checkpoint-00000002.pt", "checkpoint-00000002.pt", "best.pt", "checkpoint-2.pt", "checkpoint-00000099.pt"])
+    (case.folder / "out").mkdir()
+    if case.rng.random() < 0.5:
+        state = torch.load(io.BytesIO(case.originals["checkpoint.pt"]), weights_only=True)
+        target = case.rng.choice([state, state["optimizer"], state["stability"], state["rng"]])
+        target[case.rng.choice(sorted(target))] = case.rng.choice([*STRANGE_VALUES, torch.zeros(3), torch.zeros(3).long()])
+        torch.save(state, case.folder / "out" / name)
+    else:
+        case.damage("checkpoint.pt", f"out/{name}")
+    return train.main, ["-c", str(case.folder / "config.json"), "-l", str(case.folder / "out")]
+
+
+def fuzz_report(case):
+    folder = case.folder / "quality"
+    case.put("quality/audio/a/recording.flac", "quality/audio/a/wg.flac")
+    case.damage("quality/quality.json")
+    parser = CommandParser()
+    report.add_arguments(parser)
+    return lambda: report.run(parser.parse_args()), [str(folder), str(case.folder / "out")]
+
+
+KINDS = {  # how often each of them comes
+    "mel": 4, "recording": 4, "samples": 2, "values": 3, "schedule": 3, "checkpoint": 4, "state": 3, "config": 4, "list": 3, "names": 2,
+    "options": 4, "convert": 2, "filelists": 2, "train": 1, "resume": 2, "report": 1,
+}  # fmt: skip
+
+
+def quality_json():
+    figures = {"stoi": 0.9, "pesq": None}
+    rows = [
+        {"system": "recording", "sampler": None, "network_calls": 0, "real_time_factor": None, "means": figures, "without_value": {"stoi": 0, "pesq": 1}},
+        {"system": "wg", "sampler": "ddim", "network_calls": 3, "real_time_factor": 0.1, "means": figures, "without_value": {"stoi": 0, "pesq": 1}},
+    ]  # fmt: skip
+    systems = [{"system": name, "audio": f"audio/a/{name}.flac", "figures": figures} for name in ("recording", "wg")]
+    return {
+        "checkpoint": "tiny", "device": "cpu", "jobs": 1, "metrics": ["stoi", "pesq"], "mel": tiny_config_values()["mel"],
+        "n_recordings": 1, "audio_seconds": 0.5, "rows": rows, "examples": [{"recording": "a", "systems": systems}],
+    }  # fmt: skip
+
+
+def make_originals(folder):
+    """Name -> content of one good input of each kind."""
+    values = tiny_config_values()
+    values["training"] |= {"n_steps": 3, "n_previews": 0, "validate_every": 100, "save_every": 1, "batch_size": 2}
+    (folder / "config.json").write_text(json.dumps(values))
+    config = parse_config(json.dumps(values), "config.json")
+    torch.manual_seed(0)
+    network = new_network(config).eval()
+    save_weights(network, config, folder / "tiny.safetensors")
+    weights = network.state_dict()
+    torch.save({"network": weights, "ema": weights, "step": 5, "config": config.model_dump_json()}, folder / "state.pt")
+    for name in ("ivanvovk", "lmnt"):
+        golden = torch.load(ROOT / "tests" / "data" / f"{name}_tiny.pt", weights_only=True)
+        torch.save({"model": golden["state_dict"]}, folder / f"{name}.pt")
+    schedule = linear(3, 1e-3, 0.6)
+    schedule.save(folder / "schedule.json")
+    np.save(folder / "schedule.npy", schedule.betas)
+    torch.save(torch.from_numpy(schedule.betas.copy()), folder / "schedule.pt")
+    mel = torch.rand(20, 9, generator=torch.Generator().manual_seed(0)) * 4 - 6
+    np.save(folder / "good.npy", mel.numpy())
+    np.save(folder / "double.npy", mel.double().numpy())
+    torch.save(mel, folder / "mel.pt")
+    torch.save(mel, folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    audio = 0.3 * np.sin(np.arange(3200) / 5) + 0.01 * np.random.default_rng(0).standard_normal(3200)
+    soundfile.write(folder / "speech.wav", audio, 8000)
+    soundfile.write(folder / "float.wav", audio, 8000, "FLOAT")
+    soundfile.write(folder / "speech.flac", audio, 8000)
+    for name in ("recording", "wg"):
+        (folder / "quality" / "audio" / "a").mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / "quality" / "audio" / "a" / f"{name}.flac", audio, 8000)
+    (folder / "quality" / "quality.json").write_text(json.dumps(quality_json()))
+    for name in ("train.txt", "validation.txt"):
+        (folder / name).write_text("speech.wav\n")
+    status, _, errors = call(train.main, ["-c", str(folder / "config.json"), "-l", str(folder / "logs")])
+    assert status == 0, errors
+    shutil.move(folder / "logs" / "checkpoint-00000002.pt", folder / "checkpoint.pt")
+    shutil.rmtree(folder / "logs")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def call(main, arguments):
+    """Runs a command's `main` in this process; returns status, standard output and standard error."""
+    output, errors = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, ["command", *arguments]
+    n_threads = torch.get_num_threads()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), warnings.catch_warnings():
+            warnings.simplefilter("always")
+            try:
+                run_command(main)
+            except SystemExit as exit_:
+                status = exit_.code
+            except Exception:
+                status = "traceback"
+                traceback.print_exc(file=errors)
+    finally:
+        sys.argv = argv
+        torch.set_num_threads(n_threads)
+    return status, output.getvalue(), errors.getvalue()
+
+
+def content_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+
+
+def judge(status, errors, before, after):
+    """What is wrong with the end of a command, or None."""
+    lines = errors.splitlines()
+    n_errors = sum(line.startswith("error: ") for line in lines)
+    if status == "traceback" or "Traceback" in errors:
+        return "a traceback"
+    if status not in (0, 1, 2):
+        return f"status {status}"
+    others = [line for line in lines if not line.startswith(("error: ", "warning: ", "note: ", "changed since", "going on"))]
+    if others:
+        return f"standard error has another line: {others[0][:200]}"
+    if status == 0 and n_errors or status == 2 and n_errors == 0 or status == 1 and n_errors == 0:
+        return f"status {status} with {n_errors} error lines"
+    changed = [name for name in before if after.get(name) != before[name] and not name.startswith("out/")]
+    if changed:
+        return f"an input was changed: {changed[0]}"
+    left = [name for name in after if name not in before and (not name.startswith("out/") or name.endswith(".tmp"))]
+    if left:
+        return f"a file is left: {left[0]}"
+    for name, content in after.items():
+        if name.startswith("out/") and name.endswith(".wav"):
+            samples, _ = soundfile.read(io.BytesIO(content), dtype="int16")
+            if len(samples) == 0:
+                return f"an empty result: {name}"
+    if status == 2 and n_errors == 1 and any(name.endswith(".wav") and name not in before for name in after):
+        return "a result in spite of status 2"
+    return None
+
+
+def run_case(kind, number, seed, originals, folder):
+    """Runs a case; returns what is wrong, or None, and its status."""
+    rng = random.Random(f"{seed}:{kind}:{number}")
+    case = Case(folder, originals, rng)
+    main, arguments = globals()[f"fuzz_{kind}"](case)
+    before = content_of(folder)
+
+    def slow(*_):
+        raise TooSlow
+
+    signal.signal(signal.SIGALRM, slow)
+    signal.alarm(SECONDS)
+    try:
+        status, _, errors = call(main, arguments)
+    except TooSlow:
+        return f"more than {SECONDS} seconds", None
+    finally:
+        signal.alarm(0)
+    wrong = judge(status, errors, before, content_of(folder))
+    return wrong and f"{wrong}\n    {arguments}\n    {errors[-3000:]}", status
+
+
+def campaign(n_cases, seed=0, only=None, progress=False):
+    """Runs cases of all kinds.
+
+    Returns:
+        list of failures, a text each; and how often each kind ended with each status.
+    """
+    failures, statuses = [], collections.Counter()
+    kinds = [kind for kind, weight in KINDS.items() for _ in range(weight)]
+    cases = [(kinds[i % len(kinds)], i) for i in range(n_cases)] if only is None else [only]
+    with tempfile.TemporaryDirectory() as temporary:
+        base = Path(temporary)
+        (base / "originals").mkdir()
+        originals = make_originals(base / "originals")
+        for done, (kind, number) in enumerate(cases):
+            folder = base / f"case-{number}"
+            folder.mkdir()
+            wrong, status = run_case(kind, number, seed, originals, folder)
+            statuses[kind, status] += 1
+            if wrong:
+                failures.append(f"{kind}:{number}: {wrong}")
+                if progress:
+                    print(failures[-1], flush=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            if done % 100 == 99:
+                gc.collect()
+                if progress:
+                    print(f"{done + 1} cases, {len(failures)} failures", flush=True)
+    return failures, statuses
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="KIND:NUMBER, one case")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # the network is small
+    start = time.perf_counter()
+    only = arguments.only and (arguments.only.split(":")[0], int(arguments.only.split(":")[1]))
+    failures, statuses = campaign(arguments.cases, arguments.seed, only, progress=True)
+    for kind in KINDS:
+        print(f"{kind:12}", ", ".join(f"status {s}: {n}" for (k, s), n in sorted(statuses.items(), key=str) if k == kind))
+    print(f"{sum(statuses.values())} cases in {time.perf_counter() - start:.0f} s, {len(failures)} failures")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
