@@ -27,8 +27,8 @@ def describe(error):
 
 
 def one_line(text):
-    """A text in one line, whatever the names in it hold."""
-    return " ".join(str(text).split())
+    """A text in one line that can be printed, whatever the names in it hold."""
+    return " ".join(str(text).split()).encode("utf-8", "backslashreplace").decode()
 
 
 def is_out_of_memory(error):

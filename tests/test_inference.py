@@ -3,9 +3,13 @@
 import json
 import os
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -76,10 +80,10 @@ def test_the_seed_decides_and_batches_and_chunks_do_not(setup, run):
         assert not np.array_equal(one, seed)
 
 
-def start(arguments):
+def start(arguments, **options):
     """The command in a process of its own; returns it when it has ended."""
     command = [sys.executable, ROOT / "inference.py", *arguments]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, **options)
 
 
 def test_jobs_give_what_one_process_gives(setup):
@@ -255,3 +259,139 @@ def test_clipping_is_said(setup, tiny_network, tiny_config, capsys):
     vocoder.stream = lambda mels, seed: [(0, torch.tensor([1.0] * 20 + [0.5] * 260))]
     vocode_files(vocoder, [folder / "a.npy"], [folder / "a.wav"], progress=False)
     assert "20 samples are clipped" in capsys.readouterr().err
+
+
+def test_a_file_listed_twice_is_vocoded_once(setup, run):
+    """In a batch, too, where both would write to one file."""
+    arguments, folder = setup
+    (folder / "list.txt").write_text("a.npy\n./a.npy\nb.pt\n")
+    result = run(*arguments, "--batch_size", "2")
+    assert result.returncode == 0 and "error" not in result.err
+    assert "1 lines name a file again" in result.err
+    assert names(folder / "out") == ["a.wav", "b.wav"]
+
+
+def test_a_recording_is_not_overwritten_through_a_linked_folder(setup, run, write_recording):
+    arguments, folder = setup
+    before = write_recording(folder / "recordings" / "a.wav", seconds=0.2).read_bytes()
+    (folder / "linked").symlink_to("recordings")
+    result = run(*arguments, "-m", folder / "recordings" / "a.wav", "-o", folder / "linked")
+    assert result.returncode == 2 and "a.wav: the result would overwrite" in result.err
+    assert names(folder / "recordings") == ["a.wav"] and (folder / "recordings" / "a.wav").read_bytes() == before
+
+
+def test_results_are_not_inputs_of_the_next_run(setup, run, write_recording):
+    arguments, folder = setup
+    write_recording(folder / "data" / "a.wav", seconds=0.2)
+    for _ in range(2):
+        assert run(*arguments, "-m", folder / "data", "-o", folder / "data" / "out").returncode == 0
+        assert names(folder / "data") == ["a.wav", "out/a.wav"]
+    result = run(*arguments, "-m", folder / "data", "-o", folder / "data")
+    assert result.returncode == 2 and "is the folder of the inputs" in result.err
+
+
+def test_suffixes_of_any_case_hidden_files_and_single_files(setup, run, write_recording):
+    arguments, folder = setup
+    write_recording(folder / "data" / "a.wav", seconds=0.2).rename(folder / "data" / "A.WAV")
+    (folder / "data" / "b.NPY").write_bytes((folder / "a.npy").read_bytes())
+    (folder / "data" / "._b.npy").write_bytes(b"what a Mac leaves")
+    assert run(*arguments, "-m", folder / "data").returncode == 0
+    assert names(folder / "out") == ["A.wav", "b.wav"]
+    assert run(*arguments, "-m", folder / "data" / "b.NPY", "-o", folder / "one").returncode == 0
+    assert names(folder / "one") == ["b.wav"]
+
+
+def test_what_cannot_be_written_does_not_stop_the_others(setup, run):
+    """Names so long that the result's is too long, and a folder where a file stands."""
+    arguments, folder = setup
+    long_name = "n" * 250
+    for suffix in (".npy", ".pt"):  # whose results are told apart by it
+        (folder / (long_name + suffix)).write_bytes((folder / ("a.npy" if suffix == ".npy" else "b.pt")).read_bytes())
+    (folder / "list.txt").write_text(f"a.npy\n{long_name}.npy\n{long_name}.pt\nc.npy\n")
+    result = run(*arguments, "--batch_size", "4")
+    assert result.returncode == 1
+    assert [line for line in result.err.splitlines() if "error: " in line and "File name too long" in line] == [
+        line for line in result.err.splitlines() if "error: " in line
+    ]
+    assert result.err.count("File name too long") == 2
+    assert names(folder / "out") == ["a.wav", "c.wav"]
+    (folder / "file").touch()
+    refused = run(*arguments, "-o", folder / "file")
+    assert refused.returncode == 2 and "Traceback" not in refused.err
+
+
+def test_a_full_disk_costs_the_file_that_does_not_fit_and_no_other(setup):
+    """In a process that may write no more than 50 kB to a file."""
+    arguments, folder = setup
+    np.save(folder / "long.npy", np.full((20, 1000), -5.0))
+    (folder / "list.txt").write_text("a.npy\nlong.npy\nc.npy\n")
+    limit = (50_000, 50_000)
+    result = start([*arguments, "-v", "no"], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert result.returncode == 1, result.stderr
+    assert f"error: {folder / 'out' / 'long.wav'}: File too large" in result.stderr and "Traceback" not in result.stderr
+    assert names(folder / "out") == ["a.wav", "c.wav"]
+
+
+def test_names_that_are_not_utf_8_are_vocoded(setup, run):
+    arguments, folder = setup
+    name = "голос".encode("cp1251")
+    (folder / "data").mkdir()
+    (folder / "data" / os.fsdecode(name + b".npy")).write_bytes((folder / "a.npy").read_bytes())
+    assert run(*arguments, "-m", folder / "data").returncode == 0
+    assert os.listdir(os.fsencode(folder / "out")) == [name + b".wav"]
+
+
+def test_a_left_over_world_size_is_not_believed(setup, run, monkeypatch):
+    """Fails if half of the files are left out, with status 0."""
+    arguments, folder = setup
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert run(*arguments).returncode == 0
+    assert names(folder / "out") == ["a.wav", "b.wav", "c.wav"]
+
+
+@pytest.fixture
+def slow_jobs(setup):
+    """Starts two jobs that take minutes; returns the parent and the jobs' numbers once both have begun to write."""
+    arguments, folder = setup
+    linear(1000, 1e-4, 0.02).save(folder / "schedule.json")
+    for name in "ac":
+        np.save(folder / f"{name}.npy", np.full((20, 20_000), -5.0))
+    (folder / "list.txt").write_text("a.npy\nc.npy\n")
+    command = [sys.executable, ROOT / "inference.py", *arguments, "-v", "no", "--jobs", "2"]
+    with subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True) as parent:
+        deadline = time.monotonic() + 120
+        while not (folder / "out").exists() or len(list((folder / "out").iterdir())) < 2:
+            assert parent.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        yield parent, [int(pid) for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()], folder / "out"
+        parent.kill()
+
+
+def wait_until_gone(pids, seconds=30):
+    deadline = time.monotonic() + seconds
+    while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids):
+        assert time.monotonic() < deadline, "a job outlives its parent"
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_jobs_end_with_their_parent_and_leave_nothing(slow_jobs, number):
+    parent, jobs, output = slow_jobs
+    assert len(jobs) == 2
+    parent.send_signal(number)
+    assert parent.wait(timeout=30) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    wait_until_gone(jobs)
+    assert list(output.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_a_job_that_is_killed_is_said(slow_jobs):
+    parent, jobs, _ = slow_jobs
+    for pid in jobs:
+        os.kill(pid, signal.SIGKILL)
+    _, errors = parent.communicate(timeout=30)
+    assert parent.returncode == 2
+    assert [line for line in errors.splitlines() if line.startswith("error: job ") and "was killed by SIGKILL" in line] == errors.splitlines()
+    assert len(errors.splitlines()) == 2

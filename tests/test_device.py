@@ -1,0 +1,75 @@
+"""Devices are those that exist and that PyTorch can use; what is wrong with them is one line."""
+
+import pytest
+import torch
+
+from model.device import pick_device, torchrun_place, unusable_gpus
+from model.errors import InputError
+from model.jobs import device_of_job
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """gpus(n, usable, capability, architectures): as if there were such GPUs."""
+
+    def pretend(n, usable=True, capability=(9, 0), architectures=("sm_80", "sm_90", "compute_90")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(architectures))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "Pretended GPU")
+
+    return pretend
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "cuda:-1", "cuda:99999999999999999999", "meta", "xla", "CPU", "cpu:0\n", "cuda:0:0"])
+def test_names_of_no_device(name):
+    with pytest.raises(InputError, match="--device.*wanted: cpu, cuda, cuda:N or mps"):
+        pick_device(name)
+
+
+def test_a_device_that_is_not_there():
+    for name in ("cuda:7", "mps"):
+        with pytest.raises(InputError, match=f"--device {name}: not available") as error:
+            pick_device(name)
+        assert "\n" not in str(error.value)
+    assert pick_device() == pick_device("cpu") == torch.device("cpu")
+
+
+def test_a_driver_that_is_too_old_is_said(gpus):
+    """Fails if eight GPUs that cannot be used are eight processes on the CPU."""
+    gpus(8, usable=False)
+    assert "8 GPUs are there, but their driver is too old" in unusable_gpus()
+    for name in (None, "cuda", "cuda:1"):
+        with pytest.raises(InputError, match="driver is too old"):
+            pick_device(name)
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "capability, is_usable", [((9, 0), True), ((8, 0), True), ((8, 9), True), ((12, 0), True), ((7, 5), False), ((6, 1), False)]
+)
+def test_an_architecture_that_the_wheel_was_not_built_for_is_said(gpus, capability, is_usable):
+    gpus(1, capability=capability)
+    problem = unusable_gpus()
+    assert problem is None if is_usable else "sm_" in problem and "which this PyTorch is not built for" in problem
+
+
+def test_cuda_under_torchrun_is_this_processs_card(gpus, monkeypatch):
+    gpus(4)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    for name, value in {"RANK": "6", "LOCAL_RANK": "2", "WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    assert torchrun_place() == (0, 0, 1)  # left over from something else
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert torchrun_place() == (6, 2, 8)
+    assert pick_device("cuda") == pick_device() == torch.device("cuda:2")
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+
+
+def test_jobs_take_the_gpus_in_turn(gpus):
+    gpus(2)
+    assert [device_of_job(None, k) for k in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert device_of_job("cuda:1", 0) == "cuda:1" and device_of_job("cpu", 1) == "cpu"
+    gpus(0, usable=False)
+    assert device_of_job(None, 1) is None

@@ -1,0 +1,75 @@
+"""A file is read or refused by its name, and written whole or not at all."""
+
+import os
+
+import pytest
+
+from model.errors import InputError
+from model.files import check_regular, read_json, reading, replacing, save_text
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, IndexError, OverflowError, RecursionError, UnicodeDecodeError, AssertionError, SystemError])
+def test_whatever_a_reader_raises_is_one_line_that_names_the_file(tmp_path, error):
+    (tmp_path / "a").touch()
+    arguments = ("utf-8", b"", 0, 1, "x") if error is UnicodeDecodeError else ("x",)
+    with pytest.raises(InputError, match="a: not a list, or a damaged one"), reading(tmp_path / "a", "a list"):
+        raise error(*arguments)
+    with pytest.raises(InputError, match="a: does not fit into memory"), reading(tmp_path / "a", "a list"):
+        raise MemoryError
+
+
+def test_errors_of_the_system_name_the_file(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(OSError, match="Invalid argument") as error, reading(tmp_path / "a", "a list"):
+        raise OSError(22, "Invalid argument")
+    assert error.value.filename == str(tmp_path / "a")
+    with pytest.raises(FileNotFoundError), reading(tmp_path / "none", "a list"):
+        pass
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in [(tmp_path / "pipe", "a named pipe"), ("/dev/zero", "a device")]:
+        with pytest.raises(InputError, match=f"{kind} .wanted: a regular file"):
+            check_regular(path)
+    with pytest.raises(InputError, match="not a file name"):
+        check_regular("a\0b")
+    with pytest.raises(IsADirectoryError):
+        check_regular(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{", "", '{"a": 1} x', "1" * 5000])
+def test_json_that_is_none_is_one_line(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=r"a.json: not JSON, .* \(wanted: a schedule\)"):
+        read_json(tmp_path / "a.json", "a schedule")
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
+    (tmp_path / "a").write_text("before")
+    with pytest.raises(OSError) as error, replacing(tmp_path / "a") as temporary:
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert (error.value.errno, error.value.filename) == (28, str(tmp_path / "a"))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "before")]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    with replacing(tmp_path / "a") as first, replacing(tmp_path / "a") as second:
+        assert first != second
+        first.write_text("1")
+        second.write_text("2")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_name_as_long_as_names_may_be_can_be_written(tmp_path):
+    save_text("x", tmp_path / ("n" * 255))
+    assert [path.name for path in tmp_path.iterdir()] == ["n" * 255]
+
+
+@pytest.mark.parametrize("name", ["", "folder"])
+def test_what_is_no_place_for_a_file_is_refused(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="cannot be written"):
+        save_text("x", tmp_path / "folder" if name else "/")
+    assert list((tmp_path / "folder").iterdir()) == []
