@@ -56,7 +56,8 @@ def save_plot(rows, references, metric, x, x_label, path):
     axes.set_xlabel(x_label)
     axes.set_ylabel(METRICS[metric].label)
     axes.grid(alpha=0.3)
-    figure.legend(fontsize=8, loc="outside lower center", ncols=3)  # outside, where it hides no point
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(fontsize=8, loc="outside lower center", ncols=3)  # outside, where it hides no point
     _save(figure, path, dpi=120)
 
 

@@ -37,9 +37,15 @@ def test_an_error_is_one_line_whatever_it_names():
 SCRIPT = "import sys, time\nfrom model.errors import InputError, run_command\ndef main():\n    {}\nrun_command(main)\n"
 
 
-def python(body, **options):
+def python(body, on_hangup=signal.SIG_DFL, **options):
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(body)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        [sys.executable, "-c", SCRIPT.format(body)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, on_hangup),
+        **options,
     )
 
 
@@ -62,7 +68,7 @@ def test_a_signal_ends_a_command_as_an_exception_does(number):
 
 
 def test_nohup_keeps_a_command_alive():
-    process = python("print('x', flush=True)\n    time.sleep(2)", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process = python("print('x', flush=True)\n    time.sleep(2)", on_hangup=signal.SIG_IGN)
     process.stdout.readline()
     time.sleep(0.1)
     process.send_signal(signal.SIGHUP)

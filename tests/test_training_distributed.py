@@ -191,7 +191,7 @@ def test_bad_input_is_said_once_by_several_processes(tmp_path):
     (tmp_path / "train_3.wav").unlink()
     status, output, errors = run(["-c", config, "-l", tmp_path / "log", "--nproc", 2])
     assert status == 2
-    assert errors == f"error: {tmp_path}/train_3.wav: No such file\n"
+    assert errors == f"error: {tmp_path}/train_3.wav: No such file or directory\n"
     assert output == ""
 
 
@@ -225,7 +225,7 @@ def test_recording_that_one_machine_lacks(tmp_path, options):
     """Fails if the other process waits for this one in DDP's exchange."""
     folders = machines(tmp_path)
     (folders[1] / "train_3.wav").unlink()
-    assert what_two_say(tmp_path, train_where, folders, *options) == ([2, 2], [f"error: {folders[1]}/train_3.wav: No such file"])
+    assert what_two_say(tmp_path, train_where, folders, *options) == ([2, 2], [f"error: {folders[1]}/train_3.wav: No such file or directory"])
 
 
 def test_other_recordings_on_one_machine(tmp_path):

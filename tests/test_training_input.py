@@ -201,7 +201,7 @@ def test_recording_that_vanishes_mid_run(tmp_path, n_workers):
     wait_for(lambda: (logdir / "checkpoint-00000005.pt").exists())
     (tmp_path / "train_3.wav").unlink()
     assert finish(processes) == [2]
-    assert log.read_text().splitlines()[-1] == f"error: {tmp_path}/train_3.wav: No such file"
+    assert log.read_text().splitlines()[-1] == f"error: {tmp_path}/train_3.wav: No such file or directory"
     assert "Traceback" not in log.read_text()
 
 
