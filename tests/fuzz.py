@@ -133,7 +133,7 @@ class Case:
 
     def __init__(self, folder, originals, rng):
         self.folder, self.originals, self.rng = folder, originals, rng
-        self.results = lambda: set()  # names of files that the command may leave
+        self.output = "out"  # folder of the results
 
     def put(self, *names):
         for name in names:
@@ -278,8 +278,10 @@ def fuzz_options(case):
         ["-ch", "-ns", "-m", "-o", "-v", "-c", "--device", "--seed", "--batch_size", "--sampler", "--gla_grad", "--dtype", "--chunk_frames"]
     )  # fmt: skip
     value = case.rng.choice(STRANGE_ARGUMENTS)
-    if option == "-o" and value in ("", "/", ".", "..", "../", "~"):
-        value = "/dev/null"  # not outside of the folder
+    if option == "-o":
+        if value in ("", "/", ".", "..", "../"):
+            value = "/dev/null"  # not outside of the folder
+        case.output = value
     return case.inference(option, value)
 
 
@@ -417,8 +419,14 @@ def content_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
 
 
-def judge(status, errors, before, after):
-    """What is wrong with the end of a command, or None."""
+def judge(status, errors, before, after, output="out"):
+    """What is wrong with the end of a command, or None.
+
+    Args:
+        before, after: name -> content of the files before and after it.
+        output: folder of the results.
+    """
+    output = f"{output}/"
     lines = errors.splitlines()
     n_errors = sum(line.startswith("error: ") for line in lines)
     if status == "traceback" or "Traceback" in errors:
@@ -430,14 +438,14 @@ def judge(status, errors, before, after):
         return f"standard error has another line: {others[0][:200]}"
     if status == 0 and n_errors or status == 2 and n_errors == 0 or status == 1 and n_errors == 0:
         return f"status {status} with {n_errors} error lines"
-    changed = [name for name in before if after.get(name) != before[name] and not name.startswith("out/")]
+    changed = [name for name in before if after.get(name) != before[name] and not name.startswith(output)]
     if changed:
         return f"an input was changed: {changed[0]}"
-    left = [name for name in after if name not in before and (not name.startswith("out/") or name.endswith(".tmp"))]
+    left = [name for name in after if name not in before and (not name.startswith(output) or name.endswith(".tmp"))]
     if left:
         return f"a file is left: {left[0]}"
     for name, content in after.items():
-        if name.startswith("out/") and name.endswith(".wav"):
+        if name.startswith(output) and name.endswith(".wav"):
             samples, _ = soundfile.read(io.BytesIO(content), dtype="int16")
             if len(samples) == 0:
                 return f"an empty result: {name}"
@@ -458,13 +466,16 @@ def run_case(kind, number, seed, originals, folder):
 
     signal.signal(signal.SIGALRM, slow)
     signal.alarm(SECONDS)
+    here = os.getcwd()
+    os.chdir(folder)  # a strange path may be a relative one
     try:
         status, _, errors = call(main, arguments)
     except TooSlow:
         return f"more than {SECONDS} seconds", None
     finally:
         signal.alarm(0)
-    wrong = judge(status, errors, before, content_of(folder))
+        os.chdir(here)
+    wrong = judge(status, errors, before, content_of(folder), case.output)
     return wrong and f"{wrong}\n    {arguments}\n    {errors[-3000:]}", status
 
 
