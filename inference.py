@@ -22,7 +22,7 @@ from model.jobs import device_of_job, end_with_parent, run_jobs
 from model.mel_input import MEL_SUFFIXES, read_mel
 from model.noise_schedule import NoiseSchedule
 from model.output_paths import OutputGuard, distinct, output_paths
-from model.sampler import DEFAULT_SAMPLER, STEPS
+from model.sampler import DEFAULT_SAMPLER, STREAMABLE
 from vocoder import Vocoder, WaveformCheck
 
 
@@ -188,7 +188,7 @@ def main(argv=None):
     parser.add_argument("--seed", type=seed_int, default=0, help="seed of the noise")
     parser.add_argument("--batch_size", type=positive_int, default=1, help="files that are vocoded together")
     parser.add_argument(
-        "--sampler", help=f"one of {', '.join(STEPS)} (default: what the schedule was made for, or {DEFAULT_SAMPLER})"
+        "--sampler", help=f"one of {', '.join(STREAMABLE)} (default: what the schedule was made for, or {DEFAULT_SAMPLER})"
     )
     parser.add_argument(
         "--gla_grad", type=non_negative_int, default=0, metavar="N", help="iterations that bring the result closer to its mel (GLA-Grad; default: 0)"

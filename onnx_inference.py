@@ -44,15 +44,34 @@ def standard_deviation(mel, config, hop_length):
     return np.exp(np.interp(np.arange(n_samples) / hop_length, np.arange(mel.shape[1]), logarithm))
 
 
-def sample(session, mel, betas, hop_length, generator, order=1, eta=1.0):
-    """Ancestral sampling (WaveGrad, algorithm 2) or another of `SAMPLERS`, each prediction of the waveform kept within [-1, 1].
+class Network:
+    """The network, called with the whitened noisy waveform `[1, T]`, the mel and the noise level; returns the predicted noise `[1, T]`.
 
     Args:
-        session: the network, an `onnxruntime.InferenceSession`.
+        session: an `onnxruntime.InferenceSession`.
+        std: the standard deviation that the waveform of the graph has beyond the whitened one; 1, but in files of earlier versions.
+    """
+
+    def __init__(self, session, std=1.0):
+        self.session, self.std = session, std
+
+    def __call__(self, y_n, mel, noise_level):
+        inputs = [(self.std * y_n).astype(np.float32), mel, noise_level]
+        return self.session.run(None, dict(zip(INPUTS, inputs)))[0] / self.std
+
+
+def sample(network, mel, betas, hop_length, generator, order=1, eta=1.0, std=1.0):
+    """Ancestral sampling (WaveGrad, algorithm 2) or another of `SAMPLERS`, each prediction of the waveform kept within [-1, 1].
+
+    It is done in whitened waveforms, those divided by std.
+
+    Args:
+        network: a `Network`.
         mel: `[n_mels, frames]`.
         betas: noise schedule, first = last denoising step.
         generator: source of the noise, called as `generator(shape)`.
         order, eta: of the sampler: 2 is DPM-Solver++(2M) (Lu et al., 2022, algorithm 2); 1 the noise of ancestral sampling, 0 none.
+        std: see `standard_deviation`.
 
     Returns:
         `[frames * hop_length]`, within [-1, 1].
@@ -63,12 +82,11 @@ def sample(session, mel, betas, hop_length, generator, order=1, eta=1.0):
     mel, previous_y_0 = mel[None].astype(np.float32), None
     y = generator((1, mel.shape[2] * hop_length))
     for n in reversed(range(len(betas))):
-        inputs = {"y_n": y.astype(np.float32), "mel": mel, "noise_level": np.sqrt(alphas_cumprod[n : n + 1])}
-        predicted_noise = session.run(None, inputs)[0]
+        predicted_noise = network(y, mel, np.sqrt(alphas_cumprod[n : n + 1]))
         y_0 = (y - np.sqrt(1 - alphas_cumprod[n]) * predicted_noise) / np.sqrt(alphas_cumprod[n])
-        y_0 = clipped = y_0.clip(-1, 1)
+        y_0 = clipped = y_0.clip(-1 / std, 1 / std)
         if n == 0:
-            return y_0[0]
+            return (std * y_0)[0]
         if order == 2 and previous_y_0 is not None:
             ratio = (log_snr[n - 1] - log_snr[n]) / (log_snr[n] - log_snr[n + 1])
             y_0 = y_0 + ratio / 2 * (y_0 - previous_y_0)
@@ -203,9 +221,11 @@ def synthesize(arguments):
         raise ValueError(f"{arguments.output}: cannot be written (wanted: a file in a folder that is there)")
     generator = np.random.default_rng(arguments.seed).standard_normal
     std = standard_deviation(mel, config, hop_length)
+    is_whitened = "whitened" in session.get_modelmeta().custom_metadata_map  # not in files of earlier versions
+    network = Network(session, 1.0 if is_whitened else std)
     try:
         with np.errstate(all="ignore"):  # what is not finite is found below
-            waveform = sample(session, mel, betas, hop_length, lambda shape: std * generator(shape), *sampler)
+            waveform = sample(network, mel, betas, hop_length, generator, *sampler, std)
     except Exception as error:
         raise ValueError(f"{arguments.network}: fails for {mel.shape[1]} frames of {hop_length} samples ({type(error).__name__})") from None
     if not np.isfinite(waveform).all():

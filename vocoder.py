@@ -14,7 +14,7 @@ from model.mel import LogMelSpectrogram
 from model.mel_diagnosis import diagnose
 from model.mel_input import as_mel
 from model.noise_schedule import NoiseSchedule
-from model.sampler import find_step, sampler_of
+from model.sampler import find_sampler, sampler_name
 from model.streaming import SynthesisStream, push_together
 
 MOST_AT_FULL_SCALE = 0.25  # of the samples; mels in decibels give 0.4 to 0.9, speech at any level below 0.01
@@ -83,7 +83,7 @@ class Vocoder:
         device: where to compute.
         dtype: what to compute in; None is the device's fastest.
         chunk_frames: mel frames that are vocoded at once. Memory grows with it, the result does not depend on it.
-        sampler: a name that `model.sampler.find_step` knows; None is the one that the schedule was made for.
+        sampler: one of `model.sampler.STREAMABLE`, or `ddim:ETA`; None is the one that the schedule was made for.
         gla_grad: iterations of GLA-Grad's correction of the result; 0 leaves it as it is. See `model.gla_grad`.
         mel_statistics: `MelStatistics` of the network's training, if the checkpoint has them.
         compile: whether to compile the network; see `compiled`.
@@ -104,7 +104,7 @@ class Vocoder:
         self.mel = LogMelSpectrogram(mel_config)
         self.schedule = schedule
         self.chunk_frames = chunk_frames
-        self.step = find_step(sampler_of(schedule, sampler))
+        self.sampler = find_sampler(sampler_name(schedule, sampler), streamable=True)
         self.gla_grad = GlaGrad(mel_config, gla_grad).to(self.device) if gla_grad else None
         self.mel_statistics = mel_statistics
 
@@ -143,7 +143,7 @@ class Vocoder:
             InputError: one of them is no mel of the network's; the message says which.
         """
         mels = [self._mel(mel, i) for i, mel in enumerate(mels)]
-        streams = [SynthesisStream(self.network, self.schedule, seed, self.step, self.gla_grad) for _ in mels]
+        streams = [SynthesisStream(self.network, self.schedule, seed, self.sampler, self.gla_grad) for _ in mels]
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
         for k in range(max(map(len, chunks), default=0)):
             open_ = [i for i in range(len(mels)) if k < len(chunks[i])]

@@ -18,7 +18,7 @@ from model.errors import InputError, positive_float, seed_int  # noqa: E402
 from model.files import save_atomically  # noqa: E402
 from model.mel import LogMelSpectrogram  # noqa: E402
 from model.noise_schedule import NoiseSchedule  # noqa: E402
-from model.sampler import SAMPLERS, find_sampler, sampler_of  # noqa: E402
+from model.sampler import SAMPLERS, find_sampler, sampler_name  # noqa: E402
 
 MOST_FRAMES = 50  # of a schedule with more steps, as many are shown, evenly spaced
 REST = 4  # the result is shown for as many frames
@@ -82,7 +82,7 @@ def run(arguments):
         recording_mel = mel(recording)
     except InputError as error:
         raise InputError(f"{arguments.recording}: {error}") from None
-    states = denoising_states(network, recording_mel, schedule, sampler_of(schedule, arguments.sampler), arguments.seed)
+    states = denoising_states(network, recording_mel, schedule, sampler_name(schedule, arguments.sampler), arguments.seed)
     draw(states, recording_mel, mel, arguments.output, arguments.frames_per_second)
     print(arguments.output)
     return 0

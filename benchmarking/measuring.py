@@ -18,7 +18,7 @@ from model.files import save_atomically
 from model.gla_grad import GlaGrad
 from model.mel import LogMelSpectrogram
 from model.noise_schedule import linear
-from model.sampler import ancestral_sample, find_sampler, noises_of_prior
+from model.sampler import SAMPLERS, find_sampler
 
 WARM_UP_FRAMES = 50
 
@@ -90,7 +90,7 @@ class Measurer:
 
     def _warm_up(self):
         mel = torch.zeros(1, self.config.mel.n_mels, WARM_UP_FRAMES, device=self.device)
-        ancestral_sample(self.network, mel, linear(2, 0.1, 0.5), torch.Generator().manual_seed(0))
+        SAMPLERS["ancestral"](self.network, mel, linear(2, 0.1, 0.5), torch.Generator().manual_seed(0))
         self.is_warm = True
 
     def sample(self, system, index):
@@ -109,7 +109,7 @@ class Measurer:
         self.network.n_calls = 0
         start = synchronized_time(self.device)
         if system.schedule is None:
-            waveform = next(noises_of_prior(self.network, mel, noises=noises))
+            waveform = self.network.prior(mel) * next(noises)
         else:
             with autocast(self.device, DTYPES[self.measuring.dtype]):
                 waveform = find_sampler(system.sampler)(self.network, mel, system.schedule, noises=noises)

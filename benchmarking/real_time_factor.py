@@ -30,7 +30,7 @@ from model.files import save_text
 from model.mel import LogMelSpectrogram
 from model.network import new_network
 from model.noise_schedule import linear
-from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STEPS, find_sampler
+from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STREAMABLE, find_sampler
 from vocoder import Vocoder, compiled
 
 PLAIN, COMPILED, ONNX = "plain", "compiled", "onnx"
@@ -91,7 +91,7 @@ def make_variants(names, network, config, arguments, device):
         else:
             of_variant = compiled(network, device) if name == COMPILED else network
             dtype = dtype_of(name, device)
-            if arguments.sampler.partition(":")[0] in STEPS:
+            if arguments.sampler.partition(":")[0] in STREAMABLE:
                 variants[name] = _in_chunks(of_variant, mel_config, arguments, device, dtype)
             else:
                 variants[name] = _whole(sample, of_variant, device, dtype)

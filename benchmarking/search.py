@@ -18,7 +18,7 @@ from benchmarking.workers import default_jobs, start_workers
 from metrics import METRICS
 from model.errors import InputError, positive_float, positive_int, seed_int
 from model.noise_schedule import NoiseSchedule
-from model.sampler import sampler_of
+from model.sampler import sampler_name
 
 METHODS = ["grid", *OPTIMIZERS]
 WORST_LOSS = 1e6  # where a metric has no value; an optimiser wants a number
@@ -182,7 +182,7 @@ def _batches(arguments):
 
 def run(arguments):
     _check(arguments)
-    arguments.sampler = sampler_of(NoiseSchedule.load(arguments.start) if arguments.start else None, arguments.sampler)
+    arguments.sampler = sampler_name(NoiseSchedule.load(arguments.start) if arguments.start else None, arguments.sampler)
     scoring = Scoring(
         arguments.checkpoint,
         arguments.filelist,

@@ -10,7 +10,7 @@ from typing import Optional
 
 from model.errors import InputError
 from model.noise_schedule import NoiseSchedule
-from model.sampler import find_sampler, sampler_of
+from model.sampler import find_sampler, sampler_name
 
 SCHEDULE_SUFFIXES = (".json", ".npy", ".pt")
 RECORDING, GRIFFIN_LIM, NOISE = "recording", "griffin-lim", "noise"
@@ -84,7 +84,7 @@ def make_systems(schedules, samplers, gla_grads=(0,)):
         path, own_sampler = split_sampler(text)
         schedule = NoiseSchedule.load(path)
         for sampler in [own_sampler] if own_sampler is not None else samplers:
-            sampler = sampler_of(schedule, sampler)
+            sampler = sampler_name(schedule, sampler)
             find_sampler(sampler)
             systems += [_named_by_method(System(schedule.name, schedule, sampler, n_iter)) for n_iter in gla_grads]
     by_stem = {}  # the audio of both would go to one file

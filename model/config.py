@@ -183,7 +183,7 @@ class InferGradConfig(_Section):
 
     Keys:
         noise_schedule: file with the noise schedule of the denoising, relative to the configuration file.
-        sampler: one of `model.sampler.STEPS`; left out, the one that the schedule was made for.
+        sampler: one of `model.sampler.STREAMABLE`; left out, the one that the schedule was made for.
         weight: of the waveforms' distance, beside the diffusion loss.
         loudness_weight: of `training.loudness_distance` (PMSQE), which is added to the waveforms' spectral distance; 0: left out.
         from_step, every: it counts at each `every`th optimiser step, from `from_step` on.

@@ -27,20 +27,18 @@ def add_noise(y_0, noise, noise_level):
     return noise_level * y_0 + (1 - noise_level**2).sqrt() * noise
 
 
-def diffusion_loss(network, y_0, mel, noise_level, noise, std=1.0):
-    """L1 distance between the noise and the network's prediction of it (section 3.2), in units of its standard deviation.
+def diffusion_loss(network, y_0, mel, noise_level, noise):
+    """L1 distance between the noise and the network's prediction of it (section 3.2).
 
     Args:
         network: called as `network(y_n, mel, noise_level)`.
-        y_0: clean waveform, `[B, T]`.
+        y_0: clean waveform, whitened, `[B, T]`.
         mel: its log-mel spectrogram, `[B, n_mels, frames]`.
         noise_level: sqrt(alpha_bar), `[B]`.
         noise: standard normal, `[B, T]`.
-        std: its standard deviation under the network's prior, `[B, T]`; 1 without one.
 
     Returns:
         the loss of each sample, `[B]`; its mean is the objective.
     """
-    noise = std * noise
     predicted_noise = network(add_noise(y_0, noise, noise_level), mel, noise_level)
-    return ((noise - predicted_noise) / std).abs().mean(dim=-1)
+    return (noise - predicted_noise).abs().mean(dim=-1)

@@ -1,8 +1,8 @@
 """Writes a network as ONNX: `python -m model.export CHECKPOINT OUT.onnx`. `onnx_inference.py` synthesises with the result.
 
 The graph is one denoising step, (noisy waveform, mel, noise level) -> predicted noise, of any batch and length. What it takes
-to use it stands in its metadata: `sample_rate`, `hop_length`, `n_mels`, and the whole `config`. Of a network with a prior
-(`model.prior`), noise and prediction have its standard deviation, which is computed from the mel and `config`.
+to use it is in its metadata: `sample_rate`, `hop_length`, `n_mels`, and the whole `config`. The waveform is whitened (`model.prior`),
+which the metadata `whitened` tells; files of earlier versions have no such entry, and contain the prior in their graph.
 """
 
 import logging
@@ -17,7 +17,7 @@ from model.checkpoint import load_network
 from model.config import parse_config
 from model.errors import CommandParser, InputError, run_command
 from model.files import save_atomically
-from model.prior import make_prior
+from model.prior import StandardNormalPrior, make_prior
 
 OPSET = 18
 EXAMPLE_SIZE = (2, 7)  # batch and frames; the graph is checked at others
@@ -43,16 +43,18 @@ class OnnxNetwork:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             metadata = self.session.get_modelmeta().custom_metadata_map
-            self.hop_length, text = int(metadata["hop_length"]), metadata["config"]
+            self.hop_length, text, is_whitened = int(metadata["hop_length"]), metadata["config"], "whitened" in metadata
         except Exception as error:  # onnxruntime's exceptions have no base class of their own
             raise InputError(f"{path}: not a network written by model.export ({type(error).__name__})") from None
         self.config = parse_config(text, f"{path} (configuration in the file)")
         self.prior, self.n_mels = make_prior(self.config), self.config.mel.n_mels
+        self._std_of_graph = StandardNormalPrior() if is_whitened else self.prior  # of its waveform
 
     def __call__(self, y_n, mel, noise_level):
         """`[B, T]`, `[B, n_mels, frames]`, `[B]` -> predicted noise `[B, T]`, tensors on the CPU."""
-        arrays = [y_n.float().numpy(), mel.float().numpy(), noise_level.double().numpy()]
-        return torch.from_numpy(self.session.run(None, dict(zip(INPUTS, arrays)))[0])
+        std = self._std_of_graph(mel.float())
+        arrays = [(std * y_n.float()).numpy(), mel.float().numpy(), noise_level.double().numpy()]
+        return torch.from_numpy(self.session.run(None, dict(zip(INPUTS, arrays)))[0]) / std
 
 
 def example(batch, frames, hop_length, n_mels, seed=0):
@@ -88,6 +90,7 @@ def export(network, config, path):
         "hop_length": str(config.mel.hop_length),
         "n_mels": str(config.mel.n_mels),
         "config": config.model_dump_json(),
+        "whitened": "true",
     }
     onnx.helper.set_model_props(model, metadata)
     save_atomically(lambda temporary: onnx.save(model, temporary), path)

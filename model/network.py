@@ -8,21 +8,21 @@ from torch import nn
 
 from model.blocks import DBlock, FiLM, UBlock
 from model.layers import Conv1d
-from model.prior import make_prior
+from model.prior import StandardNormalPrior, make_prior
 
 
 class WaveGrad(nn.Module):
     """Args:
         config: a `model.config.NetworkConfig`.
         n_mels: number of mel bands of the conditioning features.
-        prior: None, or a `model.prior.EnergyPrior`: noise and prediction then have its standard deviation.
+        prior: what its waveforms are whitened by, a prior of `model.prior`. The network itself does not use it.
     """
 
-    def __init__(self, config, n_mels, prior=None):
+    def __init__(self, config, n_mels, prior=StandardNormalPrior()):
         super().__init__()
         self.prior = prior
         self.n_mels, self.hop_length = n_mels, config.hop_length
-        self.context_frames = self.receptive_field(config) + (1 if prior is not None else 0)  # the prior looks one frame ahead
+        self.context_frames = self.receptive_field(config)
         up_channels, down_channels = config.upsampling_channels, config.downsampling_channels
         interpolation, scale = config.interpolation, config.noise_level_scale
 
@@ -82,7 +82,7 @@ class WaveGrad(nn.Module):
         """Predicts the noise in a waveform.
 
         Args:
-            y_n: noisy waveform, `[B, frames * hop_length]`.
+            y_n: noisy waveform, whitened, `[B, frames * hop_length]`.
             mel: log-mel spectrogram, `[B, n_mels, frames]`.
             noise_level: sqrt(alpha_bar) in (0, 1], 1 = clean, `[B]`.
 
@@ -97,12 +97,6 @@ class WaveGrad(nn.Module):
                 f"the waveform has {y_n.shape[-1]} samples, but {mel.shape[-1]} mel frames "
                 f"of {self.hop_length} samples make {mel.shape[-1] * self.hop_length}"
             )
-        if self.prior is None:
-            return self._predict(y_n, mel, noise_level)
-        std = self.prior(mel)
-        return std * self._predict(y_n / std, mel, noise_level)
-
-    def _predict(self, y_n, mel, noise_level):
         with self._precision(1, y_n.device):
             h = self.waveform_conv(y_n[:, None, None, :])
         signals = {1: h}

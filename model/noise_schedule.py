@@ -28,7 +28,7 @@ class NoiseSchedule:
         betas: N variances, each inside (0, 1).
         name: what to call it.
         source: where the betas come from.
-        sampler: name of the sampler that they were made for (see `model.sampler.sampler_of`), or None.
+        sampler: name of the sampler that they were made for (see `model.sampler.sampler_name`), or None.
 
     Attributes:
         alphas: 1 - betas.
@@ -73,6 +73,14 @@ class NoiseSchedule:
 
     def __len__(self):
         return len(self.betas)
+
+    def abar(self, n):
+        """alpha_bar after step n, 0 to N; 1 at 0."""
+        return self.alphas_cumprod[n - 1] if n > 0 else 1.0
+
+    def beta(self, n):
+        """beta of step n, 1 to N."""
+        return self.betas[n - 1]
 
     @property
     def warning(self):

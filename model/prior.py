@@ -1,8 +1,10 @@
 """The energy-based prior of PriorGrad (Lee et al., 2022, section 4): the noise of the diffusion is as loud as the speech in it.
 
-y_n = sqrt(alpha_bar) y_0 + sqrt(1 - alpha_bar) std noise, with a standard deviation from the energy of the mel, frame by frame,
-instead of 1 throughout. Between frames it is interpolated in decibels, which PriorGrad does not: steps of the noise, and of the
-waveform in its units, would be heard at the borders of frames. The network predicts std noise, and its loss is the distance in units of std.
+Its standard deviation follows from the energy of the mel, frame by frame, instead of 1 throughout. This is a change of variable:
+of the whitened waveform z_0 = y_0 / std, network, loss and reverse process are WaveGrad's own. So a waveform is divided by std before
+training, a generated one is multiplied by std, and nothing between the two depends on the prior, but that |y_0| <= 1 is |z_0| <= 1 / std.
+
+Between frames std is interpolated in decibels, which PriorGrad does not: steps at the borders of frames would be audible.
 """
 
 import torch
@@ -10,15 +12,26 @@ import torch
 from model.mel import expand
 
 
+class StandardNormalPrior:
+    """WaveGrad's own: std is 1. Called as `EnergyPrior` is, it returns `[]`."""
+
+    context_frames = 0
+
+    def __call__(self, mel):
+        return mel.new_ones(())
+
+
 class EnergyPrior:
     """`EnergyPrior(config, mel_config)(mel)` is the standard deviation of the noise, sample by sample.
 
-    That of a sample depends on its frame, whose own it is at the first sample, and on the next one; the last frame has no next.
+    At the first sample of a frame it is that of the frame; from there it changes to that of the next frame. The last frame has no next.
 
     Args:
         config: a `model.config.EnergyPriorConfig`.
         mel_config: the `MelConfig` of the mels.
     """
+
+    context_frames = 1  # the next one
 
     def __init__(self, config, mel_config):
         self.config, self.mel_config = config, mel_config
@@ -34,11 +47,5 @@ class EnergyPrior:
 
 
 def make_prior(config):
-    """The prior of a `Config`, None if it has none."""
-    return None if config.prior is None else EnergyPrior(config.prior, config.mel)
-
-
-def standard_deviation(network, mel):
-    """Of a network's noise: that of its prior, `[..., frames * hop_length]`; 1 without one, `[]`, as in WaveGrad."""
-    prior = getattr(network, "prior", None)
-    return mel.new_ones(()) if prior is None else prior(mel)
+    """The prior of a `Config`."""
+    return StandardNormalPrior() if config.prior is None else EnergyPrior(config.prior, config.mel)

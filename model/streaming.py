@@ -3,7 +3,7 @@
 The network is convolutional: a frame of its prediction depends on a few frames to each side (`WaveGrad.context_frames`).
 So step n can denoise a frame as soon as step n + 1 has denoised those around it, and has to keep no more than those. The
 result is that of denoising the whole at once, up to rounding, which each step enlarges: 1e-13 in float64 and 1e-5 to 4e-4 in
-float32. Where `model.gla_grad` corrects the result, that is one more stage.
+float32. What follows the steps are stages too: the multiplication by the prior's standard deviation, and `model.gla_grad`.
 """
 
 from collections import defaultdict
@@ -11,8 +11,7 @@ from collections import defaultdict
 import torch
 
 from model.mel_input import as_mel
-from model.prior import standard_deviation
-from model.sampler import find_step, predict_y_0, sampler_of
+from model.sampler import find_sampler, predict_y_0, sampler_name
 
 
 class FrameNoise:
@@ -45,10 +44,10 @@ class _Stage:
     def __init__(self, context, hop_length):
         self.context, self.hop_length = context, hop_length
         self.first = self.done = self.end = 0  # frames: kept from, denoised up to, received up to
-        self.mel = self.y = self.previous_y_0 = None
+        self.mel = self.y = self.last_y_0 = None
         self.closed = False
 
-    def receive(self, mel, y, previous_y_0, last):
+    def receive(self, mel, y, last_y_0, last):
         """Takes the next frames: mel `[n_mels, F]`, y and the estimate before `[F * hop_length]`; `last`: no more come."""
         if self.closed:
             raise RuntimeError("the stream has ended")
@@ -56,8 +55,8 @@ class _Stage:
         self.end += mel.shape[1]
         if self.mel is not None:
             mel, y = torch.cat([self.mel, mel], 1), torch.cat([self.y, y])
-            previous_y_0 = None if previous_y_0 is None else torch.cat([self.previous_y_0, previous_y_0])
-        self.mel, self.y, self.previous_y_0 = mel, y, previous_y_0
+            last_y_0 = None if last_y_0 is None else torch.cat([self.last_y_0, last_y_0])
+        self.mel, self.y, self.last_y_0 = mel, y, last_y_0
 
     def ready(self):
         """Frames up to which it can denoise now."""
@@ -74,38 +73,42 @@ class _Stage:
         drop = max(self.done - self.context, 0) - self.first
         self.first += drop
         self.mel, self.y = self.mel[:, drop:], self.y[drop * self.hop_length :]
-        if self.previous_y_0 is not None:
-            self.previous_y_0 = self.previous_y_0[drop * self.hop_length :]
+        if self.last_y_0 is not None:
+            self.last_y_0 = self.last_y_0[drop * self.hop_length :]
 
 
 class _DiffusionStep(_Stage):
-    """Diffusion step n: takes frames of y_{n+1}, gives frames of y_n.
+    """Diffusion step n: takes frames of y_n, gives frames of y_{n-1}, whitened."""
 
-    The first stage, n = N - 1, takes standard normal noise, and gives it the network's prior when the frames around are there.
-    """
-
-    def __init__(self, n, schedule, step, network, noise):
+    def __init__(self, n, schedule, sampler, network, noise):
         super().__init__(network.context_frames, network.hop_length)
-        self.n, self.schedule, self.step = n, schedule, step
-        self.network, self.noise = network, noise
+        self.n, self.schedule, self.sampler, self.noise = n, schedule, sampler, noise
 
-    def state(self):
-        """y_{n+1} of all kept frames."""
-        is_noise = self.n == len(self.schedule) - 1
-        return standard_deviation(self.network, self.mel) * self.y if is_noise else self.y
-
-    def give(self, y, y_0):
-        """Takes `state()` and the network's estimate of y_0 in it, and gives mel, y_n and estimate of the frames that are now done."""
+    def give(self, y_0):
+        """Takes the network's estimate of y_0 in the kept frames, and gives mel, y_{n-1} and estimate of the frames that are now done."""
         frames, new = self.new()
-
-        def draw():
-            std = standard_deviation(self.network, self.mel).expand(self.y.shape)[new]
-            return std * self.noise.draw(frames.stop - frames.start).to(y_0)
-
-        mel, previous = self.mel[:, frames], None if self.previous_y_0 is None else self.previous_y_0[new]
-        y = self.step(self.schedule, self.n, y[new], y_0[new], previous, draw)
+        last_y_0 = None if self.last_y_0 is None else self.last_y_0[new]
+        mel, y_n, y_0 = self.mel[:, frames], self.y[new], y_0[new]
+        y = self.sampler.step(
+            self.schedule, self.n, y_n, y_0, last_y_0, lambda: self.noise.draw(frames.stop - frames.start).to(y_n)
+        )
         self.advance()
-        return mel, y, y_0[new]
+        return mel, y, y_0
+
+
+class _Unwhitening(_Stage):
+    """Takes frames of the whitened waveform, gives frames of the waveform."""
+
+    def __init__(self, prior, hop_length):
+        super().__init__(prior.context_frames, hop_length)
+        self.prior = prior
+
+    def push(self, mel, z, last):
+        self.receive(mel, z, None, last)
+        frames, new = self.new()
+        mel, y = self.mel[:, frames], (self.prior(self.mel) * self.y)[new]
+        self.advance()
+        return mel, y
 
 
 class _Correction(_Stage):
@@ -131,25 +134,24 @@ class SynthesisStream:
         network: a `WaveGrad`.
         schedule: a `NoiseSchedule`.
         seed: of the noise.
-        step: the sampler's step, one of `model.sampler.STEPS`; None is that of the sampler that the schedule was made for.
+        sampler: a `model.sampler.Sampler`; None is the one that the schedule was made for.
         gla_grad: a `model.gla_grad.GlaGrad` that corrects the result, or None.
     """
 
-    def __init__(self, network, schedule, seed=0, step=None, gla_grad=None):
-        step = step or find_step(sampler_of(schedule))
+    def __init__(self, network, schedule, seed=0, sampler=None, gla_grad=None):
+        sampler = sampler or find_sampler(sampler_name(schedule), streamable=True)
         self.network, self.schedule = network, schedule
         n_steps, hop_length = len(schedule), network.hop_length
         noises = [FrameNoise(seed, n, hop_length) for n in range(n_steps + 1)]
-        self.start_noise = noises[n_steps]
-        self.stages = [
-            _DiffusionStep(n, schedule, step, network, noises[n]) for n in reversed(range(n_steps))
-        ]
+        self.start_noise = noises[n_steps]  # y_N; the noise of step n is that of y_{n-1}
+        self.steps = [_DiffusionStep(n, schedule, sampler, network, noises[n - 1]) for n in range(n_steps, 0, -1)]
+        self.unwhitening = _Unwhitening(network.prior, hop_length)
         self.correction = gla_grad and _Correction(gla_grad, hop_length)
 
     @property
     def latency_frames(self):
         """Frames that must have come after a frame before its waveform is given."""
-        return sum(stage.context for stage in [*self.stages, self.correction] if stage)
+        return sum(stage.context for stage in [*self.steps, self.unwhitening, self.correction] if stage)
 
     def push(self, mel, last=False):
         """Takes the next frames and gives the waveform that they complete.
@@ -188,30 +190,30 @@ def push_together(streams, mels, lasts):
     network, schedule = streams[0].network, streams[0].schedule
     noises = [stream.start_noise.draw(mel.shape[1]).to(mel) for stream, mel in zip(streams, mels)]
     pieces = [(mel, noise, None) for mel, noise in zip(mels, noises)]
-    for stages in zip(*(stream.stages for stream in streams)):
-        for stage, piece, last in zip(stages, pieces, lasts):
-            stage.receive(*piece, last)
-        pieces = [(stage.mel[:, :0], stage.y[:0], stage.y[:0]) for stage in stages]
+    for steps in zip(*(stream.steps for stream in streams)):
+        for step, piece, last in zip(steps, pieces, lasts):
+            step.receive(*piece, last)
+        pieces = [(step.mel[:, :0], step.y[:0], step.y[:0]) for step in steps]
         by_length = defaultdict(list)
-        for i, stage in enumerate(stages):
-            if stage.ready() > stage.done:
-                by_length[stage.mel.shape[1]].append(i)
+        for i, step in enumerate(steps):
+            if step.ready() > step.done:
+                by_length[step.mel.shape[1]].append(i)
         for group in by_length.values():
-            y, mel = torch.stack([stages[i].state() for i in group]), torch.stack([stages[i].mel for i in group])
-            for i, *given in zip(group, y, predict_y_0(network, y, mel, schedule, stages[0].n)):
-                pieces[i] = stages[i].give(*given)
+            y, mel = torch.stack([steps[i].y for i in group]), torch.stack([steps[i].mel for i in group])
+            for i, y_0 in zip(group, predict_y_0(network, y, mel, schedule, steps[0].n, 1 / network.prior(mel))):
+                pieces[i] = steps[i].give(y_0)
+    pieces = [stream.unwhitening.push(mel, y, last) for stream, (mel, y, _), last in zip(streams, pieces, lasts)]
     return [
-        stream.correction.push(mel, y, last) if stream.correction else y
-        for stream, (mel, y, _), last in zip(streams, pieces, lasts)
+        stream.correction.push(mel, y, last) if stream.correction else y for stream, (mel, y), last in zip(streams, pieces, lasts)
     ]
 
 
-def synthesize_stream(network, schedule, pieces, seed=0, step=None, gla_grad=None):
+def synthesize_stream(network, schedule, pieces, seed=0, sampler=None, gla_grad=None):
     """Vocodes an iterable of mels `[n_mels, F]`, the pieces of one utterance; yields waveforms `[T]` as they are done.
 
     The latency is `SynthesisStream.latency_frames` and the piece itself.
     """
-    stream, waiting = SynthesisStream(network, schedule, seed, step, gla_grad), None
+    stream, waiting = SynthesisStream(network, schedule, seed, sampler, gla_grad), None
     for piece in pieces:
         if waiting is not None:
             yield stream.push(waiting)

@@ -2,13 +2,15 @@
 
 import torch
 
+from model.prior import StandardNormalPrior
+
 HOP_LENGTH = 5
 
 
 class Oracle:
-    """Knows the clean waveform, so it returns the true noise."""
+    """Returns the true noise of a given clean waveform."""
 
-    hop_length = HOP_LENGTH
+    hop_length, prior = HOP_LENGTH, StandardNormalPrior()
 
     def __init__(self, y_0):
         self.y_0 = y_0
@@ -26,7 +28,7 @@ class GaussianDenoiser:
     The ODE of the reverse process then has a solution in closed form, `exact`.
     """
 
-    hop_length = HOP_LENGTH
+    hop_length, prior = HOP_LENGTH, StandardNormalPrior()
 
     def __init__(self, scale):
         self.scale = scale

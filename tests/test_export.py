@@ -74,8 +74,8 @@ def test_samples_as_pytorch_does_from_the_same_noise(exported, sampler):
     schedule, mel = linear(4, 1e-4, 0.5), torch.randn(1, 20, 9)
     noises = [torch.randn(1, 360, dtype=torch.float64) for _ in range(4)]
     given = iter(noises)
-    session, draw = OnnxNetwork(path).session, lambda shape: next(given).numpy()
-    found = onnx_inference.sample(session, mel[0].numpy(), schedule.betas, 40, draw, *onnx_inference.SAMPLERS[sampler])
+    onnx_network, draw = onnx_inference.Network(OnnxNetwork(path).session), lambda shape: next(given).numpy()
+    found = onnx_inference.sample(onnx_network, mel[0].numpy(), schedule.betas, 40, draw, *onnx_inference.SAMPLERS[sampler])
     wanted = SAMPLERS[sampler](network, mel, schedule, noises=[noise.float() for noise in noises])[0]
     torch.testing.assert_close(torch.from_numpy(found).float(), wanted, atol=1e-3, rtol=0)
 

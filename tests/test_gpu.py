@@ -14,7 +14,7 @@ from model.layers import _upsample_by_neighbours
 from model.network import new_network
 from model.noise_schedule import NoiseSchedule
 from model.published import load_published
-from model.sampler import STEPS
+from model.sampler import SAMPLERS, STREAMABLE
 from model.streaming import SynthesisStream
 from tests.conftest import DATA, ROOT, VISIBLE_GPUS
 from vocoder import Vocoder
@@ -38,13 +38,13 @@ def test_what_is_marked_gpu():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.json")), ids=lambda path: path.stem)
-@pytest.mark.parametrize("sampler", STEPS)
+@pytest.mark.parametrize("sampler", STREAMABLE)
 def test_every_configuration_vocodes_on_another_device(path, sampler):
     """On the meta device, which computes shapes alone. Fails if a tensor of the computation is made on the CPU."""
     config = load_config(path)
     with torch.device("meta"):
         network = new_network(config).eval()
-    stream = SynthesisStream(network, SCHEDULE, step=STEPS[sampler])
+    stream = SynthesisStream(network, SCHEDULE, sampler=SAMPLERS[sampler])
     waveform = stream.push(torch.zeros(config.mel.n_mels, 12, device="meta"), last=True)
     assert waveform.is_meta and waveform.shape == (12 * config.mel.hop_length,)
 

@@ -6,7 +6,7 @@ from training_fixtures import SAMPLE_RATE, one_thread, run, same, train_to_end, 
 
 from model.config import load_config
 from model.errors import InputError
-from model.sampler import SAMPLERS, STEPS
+from model.sampler import SAMPLERS
 from training.loudness_distance import LoudnessDistance
 from training.previews import PreviewSampling, make_previews
 from training.trainer import Trainer
@@ -49,8 +49,8 @@ def test_generates_what_inference_does(tmp_path):
 def test_samples_with_what_the_schedule_was_made_for(tmp_path):
     config = write_infer_grad_run(tmp_path)
     (tmp_path / "three.json").write_text('{"betas": [0.001, 0.05, 0.6], "sampler": "ddim"}')
-    assert new_trainer(config).inference_loss.few_steps is STEPS["ddim"]
-    assert new_trainer(write_infer_grad_run(tmp_path, {"sampler": "ancestral"})).inference_loss.few_steps is STEPS["ancestral"]
+    assert new_trainer(config).inference_loss.few_steps is SAMPLERS["ddim"]
+    assert new_trainer(write_infer_grad_run(tmp_path, {"sampler": "ancestral"})).inference_loss.few_steps is SAMPLERS["ancestral"]
 
 
 @pytest.mark.parametrize("many_steps, sampler", [(3, "ancestral"), (4, "ddim")])

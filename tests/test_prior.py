@@ -8,13 +8,13 @@ import torch
 
 import onnx_inference
 from model.checkpoint import load_network, read_checkpoint, save_weights
-from model.diffusion import add_noise, diffusion_loss
+from model.diffusion import add_noise
 from model.errors import InputError
 from model.export import TOLERANCE, OnnxNetwork, export, largest_difference
 from model.mel import compress
 from model.network import new_network
 from model.noise_schedule import NoiseSchedule
-from model.prior import make_prior, standard_deviation
+from model.prior import StandardNormalPrior, make_prior
 from model.sampler import SAMPLERS
 from model.streaming import synthesize_stream, whole_noises
 from tests.conftest import config_of, tiny_config_values
@@ -51,38 +51,52 @@ def test_is_the_energy_of_a_frame_between_floor_and_one(scale):
 
 
 def test_there_is_none_unless_asked_for(tiny_config, tiny_network):
-    assert make_prior(tiny_config) is None and tiny_network.prior is None
-    assert standard_deviation(tiny_network, torch.zeros(1, 20, 3)) == 1.0
+    assert isinstance(make_prior(tiny_config), StandardNormalPrior)
+    assert tiny_network.prior(torch.zeros(1, 20, 3)) == 1.0
 
 
 def test_noise_of_unit_variance_is_wavegrad(tiny_config, tiny_network):
     config = with_prior(floor=1.0)
     network = seeded_network(config)
     network.load_state_dict(tiny_network.state_dict())
-    mel, waveform = torch.randn(2, 20, 6), torch.randn(2, 240)
-    arguments = waveform, mel, torch.tensor([0.9, 0.2]), torch.randn(2, 240)
-    std = standard_deviation(network, mel)
-    assert torch.equal(diffusion_loss(network, *arguments, std), diffusion_loss(tiny_network, *arguments))
+    mel = torch.randn(2, 20, 6)
+    assert torch.equal(network.prior(mel), torch.ones(2, 240))
     for name, sample in SAMPLERS.items():
         noises = [torch.randn(2, 240) for _ in range(3)]
         assert torch.equal(*(sample(n, mel, SCHEDULE, noises=noises) for n in (network, tiny_network))), name
 
 
-@torch.no_grad()
-def test_loss_is_in_units_of_the_standard_deviation():
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_waveform_is_that_of_noise_of_its_standard_deviation(name):
+    """Sampling in whitened waveforms is PriorGrad's, where y_n has noise of std, and the network's prediction is std epsilon."""
     config = with_prior()
-    prior, mel = make_prior(config), mel_of_energies(config, [0.3, 1.0, 4.0])[None]
-    std, noise, level = prior(mel), torch.randn(1, 120), torch.tensor([0.5])
-    seen = []
+    network, mel = seeded_network(config).double(), mel_of_energies(config, [0.3, 1.0, 4.0])[None].double()
+    std, noises = network.prior(mel), [torch.randn(1, 120, dtype=torch.float64) for _ in range(3)]
 
-    def network(y_n, mel, noise_level):
-        seen.append(y_n)
-        return torch.zeros_like(y_n)
+    class Scaled:
+        hop_length, prior = network.hop_length, StandardNormalPrior()
 
-    loss = diffusion_loss(network, torch.zeros(1, 120), mel, level, noise, std)
-    torch.testing.assert_close(seen[0], add_noise(torch.zeros(1, 120), std * noise, level))
-    torch.testing.assert_close(loss, noise.abs().mean(dim=-1))
-    assert torch.equal(diffusion_loss(lambda *_: std * noise, torch.zeros(1, 120), mel, level, noise, std), torch.zeros(1))
+        def __call__(self, y_n, mel, noise_level):
+            return std * network(y_n / std, mel, noise_level)
+
+    wanted = SAMPLERS[name](Scaled(), mel, SCHEDULE, noises=[std * noise for noise in noises])
+    torch.testing.assert_close(SAMPLERS[name](network, mel, SCHEDULE, noises=noises), wanted, rtol=0, atol=1e-9)
+
+
+def test_training_is_of_whitened_waveforms(tmp_path, write_recording):
+    write_recording(tmp_path / "a.wav")
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.txt").write_text("a.wav\n")
+    trainer, seen = Trainer(with_prior(loudest=1e3, floor=1e-6), tmp_path), []
+    batch = next(iter(trainer.batches()))
+    trainer.losses(lambda y_n, mel, noise_level: seen.append((y_n, mel)) or torch.zeros_like(y_n), batch)
+    left, right = trainer.mel.context
+    segment, noise, level = batch[0], batch[1], batch[2]
+    [(y_n, mel)] = seen
+    std = make_prior(trainer.config)(mel)
+    assert std.max() < 0.5
+    y_0 = segment[:, left : segment.shape[1] - right] / std
+    torch.testing.assert_close(y_n, add_noise(y_0, noise, level))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -105,14 +119,13 @@ def test_pieces_give_the_whole():
     assert not torch.allclose(torch.cat(list(synthesize_stream(without, SCHEDULE, [mel]))), at_once, atol=1e-2)
 
 
-def test_training_heeds_it(tmp_path, write_recording):
+def test_training_depends_on_it(tmp_path, write_recording):
     for name in ("train", "validation"):
         write_recording(tmp_path / f"{name}.wav")
         (tmp_path / f"{name}.txt").write_text(f"{name}.wav\n")
     trainers = [Trainer(config, tmp_path) for config in (with_prior(1e3), with_prior(floor=1.0), config_of(tiny_config_values()))]
     losses = [trainer.train_step(next(iter(trainer.batches()))).loss for trainer in trainers]
     assert losses[0] != losses[1] == losses[2]
-    assert trainers[0].ema.module.prior is not None
 
 
 def test_goes_with_the_checkpoint(tmp_path, tiny_config):
@@ -147,7 +160,7 @@ def test_goes_with_an_export(tmp_path):
 
     std, drawn = make_prior(config)(mel).numpy(), iter(noises)
     waveform = onnx_inference.sample(
-        onnx_network.session, mel.numpy(), SCHEDULE.betas, network.hop_length, lambda shape: std * next(drawn).numpy()
+        onnx_inference.Network(onnx_network.session), mel.numpy(), SCHEDULE.betas, network.hop_length, lambda shape: next(drawn).numpy(), std=std
     )
     torch.testing.assert_close(torch.from_numpy(waveform).float(), expected[0], atol=1e-4, rtol=0)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracles import GaussianDenoiser, Oracle, waveforms
+from tests.oracles import GaussianDenoiser, Oracle, waveforms
 
 from model.errors import InputError
 from model.noise_schedule import NoiseSchedule, fibonacci, from_log_snr, linear
-from model.sampler import SAMPLERS, ancestral_sample, ddim_sample, dpm_solver_sample, find_sampler, gaussian_noises, heun_sample
+from model.sampler import SAMPLERS, STREAMABLE, find_sampler, standard_normal
 
 SCHEDULES = [linear(1, 0.5, 0.5), linear(2, 1e-4, 0.5), fibonacci(25, 1e-6), linear(50, 1e-4, 0.05)]
 SCHEDULE_FOLDER = Path(__file__).parent.parent / "schedules"
@@ -27,7 +27,7 @@ def test_the_true_noise_leads_back_to_the_waveform(name, schedule):
     )
     torch.testing.assert_close(result, y_0, rtol=0, atol=1e-5)
     assert [n for n, _ in states] == list(range(len(schedule), -1, -1))
-    assert states[-1][1] is result
+    assert torch.equal(states[-1][1], result)
     assert result.dtype == torch.float32
 
 
@@ -43,13 +43,17 @@ def test_the_generator_decides_everything(name):
     assert not torch.equal(first, other)
 
 
-def test_ddim_with_eta_1_is_ancestral_sampling():
-    _, mel = waveforms()
-    network = GaussianDenoiser(0.3)
-    results = [
-        sample(network, mel, SCHEDULES[2], torch.Generator().manual_seed(1)) for sample in (ancestral_sample, find_sampler("ddim:1"))
-    ]
-    torch.testing.assert_close(*results, rtol=0, atol=1e-5)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.name)
+def test_order_1_with_eta_1_is_ancestral_sampling(schedule):
+    """Against the posterior q(y_{n-1} | y_n, y_0) as Ho et al. (2020) give it, equation 7."""
+    y_n, y_0, noise = torch.randn(3, 2, 50, dtype=torch.float64)
+    assert find_sampler("ancestral") == find_sampler("ddim:1")
+    for n in range(len(schedule), 0, -1):
+        found = find_sampler("ancestral").step(schedule, n, y_n, y_0, None, lambda: noise)
+        abar_n, abar_next, beta = schedule.abar(n), schedule.abar(n - 1), schedule.beta(n)
+        mean = abar_next**0.5 * beta / (1 - abar_n) * y_0 + (1 - beta) ** 0.5 * (1 - abar_next) / (1 - abar_n) * y_n
+        variance = (1 - abar_next) / (1 - abar_n) * beta
+        torch.testing.assert_close(found, mean + variance**0.5 * noise, rtol=1e-9, atol=1e-9)
 
 
 def test_one_or_two_steps_of_dpm_solver_are_ddim():
@@ -58,16 +62,16 @@ def test_one_or_two_steps_of_dpm_solver_are_ddim():
     for schedule in SCHEDULES[:2]:
         results = [
             sample(GaussianDenoiser(0.3), mel, schedule, torch.Generator().manual_seed(1))
-            for sample in (ddim_sample, dpm_solver_sample)
+            for sample in (SAMPLERS["ddim"], SAMPLERS["dpm-solver"])
         ]
         torch.testing.assert_close(*results)
 
 
-@pytest.mark.parametrize("sample, order", [(ddim_sample, 1), (dpm_solver_sample, 2), (heun_sample, 2)])
+@pytest.mark.parametrize("sample, order", [(SAMPLERS["ddim"], 1), (SAMPLERS["dpm-solver"], 2), (SAMPLERS["heun"], 2)])
 def test_order_of_convergence(sample, order):
     _, mel = waveforms()
     network = GaussianDenoiser(0.05)  # so narrow that no prediction of y_0 is clamped
-    start = next(gaussian_noises((2, 100), torch.Generator().manual_seed(1))).double()
+    start = next(standard_normal((2, 100), torch.Generator().manual_seed(1))).double()
     errors = []
     for n_steps in (40, 80, 160):
         schedule = from_log_snr(np.linspace(16, -6, n_steps))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from model.errors import InputError
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule, interpolate
-from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STEPS
+from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STREAMABLE
 from model.streaming import FrameNoise, SynthesisStream, push_together, synthesize_stream, whole_noises
 from tests.conftest import config_of, tiny_config_values
 
@@ -37,12 +37,12 @@ def test_pieces_give_the_whole(network, frames, piece, seed):
     torch.testing.assert_close(torch.cat(pieces), whole(network, mel, seed), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", STREAMABLE)
 def test_every_sampler_made_of_steps_can_stream(network, name):
     mel = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
     noises = whole_noises(0, len(SCHEDULE), 50, network.hop_length)
     at_once = SAMPLERS[name](network, mel[None], SCHEDULE, noises=noises)[0]
-    pieces = synthesize_stream(network, SCHEDULE, mel.split(7, dim=1), step=STEPS[name])
+    pieces = synthesize_stream(network, SCHEDULE, mel.split(7, dim=1), sampler=SAMPLERS[name])
     torch.testing.assert_close(torch.cat(list(pieces)), at_once, atol=1e-4, rtol=0)
 
 
@@ -50,8 +50,8 @@ def test_streams_with_the_sampler_that_the_schedule_was_made_for(network):
     """Fails if a schedule that says its sampler is used with another one where none is asked for."""
     schedule, mel = NoiseSchedule(SCHEDULE.betas, sampler="ddim"), torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
     found, wanted, other = (
-        torch.cat(list(synthesize_stream(network, of_stream, [mel], step=step)))
-        for of_stream, step in [(schedule, None), (SCHEDULE, STEPS["ddim"]), (SCHEDULE, None)]
+        torch.cat(list(synthesize_stream(network, of_stream, [mel], sampler=sampler)))
+        for of_stream, sampler in [(schedule, None), (SCHEDULE, SAMPLERS["ddim"]), (SCHEDULE, None)]
     )
     assert torch.equal(found, wanted) and not torch.allclose(found, other)
 
@@ -85,7 +85,7 @@ def test_what_a_stream_keeps_does_not_grow(network):
     stream, sizes = SynthesisStream(network, SCHEDULE), []
     for _ in range(30):
         stream.push(torch.randn(20, 10))
-        sizes.append(sum(stage.y.numel() + stage.mel.numel() for stage in stream.stages))
+        sizes.append(sum(stage.y.numel() + stage.mel.numel() for stage in stream.steps))
     assert len(set(sizes[10:])) == 1
 
 
@@ -121,14 +121,14 @@ def test_the_receptive_field_is_as_said(changes):
 
 
 @pytest.mark.parametrize("n_steps", [3, 12])
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", STREAMABLE)
 def test_pieces_give_the_whole_in_float64_whatever_the_sampler(network, name, n_steps):
     """Fails if a piece differs by more than rounding, which float32 hides: twelve steps enlarge it to 4e-4 there."""
     schedule, mel = interpolate(SCHEDULE, n_steps), torch.randn(20, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     double = copy.deepcopy(network).double()
     noises = [noise.double() for noise in whole_noises(0, n_steps, 40, double.hop_length)]
     wanted = SAMPLERS[name](double, mel[None], schedule, noises=noises)[0]
-    stream, pieces = SynthesisStream(double, schedule, step=STEPS[name]), mel.split(7, dim=1)
+    stream, pieces = SynthesisStream(double, schedule, sampler=SAMPLERS[name]), mel.split(7, dim=1)
     found = [push_together([stream], [piece], [i == len(pieces) - 1])[0] for i, piece in enumerate(pieces)]
     torch.testing.assert_close(torch.cat(found), wanted, atol=1e-10, rtol=0)
 
@@ -137,7 +137,7 @@ def test_pieces_give_the_whole_in_float64_whatever_the_sampler(network, name, n_
 def test_no_noise_is_drawn_for_steps_that_add_none(network, monkeypatch, name, n_noisy):
     drawn = []
     monkeypatch.setattr(FrameNoise, "draw", lambda noise, n_frames: drawn.append(n_frames) or torch.zeros(n_frames * 40))
-    SynthesisStream(network, SCHEDULE, step=STEPS[name]).push(torch.randn(20, 9), last=True)
+    SynthesisStream(network, SCHEDULE, sampler=SAMPLERS[name]).push(torch.randn(20, 9), last=True)
     assert drawn == [9] * (1 + n_noisy)  # the start, and the steps
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from model.errors import InputError
 from model.noise_schedule import NoiseSchedule, random_along
-from model.sampler import find_step, reverse_process, sampler_of
+from model.sampler import find_sampler, sampler_name
 from training.loudness_distance import LoudnessDistance
 from training.spectral_distance import SpectralDistance
 
@@ -37,9 +37,9 @@ class InferenceLoss:
                 f"(wanted by training.infer_grad: more than {longest})"
             )
         self.schedule = NoiseSchedule.load(folder / config.noise_schedule)
-        few_steps_sampler = sampler_of(self.schedule, config.sampler)
-        self.few_steps = find_step(few_steps_sampler)
-        self.many_steps = find_step(config.many_steps_sampler or few_steps_sampler)
+        few_steps_sampler = sampler_name(self.schedule, config.sampler)
+        self.few_steps = find_sampler(few_steps_sampler, streamable=True)
+        self.many_steps = find_sampler(config.many_steps_sampler or few_steps_sampler, streamable=True)
         self.config = config
         self.seed = seed
         self.n_noises = max(len(self.schedule), config.random_steps[1] if config.random_share else 0)
@@ -52,24 +52,24 @@ class InferenceLoss:
             return self.schedule
         return random_along(self.schedule, int(rng.integers(*self.config.random_steps, endpoint=True)), rng)
 
-    def step_of(self, schedule):
-        """The step of `model.sampler.STEPS` that a schedule is sampled with."""
+    def sampler_of(self, schedule):
+        """The `model.sampler.Sampler` of a schedule."""
         return self.many_steps if len(schedule) >= self.config.many_steps else self.few_steps
 
-    def generate(self, schedule, network, mel, noises, std):
-        """What inference makes of noise, with gradients.
+    def generate(self, schedule, network, mel, noises, limit):
+        """What inference makes of noise, whitened, with gradients.
 
         Args:
             schedule: the `NoiseSchedule` to do it with.
             network: called as `network(y_n, mel, noise_level)`.
             mel: log-mel spectrogram, `[B, n_mels, frames]`.
             noises: standard normal, `[B, N, T]` for a schedule of up to N steps.
-            std: their standard deviation under the network's prior, `[B, T]`; 1 without one.
+            limit: largest magnitude of a whitened waveform; see `model.sampler.predict_y_0`.
 
         Returns:
             waveform, `[B, T]`.
         """
-        return reverse_process(self.step_of(schedule), network, mel, schedule, (std * noise for noise in noises.unbind(1)))
+        return self.sampler_of(schedule).reverse_process(network, mel, schedule, iter(noises.unbind(1)), limit)
 
     def __call__(self, y_0, generated):
         """`[B, T]` and `[B, T]` -> `[B]`."""

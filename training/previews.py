@@ -4,13 +4,13 @@ import contextlib
 import math
 import time
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
 from model.noise_schedule import NoiseSchedule
-from model.sampler import ancestral_step, sample_with
+from model.sampler import SAMPLERS, Sampler
 from training import processes
 
 DEFAULT_SCHEDULE = Path(__file__).parent.parent / "schedules" / "wg-6.json"
@@ -19,18 +19,18 @@ SHORTEST_JUDGED = 0.5  # seconds; STOI compares stretches of 0.384 s, and PESQ r
 
 
 class PreviewSampling(NamedTuple):
-    """What previews are sampled with: a `NoiseSchedule` and a step of `model.sampler.STEPS`."""
+    """What previews are sampled with."""
 
     schedule: NoiseSchedule
-    step: Callable
+    sampler: Sampler
 
     @classmethod
     def of(cls, trainer):
         """What InferGrad trains for, where it does, so that one sees it in the figures; else six steps of algorithm 2."""
         if trainer.inference_loss:
             schedule = trainer.inference_loss.schedule
-            return cls(schedule, trainer.inference_loss.step_of(schedule))
-        return cls(NoiseSchedule.load(DEFAULT_SCHEDULE), ancestral_step)
+            return cls(schedule, trainer.inference_loss.sampler_of(schedule))
+        return cls(NoiseSchedule.load(DEFAULT_SCHEDULE), SAMPLERS["ancestral"])
 
 
 class Preview(NamedTuple):
@@ -93,7 +93,7 @@ def _preview(trainer, sampling, index):
         network(recording[None].to(trainer.device), mel[None], noise_level)  # warms up
         start = _now(trainer.device)
         generator = torch.Generator().manual_seed(index)
-        result = sample_with(sampling.step, network, mel[None], sampling.schedule, generator)[0].float()
+        result = sampling.sampler(network, mel[None], sampling.schedule, generator)[0].float()
         seconds = _now(trainer.device) - start
     result_mel = trainer.mel(result)
     recording, result, mel, result_mel = (x.cpu() for x in (recording, result, mel, result_mel))

@@ -18,7 +18,6 @@ from model.mel import LogMelSpectrogram
 from model.mel_statistics import parse_mel_statistics, statistics_of_recordings
 from model.network import new_network
 from model.noise_schedule import BUILDERS
-from model.prior import standard_deviation
 from training import processes
 from training.explained import explained_out_of_memory
 from training.statistics import LossByBand
@@ -175,7 +174,7 @@ class Trainer:
         segment, noise, noise_level = self._on_device(batch[:3])
         y_0, mel, std = self._given(segment)
         with self.autocast():
-            return diffusion_loss(network, y_0, mel, noise_level, noise, std)
+            return diffusion_loss(network, y_0 / std, mel, noise_level, noise)
 
     def inference_losses(self, network, batch):
         """`[B]` losses of what inference makes of a batch."""
@@ -183,7 +182,7 @@ class Trainer:
         y_0, mel, std = self._given(segment)
         with self.autocast():
             schedule = self.inference_loss.schedule_at(self.step)
-            generated = self.inference_loss.generate(schedule, network, mel, noises, std)
+            generated = std * self.inference_loss.generate(schedule, network, mel, noises, 1 / std)
         return self.inference_loss(y_0, generated)
 
     def _on_device(self, tensors):
@@ -193,7 +192,7 @@ class Trainer:
         """Waveform `[B, T]`, mel and standard deviation of the noise, of segments with their context."""
         left, right = self.mel.context
         mel = self.mel.from_padded(segment)
-        return segment[:, left : segment.shape[1] - right], mel, standard_deviation(self.network, mel)
+        return segment[:, left : segment.shape[1] - right], mel, self.network.prior(mel)
 
     def train_step(self, batch):
         """One update from this process's share of a batch; skipped on all processes where it would not be finite."""
