@@ -178,7 +178,7 @@ STEPS = {
     "dpm-solver": dpm_solver_step,
     "sde-dpm-solver": functools.partial(dpm_solver_step, eta=1.0),
 }
-DEFAULT_SAMPLER = "sde-dpm-solver"  # the best where nothing was made for another one: docs/benchmark.md; the paper's is ancestral
+DEFAULT_SAMPLER = "sde-dpm-solver"  # the best where nothing was made for another one: docs/journal/2026-11-25-benchmark.md; the paper's is ancestral
 SAMPLERS = {name: functools.partial(sample_with, step) for name, step in STEPS.items()} | {"heun": heun_sample}
 
 
