@@ -152,7 +152,7 @@ SAMPLERS = {
     "heun": heun,
 }
 STREAMABLE = [name for name, sampler in SAMPLERS.items() if isinstance(sampler, Sampler)]
-DEFAULT_SAMPLER = "sde-dpm-solver"  # the best for schedules that name no sampler: docs/benchmark.md; the paper's is ancestral
+DEFAULT_SAMPLER = "sde-dpm-solver"  # the best for schedules that name no sampler: docs/evaluation.md; the paper's is ancestral
 
 
 def sampler_name(schedule, name=None):
