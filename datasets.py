@@ -65,8 +65,8 @@ def _find(folder, line):
     """
     parts = line.split("|")
     for n_parts in range(len(parts), 0, -1):
-        name = "|".join(parts[:n_parts])
-        for name in (name, name.strip()):
+        prefix = "|".join(parts[:n_parts])
+        for name in (prefix, prefix.strip()):
             if name and os.path.isfile(folder / name):
                 return folder / name
     name = parts[0].strip()

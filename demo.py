@@ -16,7 +16,7 @@ from model.mel_input import read_mel
 from vocoder import Vocoder
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parent
 CHECKPOINT = ROOT / "checkpoints" / "small-16k.safetensors"

@@ -181,17 +181,21 @@ def main(argv=None):
     parser.add_argument("-c", "--config", help="configuration that the checkpoint must agree with (it carries its own)")
     parser.add_argument("-ch", "--checkpoint", required=True, help="weights: .safetensors, or a training checkpoint .pt")
     parser.add_argument("-ns", "--noise_schedule", required=True, help="noise schedule: .json, .pt or .npy")
-    parser.add_argument("-m", "--mel_filelist", required=True, help="list or folder of .npy or .pt mels, or .wav or .flac recordings, or one of these")
+    parser.add_argument(
+        "-m", "--mel_filelist", required=True, help="list or folder of .npy or .pt mels, or .wav or .flac recordings, or one of these"
+    )
     parser.add_argument("-v", "--verbose", choices=["yes", "no"], default="yes", help="show progress and speed")
     parser.add_argument("-o", "--output_dir", default="outputs", help="folder for the wav files (default: outputs)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--seed", type=seed_int, default=0, help="seed of the noise")
     parser.add_argument("--batch_size", type=positive_int, default=1, help="files that are vocoded together")
+    parser.add_argument("--sampler", help=f"one of {', '.join(STREAMABLE)} (default: what the schedule was made for, or {DEFAULT_SAMPLER})")
     parser.add_argument(
-        "--sampler", help=f"one of {', '.join(STREAMABLE)} (default: what the schedule was made for, or {DEFAULT_SAMPLER})"
-    )
-    parser.add_argument(
-        "--gla_grad", type=non_negative_int, default=0, metavar="N", help="iterations that bring the result closer to its mel (GLA-Grad; default: 0)"
+        "--gla_grad",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="iterations that bring the result closer to its mel (GLA-Grad; default: 0)",
     )
     parser.add_argument("--mix_to_mono", action="store_true", help="average the channels of recordings that have several")
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="precision (default: the device's fastest)")
@@ -214,8 +218,16 @@ def main(argv=None):
         rank, world_size = arguments.job, n_jobs
         arguments.device = device_of_job(arguments.device, arguments.job)
     vocoder = Vocoder(
-        network, checkpoint.config.mel, schedule, pick_device(arguments.device), DTYPES.get(arguments.dtype), arguments.chunk_frames,
-        arguments.sampler, arguments.gla_grad, checkpoint.mel_statistics, arguments.compile,
+        network,
+        checkpoint.config.mel,
+        schedule,
+        pick_device(arguments.device),
+        DTYPES.get(arguments.dtype),
+        arguments.chunk_frames,
+        arguments.sampler,
+        arguments.gla_grad,
+        checkpoint.mel_statistics,
+        arguments.compile,
     )
     if schedule.warning and rank == 0 and (n_jobs == 1 or arguments.job is None):
         warn(schedule.warning)

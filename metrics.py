@@ -8,8 +8,8 @@ like a measurement: a recording compared with itself has the best value or none.
 
 import functools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import librosa
 import numpy as np
@@ -91,9 +91,7 @@ def cepstral_distance(reference_log_mel, degraded_log_mel):
 @functools.lru_cache(maxsize=4)
 def _cepstrum_mel(sample_rate):
     window = 2 ** round(np.log2(0.05 * sample_rate))
-    return MelSpectrogram(
-        sample_rate, n_fft=window, hop_length=sample_rate // 200, n_mels=N_CEPSTRUM_MELS, normalized="frame_length"
-    )
+    return MelSpectrogram(sample_rate, n_fft=window, hop_length=sample_rate // 200, n_mels=N_CEPSTRUM_MELS, normalized="frame_length")
 
 
 def mel_cepstral_distortion(reference, degraded, sample_rate):
@@ -195,9 +193,9 @@ def dnsmos(degraded, sample_rate):
 @dataclass(frozen=True)
 class Metric:
     """Args:
-        label: heading of a table's column.
-        higher_is_better: the direction.
-        function: called as `measure` is, with finite waveforms.
+    label: heading of a table's column.
+    higher_is_better: the direction.
+    function: called as `measure` is, with finite waveforms.
     """
 
     label: str

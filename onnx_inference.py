@@ -187,7 +187,9 @@ def read_schedule(path, sampler=None):
         values = SAMPLERS[sampler or schedule.get("sampler", DEFAULT_SAMPLER)]
     except (ValueError, KeyError, TypeError, OverflowError, AttributeError):
         names = ", ".join(SAMPLERS)
-        raise ValueError(f"{path}: not a noise schedule (wanted: JSON with the key 'betas', and one of {names} if with 'sampler')") from None
+        raise ValueError(
+            f"{path}: not a noise schedule (wanted: JSON with the key 'betas', and one of {names} if with 'sampler')"
+        ) from None
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
         raise ValueError(f"{path}: betas must be a list of numbers inside (0, 1)")
     return betas, values

@@ -93,8 +93,17 @@ class Vocoder:
     """
 
     def __init__(
-        self, network, mel_config, schedule, device="cpu", dtype=None, chunk_frames=400, sampler=None,
-        gla_grad=0, mel_statistics=None, compile=False,
+        self,
+        network,
+        mel_config,
+        schedule,
+        device="cpu",
+        dtype=None,
+        chunk_frames=400,
+        sampler=None,
+        gla_grad=0,
+        mel_statistics=None,
+        compile=False,
     ):
         self.device = torch.device(device)
         self.dtype = dtype or fastest_dtype(self.device)

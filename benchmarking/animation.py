@@ -6,19 +6,19 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from matplotlib.animation import FuncAnimation, PillowWriter  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.animation import FuncAnimation, PillowWriter
 
-from benchmarking.tables import check_output  # noqa: E402
-from model.audio import read_audio  # noqa: E402
-from model.checkpoint import load_network  # noqa: E402
-from model.errors import InputError, positive_float, seed_int  # noqa: E402
-from model.files import save_atomically  # noqa: E402
-from model.mel import LogMelSpectrogram  # noqa: E402
-from model.noise_schedule import NoiseSchedule  # noqa: E402
-from model.sampler import SAMPLERS, find_sampler, sampler_name  # noqa: E402
+from benchmarking.tables import check_output
+from model.audio import read_audio
+from model.checkpoint import load_network
+from model.errors import InputError, positive_float, seed_int
+from model.files import save_atomically
+from model.mel import LogMelSpectrogram
+from model.noise_schedule import NoiseSchedule
+from model.sampler import SAMPLERS, find_sampler, sampler_name
 
 MOST_FRAMES = 50  # of a schedule with more steps, as many are shown, evenly spaced
 REST = 4  # the result is shown for as many frames
@@ -28,9 +28,7 @@ def denoising_states(network, mel, schedule, sampler, seed=0):
     """[(steps to go, waveform `[T]`)] from noise to speech, for a mel `[n_mels, frames]`."""
     states = []
     generator = torch.Generator().manual_seed(seed)
-    find_sampler(sampler)(
-        network, mel[None], schedule, generator, callback=lambda n, y: states.append((n, y[0].clone()))
-    )
+    find_sampler(sampler)(network, mel[None], schedule, generator, callback=lambda n, y: states.append((n, y[0].clone())))
     shown = np.unique(np.linspace(0, len(states) - 1, min(len(states), MOST_FRAMES)).round().astype(int))
     return [states[i] for i in shown]
 

@@ -14,9 +14,9 @@ from model.errors import InputError
 @dataclass(frozen=True)
 class Excerpt:
     """Args:
-        name: the recording's file name without its suffix.
-        waveform: `[T]`, T a multiple of the hop length.
-        mel: its log-mel spectrogram, `[n_mels, T / hop_length]`.
+    name: the recording's file name without its suffix.
+    waveform: `[T]`, T a multiple of the hop length.
+    mel: its log-mel spectrogram, `[n_mels, T / hop_length]`.
     """
 
     name: str
@@ -46,9 +46,7 @@ def load_excerpts(filelist, mel, n_recordings=None, seconds=None):
     if longest is not None:
         starts = [max(len(waveform) - longest, 0) // (2 * hop_length) * hop_length for waveform in waveforms]
         waveforms = [waveform[start : start + longest] for start, waveform in zip(starts, waveforms)]
-    return [
-        Excerpt(recordings.paths[index].stem, waveform, mel(waveform)) for index, waveform in zip(indices, waveforms)
-    ]
+    return [Excerpt(recordings.paths[index].stem, waveform, mel(waveform)) for index, waveform in zip(indices, waveforms)]
 
 
 def longest_excerpt(seconds, mel_config):

@@ -78,9 +78,7 @@ class Journal:
                     f"{self.path}: journal of another run, its {key} is {shortened(found.get(key))} "
                     f"(wanted: {shortened(settings.get(key))}); remove it to start anew"
                 )
-        self.entries = [
-            shaped(entry_model, entry, f"{self.path}: line {number}").model_dump() for number, entry in enumerate(lines[1:], 2)
-        ]
+        self.entries = [shaped(entry_model, entry, f"{self.path}: line {number}").model_dump() for number, entry in enumerate(lines[1:], 2)]
         if len(whole) < len(content):  # killed in the middle of a line
             self.file.truncate(len(whole))
 

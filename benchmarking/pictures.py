@@ -3,11 +3,11 @@
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.ticker import LogLocator, ScalarFormatter  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, ScalarFormatter
 
-from metrics import METRICS  # noqa: E402
-from model.files import save_atomically  # noqa: E402
+from metrics import METRICS
+from model.files import save_atomically
 
 
 def save_mel_picture(mel, config, path, limits):

@@ -30,12 +30,14 @@ def add_arguments(parser):
     parser.add_argument("-ch", "--checkpoint", required=True, help="network to measure")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for quality.json, quality.md, the journal and audio/")
     parser.add_argument("--filelist", required=True, help="test recordings")
-    parser.add_argument(
-        "--schedules", nargs="+", required=True, help="schedule files; FILE@SAMPLER goes with that sampler alone"
-    )
+    parser.add_argument("--schedules", nargs="+", required=True, help="schedule files; FILE@SAMPLER goes with that sampler alone")
     parser.add_argument("--samplers", nargs="+", default=[None], help="(default: what each schedule was made for)")
     parser.add_argument(
-        "--gla_grad", nargs="+", type=non_negative_int, default=[0], help="iterations of GLA-Grad after sampling; several are compared (default: 0)"
+        "--gla_grad",
+        nargs="+",
+        type=non_negative_int,
+        default=[0],
+        help="iterations of GLA-Grad after sampling; several are compared (default: 0)",
     )
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="(default: all)")
     parser.add_argument("--recordings", type=positive_int, help="how many, spread over the filelist (default: all)")
@@ -48,7 +50,7 @@ def add_arguments(parser):
 
 def entry_model(metrics):
     """The pydantic model of a recording's entry in the journal."""
-    figures = create_model("Figures", __base__=Shape, **{name: (Optional[float], ...) for name in metrics})
+    figures = create_model("Figures", __base__=Shape, **dict.fromkeys(metrics, (Optional[float], ...)))
     numbers = {"network_calls": (int, ...), "audio_seconds": (float, ...), "synthesis_seconds": (Optional[float], ...)}
     return create_model("Entry", __base__=Shape, key=(str, ...), recording=(str, ...), **numbers, figures=(figures, ...))
 
@@ -101,9 +103,7 @@ def summarize(system, entries, metrics):
 
 def quality_table(rows, metrics):
     """The rows as Markdown. A star marks a mean over fewer recordings than there are."""
-    headings = ["system", "calls", "RTF"] + [
-        f"{METRICS[name].label} {'↑' if METRICS[name].higher_is_better else '↓'}" for name in metrics
-    ]
+    headings = ["system", "calls", "RTF"] + [f"{METRICS[name].label} {'↑' if METRICS[name].higher_is_better else '↓'}" for name in metrics]
     lines = []
     for row in rows:
         calls = row["network_calls"] or "-"

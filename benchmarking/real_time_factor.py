@@ -218,9 +218,7 @@ def run(arguments):
     operations = operations_per_sample(network, config.mel.n_mels)
 
     rows, results = [], []
-    for length, batch_size, n_steps in itertools.product(
-        arguments.lengths or [None], arguments.batch_sizes, arguments.steps
-    ):
+    for length, batch_size, n_steps in itertools.product(arguments.lengths or [None], arguments.batch_sizes, arguments.steps):
         batches = batches_of(excerpts, batch_size)
         if length is not None:
             n_frames = max(1, round(length / seconds_per_frame))

@@ -87,9 +87,7 @@ class Scorer:
         if not all(torch.isfinite(waveform).all() for waveform in waveforms):
             return math.nan
         return float(
-            np.mean(
-                [self.metric.measure(excerpt.waveform, waveform, self.mel) for excerpt, waveform in zip(self.excerpts, waveforms)]
-            )
+            np.mean([self.metric.measure(excerpt.waveform, waveform, self.mel) for excerpt, waveform in zip(self.excerpts, waveforms)])
         )
 
 

@@ -128,9 +128,7 @@ def add_arguments(parser):
     parser.add_argument("--seed", type=seed_int, default=0, help="of the candidates (default: %(default)s)")
     parser.add_argument("--noise_seed", type=seed_int, default=0, help="of the noise that every candidate gets (default: %(default)s)")
     parser.add_argument("--jobs", type=positive_int, default=default_jobs(), help="processes (default: one a GPU, or a core)")
-    parser.add_argument(
-        "--final_noise_level", type=float, nargs=2, metavar=("LEAST", "MOST"), help="allowed at the noisiest step"
-    )
+    parser.add_argument("--final_noise_level", type=float, nargs=2, metavar=("LEAST", "MOST"), help="allowed at the noisiest step")
     grid = parser.add_argument_group("grid")
     grid.add_argument("--ladder", type=float, nargs="*", help="one value a step (default: 1e-6 to 0.1 at equal ratios)")
     grid.add_argument("--non_decreasing", action="store_true", help="only betas that never fall towards the noise")

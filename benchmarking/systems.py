@@ -19,9 +19,9 @@ RECORDING, GRIFFIN_LIM, NOISE = "recording", "griffin-lim", "noise"
 @dataclass(frozen=True)
 class System:
     """Args:
-        name: what tables call it.
-        schedule, sampler: how the network is used; None for a system without it.
-        gla_grad: iterations of GLA-Grad's correction of the result.
+    name: what tables call it.
+    schedule, sampler: how the network is used; None for a system without it.
+    gla_grad: iterations of GLA-Grad's correction of the result.
     """
 
     name: str

@@ -7,10 +7,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from model.audio import check_audio  # noqa: E402
-from model.errors import CommandParser, InputError, non_negative_int, positive_int, run_command  # noqa: E402
-from model.files import save_text  # noqa: E402
-from model.scan import scan  # noqa: E402
+from model.audio import check_audio
+from model.errors import CommandParser, InputError, non_negative_int, positive_int, run_command
+from model.files import save_text
+from model.scan import scan
 
 SUFFIXES = {".wav", ".flac"}
 

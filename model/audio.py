@@ -40,7 +40,9 @@ def _check_header(file, path, sample_rate, mix_to_mono):
     if file.samplerate != sample_rate:
         raise InputError(f"{path}: sample rate is {file.samplerate} Hz (wanted: {sample_rate} Hz)")
     if file.channels != 1 and not mix_to_mono:
-        raise InputError(f"{path}: {file.channels} channels (wanted: 1; --mix_to_mono, or data.mix_to_mono in a configuration, averages them)")
+        raise InputError(
+            f"{path}: {file.channels} channels (wanted: 1; --mix_to_mono, or data.mix_to_mono in a configuration, averages them)"
+        )
     if file.frames == 0:
         raise InputError(f"{path}: the recording is empty")
 

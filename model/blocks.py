@@ -57,9 +57,7 @@ class DBlock(nn.Module):
         self.interpolation = interpolation
         self.residual = Conv1d(in_channels, out_channels, kernel_size=1)
         channels = [in_channels] + [out_channels] * (len(dilations) - 1)
-        self.convs = nn.ModuleList(
-            Conv1d(channels[i], out_channels, dilation=dilation) for i, dilation in enumerate(dilations)
-        )
+        self.convs = nn.ModuleList(Conv1d(channels[i], out_channels, dilation=dilation) for i, dilation in enumerate(dilations))
 
     def forward(self, x):
         """`[B, in, 1, T]` -> `[B, out, 1, T / factor]`."""

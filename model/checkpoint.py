@@ -98,8 +98,7 @@ def read_checkpoint(path, config=None):
             weights, metadata = content["ema"], content
         else:
             raise InputError(
-                f"{path}: not a checkpoint of this project (wanted: keys 'config' and 'ema'), nor of ivanvovk/WaveGrad or "
-                "lmnt-com/wavegrad"
+                f"{path}: not a checkpoint of this project (wanted: keys 'config' and 'ema'), nor of ivanvovk/WaveGrad or lmnt-com/wavegrad"
             )
     _check_weights(weights, path)
     for key in ("config", "mel_statistics"):

@@ -277,9 +277,7 @@ class Config(_Section):
     @model_validator(mode="after")
     def _check(self):
         if self.network.hop_length != self.mel.hop_length:
-            raise ValueError(
-                f"the product of network.factors is {self.network.hop_length}, but mel.hop_length is {self.mel.hop_length}"
-            )
+            raise ValueError(f"the product of network.factors is {self.network.hop_length}, but mel.hop_length is {self.mel.hop_length}")
         return self
 
 

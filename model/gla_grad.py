@@ -59,9 +59,7 @@ class GlaGrad(nn.Module):
         mode = self.config.pad_mode if y.shape[-1] > max(self.margins) else "constant"
         padded = F.pad(y[None], self.margins, mode=mode)[0]
         config = self.config
-        return torch.stft(
-            padded, config.n_fft, config.hop_length, config.win_length, self.window, center=False, return_complex=True
-        )
+        return torch.stft(padded, config.n_fft, config.hop_length, config.win_length, self.window, center=False, return_complex=True)
 
     def _istft(self, spectrum, y):
         """The waveform of a spectrum; what lies before the first frame's centre is taken from `y`."""

@@ -4,8 +4,6 @@ One-dimensional convolutions run as two-dimensional ones of height 1, because ch
 and cuDNN are fastest at, exist in two dimensions only.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -53,9 +51,7 @@ class _ConvWithMatmulWeightGradient(torch.autograd.Function):
         padding, dilation = ctx.padding[1], ctx.dilation[1]
         rows = F.pad(x[:, :, 0].transpose(1, 2), (0, 0, padding, padding))  # [B, T, C]
         grad_rows = grad[:, :, 0]  # [B, C, T]
-        taps = [
-            (grad_rows @ rows[:, k * dilation : k * dilation + length]).sum(0) for k in range(kernel_size)
-        ]
+        taps = [(grad_rows @ rows[:, k * dilation : k * dilation + length]).sum(0) for k in range(kernel_size)]
         grad_weight = torch.stack(taps, 1)[:, None].permute(0, 3, 1, 2)  # channels last, like the weight
         return grad_x, grad_weight, grad_rows.sum((0, 2)), None, None
 

@@ -68,9 +68,7 @@ class LogMelSpectrogram(nn.Module):
         """
         samples = waveform.shape[-1] // self.config.hop_length * self.config.hop_length
         if samples <= max(self.context):
-            raise InputError(
-                f"{waveform.shape[-1]} samples are too short for a mel spectrogram (wanted: more than {max(self.context)})"
-            )
+            raise InputError(f"{waveform.shape[-1]} samples are too short for a mel spectrogram (wanted: more than {max(self.context)})")
         waveform = waveform[..., :samples]
         batched = waveform.reshape(1, -1, samples)  # reflection wants three dimensions
         padded = F.pad(batched, self.context, mode=self.config.pad_mode).reshape(*waveform.shape[:-1], -1)

@@ -140,8 +140,7 @@ def _explanations(mel, definition, mean, std):
     for rescaled in _undone_standardisations(mel, mean, std):
         yield (
             _distance(rescaled, config, mean, std) + COST_OF_A_DIFFERENCE,
-            "normalised features of mean 0 and deviation 1; "
-            f"the model expects {LOG_NAMES[config.log]} with mean {mean.mean():.3g}",
+            f"normalised features of mean 0 and deviation 1; the model expects {LOG_NAMES[config.log]} with mean {mean.mean():.3g}",
         )
     if mel.min() >= 0 and mel.max() > LINEAR_PEAK * mel.mean():
         linear = compress(mel.clamp(min=1e-12).log(), config)

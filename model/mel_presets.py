@@ -18,7 +18,14 @@ PRESETS = {
     "ivanvovk": MelConfig(**_IVANVOVK, clamp="zero"),
     # lmnt-com/wavegrad, preprocess.py, at the 24 kHz of its published weights.
     "lmnt": MelConfig(
-        sample_rate=24000, n_fft=2048, win_length=1200, hop_length=300, n_mels=128, f_min=20.0, f_max=12000.0, power=1.0,
+        sample_rate=24000,
+        n_fft=2048,
+        win_length=1200,
+        hop_length=300,
+        n_mels=128,
+        f_min=20.0,
+        f_max=12000.0,
+        power=1.0,
         **_DECIBELS_IN_01,
     ),
     # lmnt-com/diffwave, preprocess.py.
@@ -27,20 +34,46 @@ PRESETS = {
     "tacotron2": MelConfig(**_LJSPEECH, **_LIBROSA, f_min=0.0, f_max=8000.0, power=1.0, log="ln", clamp_min=1e-5),
     # jik876/hifi-gan, meldataset.py, config_v1.json (Matcha-TTS and Grad-TTS too).
     "hifigan": MelConfig(
-        **_LJSPEECH, **_LIBROSA, f_min=0.0, f_max=8000.0, power=1.0, log="ln", clamp_min=1e-5,
-        spectrum_offset=1e-9, padding="same",
+        **_LJSPEECH,
+        **_LIBROSA,
+        f_min=0.0,
+        f_max=8000.0,
+        power=1.0,
+        log="ln",
+        clamp_min=1e-5,
+        spectrum_offset=1e-9,
+        padding="same",
     ),
     # NVIDIA/BigVGAN, bigvgan_base_24khz_100band.json: HiFi-GAN's features, wider.
     "bigvgan": MelConfig(
-        sample_rate=24000, n_fft=1024, win_length=1024, hop_length=256, n_mels=100, **_LIBROSA, f_min=0.0, f_max=12000.0,
-        power=1.0, log="ln", clamp_min=1e-5, spectrum_offset=1e-9, padding="same",
+        sample_rate=24000,
+        n_fft=1024,
+        win_length=1024,
+        hop_length=256,
+        n_mels=100,
+        **_LIBROSA,
+        f_min=0.0,
+        f_max=12000.0,
+        power=1.0,
+        log="ln",
+        clamp_min=1e-5,
+        spectrum_offset=1e-9,
+        padding="same",
     ),
     # kan-bayashi/ParallelWaveGAN, bin/preprocess.py, before its normalisation by band; ESPnet's text-to-speech too.
     "parallel_wavegan": MelConfig(**_LJSPEECH, **_LIBROSA, f_min=80.0, f_max=7600.0, power=1.0, log="log10", clamp_min=1e-10),
     # gemelo-ai/vocos, feature_extractors.py, vocos-mel-24khz (F5-TTS too).
     "vocos": MelConfig(
-        sample_rate=24000, n_fft=1024, win_length=1024, hop_length=256, n_mels=100, f_min=0.0, f_max=12000.0,
-        power=1.0, log="ln", clamp_min=1e-7,
+        sample_rate=24000,
+        n_fft=1024,
+        win_length=1024,
+        hop_length=256,
+        n_mels=100,
+        f_min=0.0,
+        f_max=12000.0,
+        power=1.0,
+        log="ln",
+        clamp_min=1e-7,
     ),
 }
 

@@ -1,7 +1,7 @@
 """What the mels of a training set look like; the checkpoint carries it, so that inference can notice a foreign mel."""
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 
 from model.errors import InputError
 
@@ -49,9 +49,7 @@ def mel_statistics(mels):
         raise InputError("no mel frames to take statistics of")
     mean = total / n_frames
     std = (squares / n_frames - mean.square()).clamp(min=0).sqrt()
-    return MelStatistics(
-        n_frames=n_frames, mean=tuple(mean.tolist()), std=tuple(std.tolist()), minimum=minimum, maximum=maximum
-    )
+    return MelStatistics(n_frames=n_frames, mean=tuple(mean.tolist()), std=tuple(std.tolist()), minimum=minimum, maximum=maximum)
 
 
 @torch.no_grad()

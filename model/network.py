@@ -13,14 +13,14 @@ from model.prior import StandardNormalPrior, make_prior
 
 class WaveGrad(nn.Module):
     """Args:
-        config: a `model.config.NetworkConfig`.
-        n_mels: number of mel bands of the conditioning features.
-        prior: what its waveforms are whitened by, a prior of `model.prior`. The network itself does not use it.
+    config: a `model.config.NetworkConfig`.
+    n_mels: number of mel bands of the conditioning features.
+    prior: what its waveforms are whitened by, of `model.prior`; None is the standard normal one. The network itself does not use it.
     """
 
-    def __init__(self, config, n_mels, prior=StandardNormalPrior()):
+    def __init__(self, config, n_mels, prior=None):
         super().__init__()
-        self.prior = prior
+        self.prior = prior or StandardNormalPrior()
         self.n_mels, self.hop_length = n_mels, config.hop_length
         self.context_frames = self.receptive_field(config)
         up_channels, down_channels = config.upsampling_channels, config.downsampling_channels
@@ -51,9 +51,7 @@ class WaveGrad(nn.Module):
         self.ublock_strides, self.signal_strides = config.ublock_strides, config.dblock_strides
         signal_of = dict(zip(self.signal_strides, signal_channels))
         modulated_of = dict(zip(self.ublock_strides, up_channels))
-        self.films = nn.ModuleList(
-            FiLM(signal_of[stride], modulated_of[stride], scale) for stride in sorted(modulated_of)
-        )
+        self.films = nn.ModuleList(FiLM(signal_of[stride], modulated_of[stride], scale) for stride in sorted(modulated_of))
 
         if config.zero_output:
             nn.init.zeros_(self.output_conv.weight)
@@ -69,9 +67,7 @@ class WaveGrad(nn.Module):
             signal_reach[stride] = signal
 
         reach, upsampling_reach = 0, 1  # of the output convolution
-        for factor, stride, dilations in zip(
-            config.factors[::-1], config.ublock_strides[::-1], config.upsampling_dilations[::-1]
-        ):
+        for factor, stride, dilations in zip(config.factors[::-1], config.ublock_strides[::-1], config.upsampling_dilations[::-1]):
             film_reach = signal_reach[stride] + 2 * stride
             reach = max(reach, film_reach + sum(dilations[1:]) * stride + upsampling_reach)
             upsampling_reach += sum(dilations) * stride + factor * stride  # interpolation looks one sample to each side

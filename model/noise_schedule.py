@@ -128,7 +128,7 @@ def _numbers(values):
     except (TypeError, ValueError, RuntimeError, NotImplementedError, OverflowError, RecursionError):
         betas = np.empty(1, dtype=object)
     has_booleans = isinstance(values, (list, tuple)) and any(isinstance(value, bool) for value in values)
-    if betas.dtype.kind not in "fiu" and betas.size or has_booleans:  # kind O may be an integer beyond 64 bits
+    if (betas.dtype.kind not in "fiu" and betas.size) or has_booleans:  # kind O may be an integer beyond 64 bits
         raise InputError(f"betas must be a list of numbers, found {shortened(repr(values))}")
     return betas.astype(np.float64)
 
@@ -162,9 +162,7 @@ def linear(n_steps, start, stop):
 
 def geometric(n_steps, start, stop):
     """`n_steps` betas from `start` to `stop` at equal ratios."""
-    return NoiseSchedule(
-        np.geomspace(start, stop, n_steps), f"geometric-{n_steps}", f"geometric({start:g}, {stop:g}, {n_steps})"
-    )
+    return NoiseSchedule(np.geomspace(start, stop, n_steps), f"geometric-{n_steps}", f"geometric({start:g}, {stop:g}, {n_steps})")
 
 
 def quadratic(n_steps, start, stop):
@@ -178,9 +176,7 @@ def fibonacci(n_steps, start):
     numbers = [1, 2]
     while len(numbers) < n_steps:
         numbers.append(numbers[-1] + numbers[-2])
-    return NoiseSchedule(
-        np.array(numbers[:n_steps], dtype=np.float64) * start, f"fibonacci-{n_steps}", f"fibonacci({start:g}, {n_steps})"
-    )
+    return NoiseSchedule(np.array(numbers[:n_steps], dtype=np.float64) * start, f"fibonacci-{n_steps}", f"fibonacci({start:g}, {n_steps})")
 
 
 def from_log_snr(log_snr, name="unnamed", source=""):

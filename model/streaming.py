@@ -23,9 +23,7 @@ class FrameNoise:
 
     def draw(self, n_frames):
         """The noise of the next `n_frames` frames, `[n_frames * hop_length]`."""
-        return torch.cat(
-            [torch.randn(self.hop_length, generator=self.generator) for _ in range(n_frames)] or [torch.empty(0)]
-        )
+        return torch.cat([torch.randn(self.hop_length, generator=self.generator) for _ in range(n_frames)] or [torch.empty(0)])
 
 
 def whole_noises(seed, n_steps, n_frames, hop_length):
@@ -89,9 +87,7 @@ class _DiffusionStep(_Stage):
         frames, new = self.new()
         last_y_0 = None if self.last_y_0 is None else self.last_y_0[new]
         mel, y_n, y_0 = self.mel[:, frames], self.y[new], y_0[new]
-        y = self.sampler.step(
-            self.schedule, self.n, y_n, y_0, last_y_0, lambda: self.noise.draw(frames.stop - frames.start).to(y_n)
-        )
+        y = self.sampler.step(self.schedule, self.n, y_n, y_0, last_y_0, lambda: self.noise.draw(frames.stop - frames.start).to(y_n))
         self.advance()
         return mel, y, y_0
 
@@ -203,9 +199,7 @@ def push_together(streams, mels, lasts):
             for i, y_0 in zip(group, predict_y_0(network, y, mel, schedule, steps[0].n, 1 / network.prior(mel))):
                 pieces[i] = steps[i].give(y_0)
     pieces = [stream.unwhitening.push(mel, y, last) for stream, (mel, y, _), last in zip(streams, pieces, lasts)]
-    return [
-        stream.correction.push(mel, y, last) if stream.correction else y for stream, (mel, y), last in zip(streams, pieces, lasts)
-    ]
+    return [stream.correction.push(mel, y, last) if stream.correction else y for stream, (mel, y), last in zip(streams, pieces, lasts)]
 
 
 def synthesize_stream(network, schedule, pieces, seed=0, sampler=None, gla_grad=None):

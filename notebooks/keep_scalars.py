@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from model.errors import CommandParser, InputError, run_command  # noqa: E402
+from model.errors import CommandParser, InputError, run_command
 
 MOST_POINTS = 250
 

@@ -9,10 +9,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
-from model.errors import CommandParser, InputError, run_command  # noqa: E402
-from model.files import save_atomically  # noqa: E402
+from model.errors import CommandParser, InputError, run_command
+from model.files import save_atomically
 
 CURVES = {
     "validation/pesq": "PESQ",

@@ -1,8 +1,12 @@
 #!/bin/sh
-# Runs the tests; installs what they need first. Arguments go to pytest.
+# Checks the sources with ruff and runs the tests; installs what they need first. Arguments go to pytest.
 # Usage: sh runs/test.sh [pytest arguments]
 set -eu
 . "$(dirname "$0")/setup.sh"
 cd "$root"
+"$venv/bin/ruff" check --quiet . && "$venv/bin/ruff" format --check --quiet . || {
+    echo "error: ruff has something to say of the sources ($venv/bin/ruff check . ; $venv/bin/ruff format --diff .)" >&2
+    exit 1
+}
 echo "Running the tests ..."
 exec "$python" -m pytest -q tests "$@"

@@ -31,12 +31,12 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "filelists")]
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+import make_filelists  # noqa: E402
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 import torch  # noqa: E402
 
 import inference  # noqa: E402
-import make_filelists  # noqa: E402
 import train  # noqa: E402
 from benchmarking import report  # noqa: E402
 from model import checkpoint  # noqa: E402
@@ -58,8 +58,8 @@ STRANGE_ARGUMENTS = [
     "float32", "bfloat16", "float16", "int8", "yes", "no", "--", "\udcff", "a\nb", "../", "/", "/dev/null", "/dev/zero", ".", "~",
 ]  # fmt: skip
 STRANGE_NAMES = [
-    "a b", " a", "a ", "a|b", "|", "a\nb", "a\tb", "\x85", "\u2028", "ü" * 100, "x" * 240, "голос", "-m", "--help", ".hidden", "a.tmp", "a.wav",
-    "a.npy", "con", "a\\b", "*", "$HOME", "\udcff\udcfe", "%s", "{}", "é", "e\u0301",
+    "a b", " a", "a ", "a|b", "|", "a\nb", "a\tb", "\x85", "\u2028", "ü" * 100, "x" * 240, "голос", "-m", "--help", ".hidden", "a.tmp",
+    "a.wav", "a.npy", "con", "a\\b", "*", "$HOME", "\udcff\udcfe", "%s", "{}", "é", "e\u0301",
 ]  # fmt: skip
 
 
@@ -118,7 +118,9 @@ def strange_bytes(rng, content):
     elif kind == 8:
         content = content * 2
     else:
-        content = bytearray(rng.choice([b"", b"\xef\xbb\xbf", b"[" * 100_000, b"{}", b"PK\x05\x06" + bytes(18), b"\x80\x02}.", b"fLaC", b"RIFF"]))
+        content = bytearray(
+            rng.choice([b"", b"\xef\xbb\xbf", b"[" * 100_000, b"{}", b"PK\x05\x06" + bytes(18), b"\x80\x02}.", b"fLaC", b"RIFF"])
+        )
     return bytes(content)
 
 
@@ -199,7 +201,9 @@ def fuzz_samples(case):
 def fuzz_values(case):
     """Mels of the right kind with values and shapes of all kinds."""
     rng = np.random.default_rng(case.rng.randrange(2**32))
-    shape = [(20, 9), (9, 20), (20, 0), (0, 20), (1, 20, 9), (2, 20, 9), (20,), (), (20, 1), (19, 9), (20, 20), (1, 1, 20, 9)][rng.integers(12)]
+    shape = [(20, 9), (9, 20), (20, 0), (0, 20), (1, 20, 9), (2, 20, 9), (20,), (), (20, 1), (19, 9), (20, 20), (1, 1, 20, 9)][
+        rng.integers(12)
+    ]
     dtype = rng.choice(["f2", "f4", "f8", ">f4", "i1", "i8", "u8", "?", "c8", "U3", "M8[s]", "g", "V4"])
     with np.errstate(all="ignore"):
         array = (rng.standard_normal(shape) * rng.choice([0, 1, 4, 1000, 1e30]) - rng.choice([0, 4])).astype("f8").astype(dtype)
@@ -246,8 +250,31 @@ def fuzz_config(case):
 
 def fuzz_list(case):
     case.put("tiny.safetensors", "schedule.json", "good.npy", "mel.pt", "speech.wav")
-    lines = ["good.npy", "mel.pt", "speech.wav", "good.npy|text | more", "none.npy", "", " ", "|", ".", "..", "/dev/zero", "out", "list.txt", "a\0b"]
-    lines += ["good.npy\x85", "./good.npy", "x" * 5000, "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"), "good", "/", "\ufeffgood.npy"]
+    lines = [
+        "good.npy",
+        "mel.pt",
+        "speech.wav",
+        "good.npy|text | more",
+        "none.npy",
+        "",
+        " ",
+        "|",
+        ".",
+        "..",
+        "/dev/zero",
+        "out",
+        "list.txt",
+        "a\0b",
+    ]
+    lines += [
+        "good.npy\x85",
+        "./good.npy",
+        "x" * 5000,
+        "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"),
+        "good",
+        "/",
+        "\ufeffgood.npy",
+    ]
     end = case.rng.choice(["\n", "\n", "\r\n", "\r"])
     content = end.join(case.rng.choices(lines, k=case.rng.randrange(6))).encode()
     (case.folder / "list.txt").write_bytes(content if case.rng.random() < 0.8 else strange_bytes(case.rng, content + b"good.npy"))
@@ -342,10 +369,11 @@ KINDS = {  # how often each of them comes
 
 def quality_json():
     figures = {"stoi": 0.9, "pesq": None}
+    common = {"means": figures, "without_value": {"stoi": 0, "pesq": 1}}
     rows = [
-        {"system": "recording", "sampler": None, "network_calls": 0, "real_time_factor": None, "means": figures, "without_value": {"stoi": 0, "pesq": 1}},
-        {"system": "wg", "sampler": "ddim", "network_calls": 3, "real_time_factor": 0.1, "means": figures, "without_value": {"stoi": 0, "pesq": 1}},
-    ]  # fmt: skip
+        {"system": "recording", "sampler": None, "network_calls": 0, "real_time_factor": None} | common,
+        {"system": "wg", "sampler": "ddim", "network_calls": 3, "real_time_factor": 0.1} | common,
+    ]
     systems = [{"system": name, "audio": f"audio/a/{name}.flac", "figures": figures} for name in ("recording", "wg")]
     return {
         "checkpoint": "tiny", "device": "cpu", "jobs": 1, "metrics": ["stoi", "pesq"], "mel": tiny_config_values()["mel"],
@@ -436,7 +464,7 @@ def judge(status, errors, before, after, output="out"):
     others = [line for line in lines if not line.startswith(("error: ", "warning: ", "note: ", "changed since", "going on"))]
     if others:
         return f"standard error has another line: {others[0][:200]}"
-    if status == 0 and n_errors or status == 2 and n_errors == 0 or status == 1 and n_errors == 0:
+    if (status == 0 and n_errors) or (status == 2 and n_errors == 0) or (status == 1 and n_errors == 0):
         return f"status {status} with {n_errors} error lines"
     changed = [name for name in before if after.get(name) != before[name] and not name.startswith(output)]
     if changed:

@@ -16,6 +16,7 @@ import PIL.Image
 import pytest
 import soundfile
 import torch
+from training_fixtures import write_run
 
 import benchmark
 import model.export
@@ -32,7 +33,6 @@ from model.layers import Conv1d
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule
 from model.sampler import DEFAULT_SAMPLER
-from training_fixtures import write_run
 
 ROOT = Path(__file__).parent.parent
 SCHEDULES = [str(ROOT / "schedules" / f"{name}.json") for name in ("wg-3", "wg-6")]
@@ -97,7 +97,11 @@ def test_what_cannot_be_timed_or_written_is_said_at_the_start(command, tiny_chec
     monkeypatch.setattr(real_time_factor, "measure", lambda *_: pytest.fail("measured"))
     arguments = ["rtf", "-ch", tiny_checkpoint, "--filelist", filelist]
     (tmp_path / "folder.json").mkdir()
-    for output, said in {"none/rtf": "none: No such folder", "list.txt/rtf": "list.txt: No such folder", "folder": "folder.json: cannot be"}.items():
+    for output, said in {
+        "none/rtf": "none: No such folder",
+        "list.txt/rtf": "list.txt: No such folder",
+        "folder": "folder.json: cannot be",
+    }.items():
         assert command(*arguments, "-o", tmp_path / output) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and said in error

@@ -85,7 +85,9 @@ def test_error_messages_stay_on_one_line():
 
 
 @pytest.mark.parametrize("number", [10**400, 2**63, 2**31, -(2**70)])
-@pytest.mark.parametrize("path", ["mel.n_fft", "mel.n_mels", "network.factors", "data.n_workers", "training.seed", "training.n_steps", "noise_schedule.n_steps"])
+@pytest.mark.parametrize(
+    "path", ["mel.n_fft", "mel.n_mels", "network.factors", "data.n_workers", "training.seed", "training.n_steps", "noise_schedule.n_steps"]
+)
 def test_numbers_that_nothing_can_have_are_refused(path, number):
     """Fails if an overflow, or a matrix that fits into no memory, comes of one later."""
     if (path, number) == ("training.seed", 2**31):

@@ -11,7 +11,6 @@ from datasets import Recordings, read_filelist
 from model.audio import read_audio
 from model.errors import InputError
 from model.mel import LogMelSpectrogram
-from model.mel_input import read_mel
 
 
 def write_list(path, *lines):

@@ -8,7 +8,9 @@ from model.errors import InputError
 from model.files import check_regular, read_json, reading, replacing, save_text
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyError, IndexError, OverflowError, RecursionError, UnicodeDecodeError, AssertionError, SystemError])
+@pytest.mark.parametrize(
+    "error", [ValueError, KeyError, IndexError, OverflowError, RecursionError, UnicodeDecodeError, AssertionError, SystemError]
+)
 def test_whatever_a_reader_raises_is_one_line_that_names_the_file(tmp_path, error):
     (tmp_path / "a").touch()
     arguments = ("utf-8", b"", 0, 1, "x") if error is UnicodeDecodeError else ("x",)

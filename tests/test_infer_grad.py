@@ -136,9 +136,7 @@ def test_learns(tmp_path):
 def test_loudness_is_added_with_its_weight(tmp_path):
     """Fails if the weight is forgotten, or if it is heard where it is not asked for."""
     y, generated = torch.randn(2, 2, 1200, generator=torch.Generator().manual_seed(0))
-    plain, half = (
-        new_trainer(write_infer_grad_run(tmp_path, {"loudness_weight": weight})).inference_loss for weight in (0.0, 0.5)
-    )
+    plain, half = (new_trainer(write_infer_grad_run(tmp_path, {"loudness_weight": weight})).inference_loss for weight in (0.0, 0.5))
     added = half(y, generated) - plain(y, generated)
     torch.testing.assert_close(added, 0.5 * LoudnessDistance(SAMPLE_RATE)(y, generated), rtol=1e-4, atol=1e-4)
 

@@ -393,5 +393,7 @@ def test_a_job_that_is_killed_is_said(slow_jobs):
         os.kill(pid, signal.SIGKILL)
     _, errors = parent.communicate(timeout=30)
     assert parent.returncode == 2
-    assert [line for line in errors.splitlines() if line.startswith("error: job ") and "was killed by SIGKILL" in line] == errors.splitlines()
+    assert [
+        line for line in errors.splitlines() if line.startswith("error: job ") and "was killed by SIGKILL" in line
+    ] == errors.splitlines()
     assert len(errors.splitlines()) == 2

@@ -51,13 +51,9 @@ WANTED = {
     "wavegrad": lambda audio: np.log10(np.maximum(by_torchaudio(audio, **IVANVOVK), 1e-10)),
     "ivanvovk": lambda audio: np.log10(by_torchaudio(audio, **IVANVOVK)),
     "lmnt": lambda audio: decibels_in_01(by_torchaudio(audio, **LMNT, f_max=12000.0, power=1.0, normalized=True)),
-    "diffwave": lambda audio: decibels_in_01(
-        by_torchaudio(audio, **LJSPEECH, f_min=20.0, f_max=11025.0, power=1.0, normalized=True)
-    ),
+    "diffwave": lambda audio: decibels_in_01(by_torchaudio(audio, **LJSPEECH, f_min=20.0, f_max=11025.0, power=1.0, normalized=True)),
     "tacotron2": lambda audio: np.log(np.maximum(by_librosa(audio, **LJSPEECH, f_min=0, f_max=8000), 1e-5)),
-    "hifigan": lambda audio: np.log(
-        np.maximum(by_librosa(audio, **LJSPEECH, f_min=0, f_max=8000, offset=1e-9, padding="same"), 1e-5)
-    ),
+    "hifigan": lambda audio: np.log(np.maximum(by_librosa(audio, **LJSPEECH, f_min=0, f_max=8000, offset=1e-9, padding="same"), 1e-5)),
     "bigvgan": lambda audio: np.log(np.maximum(by_librosa(audio, **BIGVGAN, offset=1e-9, padding="same"), 1e-5)),
     "parallel_wavegan": lambda audio: np.log10(np.maximum(by_librosa(audio, **LJSPEECH, f_min=80, f_max=7600), 1e-10)),
     "vocos": lambda audio: np.log(

@@ -117,9 +117,7 @@ def test_other_sample_rates_are_resampled():
 def test_stoi_ignores_level_and_extended_stoi_is_stricter(speech, noise):
     assert short_time_intelligibility(speech, 0.5 * speech, SAMPLE_RATE) == pytest.approx(1, abs=1e-6)
     noisy = speech + 0.05 * noise
-    assert short_time_intelligibility(speech, noisy, SAMPLE_RATE, extended=True) < short_time_intelligibility(
-        speech, noisy, SAMPLE_RATE
-    )
+    assert short_time_intelligibility(speech, noisy, SAMPLE_RATE, extended=True) < short_time_intelligibility(speech, noisy, SAMPLE_RATE)
 
 
 def test_log_mel_l1_of_twice_the_power_is_ln_2(noise):

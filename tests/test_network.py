@@ -82,9 +82,7 @@ def n_parameters(config):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize(
-    "name, wanted", [("default.json", 15_810_401), ("large.json", 23_911_777), ("small-16k.json", 1_798_177)]
-)
+@pytest.mark.parametrize("name, wanted", [("default.json", 15_810_401), ("large.json", 23_911_777), ("small-16k.json", 1_798_177)])
 def test_sizes(name, wanted):
     assert n_parameters(load_config(ROOT / "configs" / name)) == wanted
 

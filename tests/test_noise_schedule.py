@@ -185,7 +185,9 @@ def test_one_step_is_no_curve(take, n_steps, other):
         take(linear(n_steps, 0.1, 0.2), other)
 
 
-@pytest.mark.parametrize("betas", [[True, 0.5], ["0.1", "0.2"], [0.1j], [None], [10**400], [{}], np.array([b"a"]), [[0.1]] * 3, "0.5", {"a": 1}])
+@pytest.mark.parametrize(
+    "betas", [[True, 0.5], ["0.1", "0.2"], [0.1j], [None], [10**400], [{}], np.array([b"a"]), [[0.1]] * 3, "0.5", {"a": 1}]
+)
 def test_only_real_numbers_are_betas(betas):
     """Fails if text that looks like a number, or True, is taken for one."""
     with pytest.raises(InputError, match="betas must be"):

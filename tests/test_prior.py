@@ -160,7 +160,12 @@ def test_goes_with_an_export(tmp_path):
 
     std, drawn = make_prior(config)(mel).numpy(), iter(noises)
     waveform = onnx_inference.sample(
-        onnx_inference.Network(onnx_network.session), mel.numpy(), SCHEDULE.betas, network.hop_length, lambda shape: next(drawn).numpy(), std=std
+        onnx_inference.Network(onnx_network.session),
+        mel.numpy(),
+        SCHEDULE.betas,
+        network.hop_length,
+        lambda shape: next(drawn).numpy(),
+        std=std,
     )
     torch.testing.assert_close(torch.from_numpy(waveform).float(), expected[0], atol=1e-4, rtol=0)
 

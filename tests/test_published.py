@@ -63,9 +63,7 @@ def test_every_weight_of_the_full_size_has_its_place(name, n_parameters):
         weights, config = load_published(content, name)
         network = WaveGrad(config.network, config.mel.n_mels)
         load_strictly(network, weights, name)
-    assert sum(parameter.numel() for parameter in network.parameters()) == sum(
-        torch.Size(shape).numel() for shape in shapes.values()
-    )
+    assert sum(parameter.numel() for parameter in network.parameters()) == sum(torch.Size(shape).numel() for shape in shapes.values())
     assert config.mel == preset(name)
     assert (config.network.interpolation, config.network.noise_level_scale) == (
         ("linear", 5000.0) if name == "ivanvovk" else ("nearest", 1.0)
@@ -163,7 +161,9 @@ def test_convert_does_not_overwrite_its_source(tiny_checkpoint):
 @pytest.mark.parametrize("dilations", [[1], [1, 2], [1, 2, 4], [1, 2, 4, 8]])
 def test_ivanvovks_networks_with_any_number_of_dilations(golden, tmp_path, dilations):
     """Fails if a convolution of a DBlock's main branch has no place; the configuration says how many there are."""
-    values = json.loads(read_checkpoint(write_published(tmp_path / "a.pt", golden("ivanvovk_tiny.pt")["state_dict"])).config.model_dump_json())
+    values = json.loads(
+        read_checkpoint(write_published(tmp_path / "a.pt", golden("ivanvovk_tiny.pt")["state_dict"])).config.model_dump_json()
+    )
     values["network"]["downsampling_dilations"] = [dilations] * 4
     config = parse_config(json.dumps(values), "config.json")
     torch.manual_seed(0)

@@ -12,7 +12,6 @@ from tests.oracles import HOP_LENGTH, Oracle
 from tests.test_network import ivanvovk  # noqa: F401  (a fixture)
 
 
-
 def test_follows_the_exact_trajectory(ivanvovk):  # noqa: F811
     tensors, network = ivanvovk
     states = {}
@@ -54,9 +53,7 @@ def test_the_network_is_told_the_noise_level_of_each_step(tiny_network):
 
 def test_the_generator_decides_the_result(tiny_network):
     mel, schedule = torch.randn(2, 20, 5), linear(3, 1e-3, 0.5)
-    same, again, other = (
-        SAMPLERS["ancestral"](tiny_network, mel, schedule, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
+    same, again, other = (SAMPLERS["ancestral"](tiny_network, mel, schedule, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert same.shape == (2, 200)
     assert torch.equal(same, again) and not torch.equal(same, other)
 

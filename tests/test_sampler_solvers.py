@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.oracles import GaussianDenoiser, Oracle, waveforms
 
 from model.errors import InputError
 from model.noise_schedule import NoiseSchedule, fibonacci, from_log_snr, linear
-from model.sampler import SAMPLERS, STREAMABLE, find_sampler, standard_normal
+from model.sampler import SAMPLERS, find_sampler, standard_normal
+from tests.oracles import GaussianDenoiser, Oracle, waveforms
 
 SCHEDULES = [linear(1, 0.5, 0.5), linear(2, 1e-4, 0.5), fibonacci(25, 1e-6), linear(50, 1e-4, 0.05)]
 SCHEDULE_FOLDER = Path(__file__).parent.parent / "schedules"
@@ -22,9 +22,7 @@ NAMES = [*SAMPLERS, "ddim:0.5", "dpm-solver:0.5"]
 def test_the_true_noise_leads_back_to_the_waveform(name, schedule):
     y_0, mel = waveforms()
     states = []
-    result = find_sampler(name)(
-        Oracle(y_0), mel, schedule, torch.Generator().manual_seed(0), callback=lambda n, y: states.append((n, y))
-    )
+    result = find_sampler(name)(Oracle(y_0), mel, schedule, torch.Generator().manual_seed(0), callback=lambda n, y: states.append((n, y)))
     torch.testing.assert_close(result, y_0, rtol=0, atol=1e-5)
     assert [n for n, _ in states] == list(range(len(schedule), -1, -1))
     assert torch.equal(states[-1][1], result)
@@ -36,9 +34,7 @@ def test_the_generator_decides_everything(name):
     _, mel = waveforms()
     sample = find_sampler(name)
     network = GaussianDenoiser(0.3)
-    first, again, other = (
-        sample(network, mel, SCHEDULES[2], torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
+    first, again, other = (sample(network, mel, SCHEDULES[2], torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -111,7 +107,14 @@ def test_results_stay_within_a_waveforms_range(name):
 
 
 @pytest.mark.parametrize(
-    "name, said", [("euler", "'euler' is unknown"), ("ddim:2", "eta is '2'"), ("ddim:x", "eta is 'x'"), ("heun:1", "is unknown"), ("sde-dpm-solver:1", "takes no eta")]
+    "name, said",
+    [
+        ("euler", "'euler' is unknown"),
+        ("ddim:2", "eta is '2'"),
+        ("ddim:x", "eta is 'x'"),
+        ("heun:1", "is unknown"),
+        ("sde-dpm-solver:1", "takes no eta"),
+    ],
 )
 def test_unknown_samplers_are_refused(name, said):
     with pytest.raises(InputError, match=said):

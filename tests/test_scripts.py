@@ -15,9 +15,7 @@ from tests.conftest import ROOT
 
 
 def sh(script, *arguments, root=ROOT, cwd=None):
-    return subprocess.run(
-        ["sh", str(root / "runs" / script), *map(str, arguments)], capture_output=True, text=True, cwd=cwd
-    )
+    return subprocess.run(["sh", str(root / "runs" / script), *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
 
 
 @pytest.fixture
@@ -43,8 +41,17 @@ def test_inference_from_another_folder(clone, tmp_path, tiny_checkpoint):
     np.save(work / "my mel.npy", np.full((20, 6), -5.0))
     (work / "mels.txt").write_text("my mel.npy\n")
     result = sh(
-        "inference.sh", "-ch", tiny_checkpoint, "-ns", clone / "schedules" / "wg-3.json", "-m", "mels.txt", "-v", "yes",
-        root=clone, cwd=work,
+        "inference.sh",
+        "-ch",
+        tiny_checkpoint,
+        "-ns",
+        clone / "schedules" / "wg-3.json",
+        "-m",
+        "mels.txt",
+        "-v",
+        "yes",
+        root=clone,
+        cwd=work,
     )
     assert result.returncode == 0, result.stderr
     assert soundfile.info(work / "outputs" / "my mel.wav").frames == 240
@@ -78,8 +85,7 @@ def test_make_filelists_gives_the_same_split_every_time(clone, tmp_path, write_r
     write_recording(folder / "new.wav", seconds=0.05)
     sh("make_filelists.sh", "my recordings", "three", "--test", "2", "--validation", "3", root=clone, cwd=tmp_path)
     assert set(lines["train"]) - set((tmp_path / "three" / "train.txt").read_text().splitlines()) <= set(
-        (tmp_path / "three" / "validation.txt").read_text().splitlines()
-        + (tmp_path / "three" / "test.txt").read_text().splitlines()
+        (tmp_path / "three" / "validation.txt").read_text().splitlines() + (tmp_path / "three" / "test.txt").read_text().splitlines()
     )
 
 

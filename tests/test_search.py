@@ -73,9 +73,7 @@ def test_the_whole_grid_of_six_steps():
 @pytest.mark.parametrize("n_steps", [3, 6, 12])
 def test_a_subset_follows_from_the_seed_and_meets_the_constraints(n_steps):
     ladder = default_ladder(n_steps)
-    first, again, other = (
-        grid_candidates(ladder, 50, seed, non_decreasing=True, final_noise_level=(0.1, 0.9)) for seed in (1, 1, 2)
-    )
+    first, again, other = (grid_candidates(ladder, 50, seed, non_decreasing=True, final_noise_level=(0.1, 0.9)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert first.shape == (50, n_steps) == np.unique(first, axis=0).shape
@@ -166,9 +164,7 @@ def test_scores_do_not_depend_on_what_was_scored_before(tiny_checkpoint, filelis
 
 
 def test_an_excerpt_hears_the_same_noise_in_any_company(tiny_checkpoint, filelist):
-    both, one = (
-        Scorer(scoring_of(tiny_checkpoint, filelist, n_recordings=n), torch.device("cpu")) for n in (3, 1)
-    )
+    both, one = (Scorer(scoring_of(tiny_checkpoint, filelist, n_recordings=n), torch.device("cpu")) for n in (3, 1))
     torch.testing.assert_close(both.synthesize(WG_6)[0], one.synthesize(WG_6)[0])
 
 

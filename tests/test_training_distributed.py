@@ -13,7 +13,6 @@ from training_fixtures import (
     children,
     finish,
     kill,
-    one_thread,
     run,
     start,
     start_processes,
@@ -225,7 +224,10 @@ def test_recording_that_one_machine_lacks(tmp_path, options):
     """Fails if the other process waits for this one in DDP's exchange."""
     folders = machines(tmp_path)
     (folders[1] / "train_3.wav").unlink()
-    assert what_two_say(tmp_path, train_where, folders, *options) == ([2, 2], [f"error: {folders[1]}/train_3.wav: No such file or directory"])
+    assert what_two_say(tmp_path, train_where, folders, *options) == (
+        [2, 2],
+        [f"error: {folders[1]}/train_3.wav: No such file or directory"],
+    )
 
 
 def test_other_recordings_on_one_machine(tmp_path):

@@ -17,7 +17,6 @@ from training_fixtures import (
     SAMPLE_RATE,
     finish,
     kill,
-    one_thread,
     run,
     speech_like,
     start_processes,

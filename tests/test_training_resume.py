@@ -353,7 +353,7 @@ def test_first_checkpoint_must_be_written(tmp_path):
     assert finish(start_processes(limited_train_command, 10_000, config, logdir, log=log)) == [2]
     lines = log.read_text().splitlines()
     assert lines[-1] == f"error: {logdir / 'checkpoint-00000000.pt'}: cannot save: File too large"
-    assert not lines[:-1] or len(lines) == 2 and "TensorBoard's files cannot be written any more" in lines[0]
+    assert not lines[:-1] or (len(lines) == 2 and "TensorBoard's files cannot be written any more" in lines[0])
 
 
 def start_with_workers(tmp_path, target=train_command, *arguments):
@@ -421,7 +421,7 @@ def wrong_scheduler(state):
 
 
 def wrong_optimizer(state):
-    state["optimizer"]["state"] = {key: 1.0 for key in state["optimizer"]["state"]}
+    state["optimizer"]["state"] = dict.fromkeys(state["optimizer"]["state"], 1.0)
 
 
 def other_optimizer(state):

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from training_fixtures import one_thread, same, speech_like, write_corpus, write_run
+from training_fixtures import same, speech_like, write_corpus, write_run
 
 from model.config import load_config
 from model.errors import InputError
@@ -188,9 +188,7 @@ def run_breaking(config_path, logdir, broken_at, capsys, factor=2.0):
 
 def test_explosion_goes_back_with_a_lower_learning_rate(tmp_path, capsys):
     """Fails if the run goes on with ruined weights, repeats the examples that ruined them, or keeps the learning rate."""
-    config = write_run(
-        tmp_path, training__n_steps=180, training__save_every=20, training__log_every=50, training__keep_checkpoints=5
-    )
+    config = write_run(tmp_path, training__n_steps=180, training__save_every=20, training__log_every=50, training__keep_checkpoints=5)
     status, trainer, output = run_breaking(config, tmp_path / "log", range(110, 111), capsys)
     assert status == 0
     assert "times its lowest value" in output and "(1 of 3)" in output
@@ -259,9 +257,7 @@ def test_best_is_what_was_written(tmp_path, capsys, monkeypatch):
 
 def test_lasting_divergence_gives_up(tmp_path, capsys, monkeypatch):
     """Fails if the run loops for ever, or ends as if it had succeeded."""
-    config = write_run(
-        tmp_path, training__n_steps=100, training__skip_limit=4, training__max_rollbacks=2, training__save_every=10
-    )
+    config = write_run(tmp_path, training__n_steps=100, training__skip_limit=4, training__max_rollbacks=2, training__save_every=10)
     losses = Trainer.losses
     monkeypatch.setattr(Trainer, "losses", lambda *arguments: losses(*arguments) * math.nan)
     status, trainer, output = run_breaking(config, tmp_path / "log", (), capsys)

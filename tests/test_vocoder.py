@@ -1,6 +1,5 @@
 """The vocoder as a Python object: what a caller may hand to it, and waveforms that cannot be speech."""
 
-import numpy as np
 import pytest
 import torch
 

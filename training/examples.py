@@ -18,6 +18,7 @@ from training.stop_signal import STOPPING
 
 SHUTDOWN_SECONDS = 10.0  # for data workers to end by themselves
 
+
 class DiffusionExamples(Dataset):
     """Endless numbered training examples; every epoch runs through all recordings in an order of its own.
 

@@ -33,8 +33,7 @@ class InferenceLoss:
         longest = max(SpectralDistance.longest_reflection, self.loudness_distance.n_fft if self.loudness_distance else 0)
         if segment_samples <= longest:
             raise InputError(
-                f"data.segment_frames makes segments of {segment_samples} samples "
-                f"(wanted by training.infer_grad: more than {longest})"
+                f"data.segment_frames makes segments of {segment_samples} samples (wanted by training.infer_grad: more than {longest})"
             )
         self.schedule = NoiseSchedule.load(folder / config.noise_schedule)
         few_steps_sampler = sampler_name(self.schedule, config.sampler)

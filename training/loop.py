@@ -15,11 +15,11 @@ GAVE_UP = 1  # exit status
 
 class Loop:
     """Args:
-        trainer: a `Trainer`, at the step where the run begins or goes on.
-        folder: an open `RunFolder`; only the first process uses it.
-        monitor: a `Monitor`.
-        stop_signal: an entered `StopSignal`.
-        preview_sampling: a `PreviewSampling`.
+    trainer: a `Trainer`, at the step where the run begins or goes on.
+    folder: an open `RunFolder`; only the first process uses it.
+    monitor: a `Monitor`.
+    stop_signal: an entered `StopSignal`.
+    preview_sampling: a `PreviewSampling`.
     """
 
     def __init__(self, trainer, folder, monitor, stop_signal, preview_sampling):

@@ -38,5 +38,8 @@ def checkpoint_activations(network):
     """Lets each block of a `WaveGrad` keep only its input for the backward pass and compute the rest again there."""
     for block in [*network.ublocks, *network.dblocks, *network.films]:
         block.forward = functools.partial(
-            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False  # no block draws random numbers
+            checkpoint,
+            block.forward,
+            use_reentrant=False,
+            preserve_rng_state=False,  # no block draws random numbers
         )

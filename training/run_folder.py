@@ -1,10 +1,10 @@
 """The folder of one run: its checkpoints, which of them are kept, and that no other run comes between.
 
-    checkpoint-00012000.pt   the last few
-    milestone-00100000.pt    one every `milestone_every` steps
-    best.pt                  the one with the lowest validation loss
-    best-until-00012000.pt   the same for the validation recordings that there were until then
-    events.out.tfevents.*    TensorBoard's
+checkpoint-00012000.pt   the last few
+milestone-00100000.pt    one every `milestone_every` steps
+best.pt                  the one with the lowest validation loss
+best-until-00012000.pt   the same for the validation recordings that there were until then
+events.out.tfevents.*    TensorBoard's
 """
 
 import fcntl
@@ -32,8 +32,8 @@ LOCK_PATIENCE = 15  # seconds; the processes of a run that was killed a moment a
 
 class RunFolder:
     """Args:
-        path: the folder; made by `open`.
-        keep: how many of the last checkpoints are kept.
+    path: the folder; made by `open`.
+    keep: how many of the last checkpoints are kept.
     """
 
     def __init__(self, path, keep):

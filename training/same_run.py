@@ -28,10 +28,7 @@ def changes(state, config, path):
     differing = [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
     for key, old_value, new_value in differing:
         if key.startswith(NO_LONGER_THE_SAME_RUN):
-            raise InputError(
-                f"{path}: {key} is {old_value} (wanted by the configuration: {new_value}); "
-                "another run needs another --logdir"
-            )
+            raise InputError(f"{path}: {key} is {old_value} (wanted by the configuration: {new_value}); another run needs another --logdir")
     return [change for change in differing if not change[0].startswith(("network.", "mel."))]
 
 

@@ -37,9 +37,7 @@ class SpectralDistance(nn.Module):
     def __init__(self, sample_rate):
         super().__init__()
         self.mel_scales = nn.ModuleList(
-            MelScale(
-                round(window * MEL_BANDS_PER_SAMPLE), sample_rate, n_stft=window // 2 + 1, norm="slaney", mel_scale="slaney"
-            )
+            MelScale(round(window * MEL_BANDS_PER_SAMPLE), sample_rate, n_stft=window // 2 + 1, norm="slaney", mel_scale="slaney")
             for window in WINDOWS
         )
         for window in WINDOWS:

@@ -11,21 +11,21 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from datasets import Recordings
-from model.diffusion import diffusion_loss
 from model.device import autocast
+from model.diffusion import diffusion_loss
 from model.errors import InputError, shortened
 from model.mel import LogMelSpectrogram
 from model.mel_statistics import parse_mel_statistics, statistics_of_recordings
 from model.network import new_network
 from model.noise_schedule import BUILDERS
 from training import processes
-from training.explained import explained_out_of_memory
-from training.statistics import LossByBand
 from training.examples import BatchNumbers, DiffusionExamples, batches
+from training.explained import explained_out_of_memory
 from training.infer_grad import InferenceLoss
 from training.optimization import checkpoint_activations, ema_update, learning_rate_factor
 from training.same_data import changed_lists, describe_data, summary
 from training.stability import StabilityGuard
+from training.statistics import LossByBand
 
 N_VALIDATION_EXAMPLES = 128
 N_STATISTICS_RECORDINGS = 200  # that the mel statistics are taken of, spread over the filelist
@@ -85,9 +85,7 @@ class Trainer:
             # The buffers are constants; sent out at each call, they would spoil the gradients of several calls in a step.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # new versions have another name for it, old ones only this
-                self.parallel_network = DistributedDataParallel(
-                    self.network, gradient_as_bucket_view=True, broadcast_buffers=False
-                )
+                self.parallel_network = DistributedDataParallel(self.network, gradient_as_bucket_view=True, broadcast_buffers=False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=training.learning_rate, fused=True)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(training))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
@@ -127,9 +125,7 @@ class Trainer:
     def _check_machine(self):
         training = self.config.training
         if training.batch_size < self.world_size:
-            raise InputError(
-                f"training.batch_size is {training.batch_size} (wanted: {self.world_size} or more, one per process)"
-            )
+            raise InputError(f"training.batch_size is {training.batch_size} (wanted: {self.world_size} or more, one per process)")
         if training.precision == "fp16" and self.device.type == "cpu":
             raise InputError("training.precision is fp16, which needs a GPU (wanted on a CPU: fp32 or bf16)")
         if training.precision == "bf16" and self.device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
@@ -141,9 +137,7 @@ class Trainer:
     def _examples(self, filelist, seed):
         data = self.config.data
         n_inference_noises = self.inference_loss.n_noises if self.inference_loss else 0
-        return DiffusionExamples(
-            self._recordings(filelist), data.segment_frames, self.mel.context, self.schedule, seed, n_inference_noises
-        )
+        return DiffusionExamples(self._recordings(filelist), data.segment_frames, self.mel.context, self.schedule, seed, n_inference_noises)
 
     def _recordings(self, filelist):
         if not filelist.exists():

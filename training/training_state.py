@@ -75,6 +75,5 @@ def check_training_state(state, path):
         if first["type"] == "missing":
             raise InputError(f"{path}: no '{key}' in the checkpoint, so training cannot go on from it") from None
         raise InputError(
-            f"{path}: '{key}' in the checkpoint is {shortened(repr(first['input']))} ({first['msg']}), "
-            "so training cannot go on from it"
+            f"{path}: '{key}' in the checkpoint is {shortened(repr(first['input']))} ({first['msg']}), so training cannot go on from it"
         ) from None
