@@ -5,7 +5,7 @@ set -eu
 . "$(dirname "$0")/setup.sh"
 cd "$root"
 "$venv/bin/ruff" check --quiet . && "$venv/bin/ruff" format --check --quiet . || {
-    echo "error: ruff has something to say of the sources ($venv/bin/ruff check . ; $venv/bin/ruff format --diff .)" >&2
+    echo "error: the sources do not pass ruff ($venv/bin/ruff check . ; $venv/bin/ruff format --diff .)" >&2
     exit 1
 }
 echo "Running the tests ..."
