@@ -9,7 +9,8 @@ def sample_noise_level(schedule, batch, generator=None):
     Returns:
         `[batch]` noise levels sqrt(alpha_bar), float32.
     """
-    levels = torch.cat([torch.ones(1, dtype=torch.float64), torch.tensor(schedule.noise_levels)])
+    levels = schedule.level_bounds
+    # s ~ Uniform({1, ..., S}), sqrt(alpha_bar) ~ Uniform(l_{s-1}, l_s) (algorithm 1, lines 3 and 4)
     step = torch.randint(1, len(schedule) + 1, (batch,), generator=generator)
     position = torch.rand(batch, generator=generator, dtype=torch.float64)
     return torch.lerp(levels[step - 1], levels[step], position).float()

@@ -1,5 +1,6 @@
 """Noise schedules: the betas of the diffusion, and everything that follows from them (WaveGrad, section 2)."""
 
+import functools
 import json
 import math
 from dataclasses import dataclass
@@ -77,6 +78,11 @@ class NoiseSchedule:
     def abar(self, n):
         """alpha_bar after step n, 0 to N; 1 at 0."""
         return self.alphas_cumprod[n - 1] if n > 0 else 1.0
+
+    @functools.cached_property
+    def level_bounds(self):
+        """sqrt(alpha_bar) from step 0 to step N, a tensor `[N + 1]` in float64; 1 at step 0."""
+        return torch.from_numpy(np.concatenate([[1.0], self.noise_levels]))
 
     def beta(self, n):
         """beta of step n, 1 to N."""

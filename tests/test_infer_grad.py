@@ -7,6 +7,7 @@ from training_fixtures import SAMPLE_RATE, one_thread, run, same, train_to_end, 
 from model.config import load_config
 from model.errors import InputError
 from model.sampler import SAMPLERS
+from training.examples import Batch
 from training.loudness_distance import LoudnessDistance
 from training.previews import PreviewSampling, make_previews
 from training.trainer import Trainer
@@ -82,7 +83,7 @@ def test_trains_on_random_schedules(tmp_path):
     changes = {"random_share": 1.0, "random_steps": [5, 5], "sampler": "ancestral"}
     trainer = new_trainer(write_infer_grad_run(tmp_path, changes))
     batch = first_batch(trainer)
-    assert batch[3].shape[1] == 5
+    assert batch.inference_noises.shape[1] == 5
     trainer.step = 3
     assert trainer.train_step(batch).updated
 
@@ -103,7 +104,7 @@ def test_gradients_pass_through_all_steps(tmp_path):
     trainer = new_trainer(write_infer_grad_run(tmp_path))
     noises = torch.randn(2, 3, 1200, requires_grad=True)
     batch = first_batch(trainer)
-    trainer.inference_losses(trainer.network, [*(part[:2] for part in batch[:3]), noises]).sum().backward()
+    trainer.inference_losses(trainer.network, Batch(*(part[:2] for part in batch[:3]), noises)).sum().backward()
     assert (noises.grad.abs().sum(dim=(0, 2)) > 0).all()
     assert all((parameter.grad != 0).any() for parameter in trainer.network.parameters())
 

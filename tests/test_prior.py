@@ -91,7 +91,7 @@ def test_training_is_of_whitened_waveforms(tmp_path, write_recording):
     batch = next(iter(trainer.batches()))
     trainer.losses(lambda y_n, mel, noise_level: seen.append((y_n, mel)) or torch.zeros_like(y_n), batch)
     left, right = trainer.mel.context
-    segment, noise, level = batch[0], batch[1], batch[2]
+    segment, noise, level, _ = batch
     [(y_n, mel)] = seen
     std = make_prior(trainer.config)(mel)
     assert std.max() < 0.5

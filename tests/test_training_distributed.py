@@ -37,10 +37,10 @@ def record_training(config_path, n_steps, poison_rank, output):
     record = {"noise_levels": [], "segments": [], "updated": []}
     for _, batch in zip(range(n_steps), trainer.batches()):
         if trainer.rank == poison_rank:
-            batch[0][0] = float("nan")
+            batch.segment[0] = float("nan")
         result = trainer.train_step(batch)
-        record["noise_levels"].append(batch[2])
-        record["segments"].append(batch[0])
+        record["noise_levels"].append(batch.noise_level)
+        record["segments"].append(batch.segment)
         record["updated"].append(result.updated)
         record.setdefault("loss", result.loss)
         record.setdefault("gradients", {n: p.grad.clone() for n, p in trainer.network.named_parameters()})
@@ -160,8 +160,8 @@ def test_same_example_is_the_same_everywhere(tmp_path):
     examples, again = (Trainer(load_config(config), config.parent).examples for _ in range(2))
     examples[3], np.random.rand(), torch.rand(1)
     assert all(torch.equal(a, b) for a, b in zip(examples[17], again[17]))
-    assert not torch.equal(examples[17][1], examples[18][1])
-    first_epoch, second_epoch = (sorted(examples[epoch * 6 + i][2].item() for i in range(6)) for epoch in (0, 1))
+    assert not torch.equal(examples[17].noise, examples[18].noise)
+    first_epoch, second_epoch = (sorted(examples[epoch * 6 + i].noise_level.item() for i in range(6)) for epoch in (0, 1))
     assert first_epoch != second_epoch
 
 

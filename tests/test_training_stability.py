@@ -56,7 +56,7 @@ def test_non_finite_batch_changes_nothing(tmp_path, value):
     trainer.train_step(next(batches))
     before = {key: state for key, state in copied(trainer.state_dict()).items() if key in ("network", "ema", "optimizer")}
     batch = next(batches)
-    batch[0][2, 30] = value
+    batch.segment[2, 30] = value
     result = trainer.train_step(batch)
     assert not result.updated
     assert [key for key, state in before.items() if not same(state, trainer.state_dict()[key])] == []
@@ -303,7 +303,7 @@ def test_validation_can_be_compared(tmp_path):
     """Fails if validation draws anew each time, or with another schedule than training does."""
     trainer = trainer_of(write_run(tmp_path))
     assert trainer.evaluate() == trainer.evaluate()
-    levels = torch.stack([trainer.validation_examples[i][2] for i in range(128)])
+    levels = torch.stack([trainer.validation_examples[i].noise_level for i in range(128)])
     assert trainer.validation_examples.schedule is trainer.examples.schedule
     assert levels.min() < 0.3 and levels.max() > 0.9  # as far into the noise as training goes
 

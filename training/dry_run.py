@@ -4,6 +4,7 @@ import math
 import resource
 import time
 from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 
@@ -31,9 +32,9 @@ def dry_run(trainer):
     measured, forecast = [], 0.0
     with explained_out_of_memory(training):
         for kind, steps in _kinds_of_step(training).items():
-            seconds, loss = _measured_step(trainer, batch, steps[0])
+            seconds, loss = _measured_step(trainer, batch, steps.first)
             measured.append(_line(kind, seconds, loss))
-            forecast += seconds * len(steps)
+            forecast += seconds * steps.count
         start = time.perf_counter()
         loss, _ = trainer.evaluate()
         measured.append(_line("validation", time.perf_counter() - start, loss))
@@ -60,12 +61,22 @@ def _line(kind, seconds, loss):
 
 
 def _kinds_of_step(training):
-    """What kinds of step the run has, and which are of which."""
-    kinds = {}
-    for step in range(training.n_steps):
-        inference = training.infer_grad is not None and training.infer_grad.counts_at(step)
-        kinds.setdefault("step with inference" if inference else "step", []).append(step)
-    return kinds
+    """Kind of step -> its `Steps`, of the kinds that the run has."""
+    infer_grad = training.infer_grad
+    if infer_grad is None:
+        return {"step": Steps(0, training.n_steps)}
+    with_inference = range(infer_grad.from_step, training.n_steps, infer_grad.every)
+    others = training.n_steps - len(with_inference)
+    first_other = 0 if infer_grad.from_step > 0 else 1
+    kinds = {"step": Steps(first_other, others), "step with inference": Steps(infer_grad.from_step, len(with_inference))}
+    return {kind: steps for kind, steps in kinds.items() if steps.count > 0}
+
+
+class Steps(NamedTuple):
+    """Number of the first step of a kind, and how many there are."""
+
+    first: int
+    count: int
 
 
 def _measured_step(trainer, batch, step):

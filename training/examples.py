@@ -7,6 +7,7 @@ So a run is the same for any number of processes and data workers, and resuming 
 import os
 import signal
 import threading
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,22 @@ from model.errors import InputError
 from training.stop_signal import STOPPING
 
 SHUTDOWN_SECONDS = 10.0  # for data workers to end by themselves
+
+
+class Batch(NamedTuple):
+    """Examples of an optimiser step, or one of them, without the first axis.
+
+    Keys:
+        segment: samples with the context that their mel needs, `[B, left + T + right]`.
+        noise: standard normal, `[B, T]`.
+        noise_level: sqrt(alpha_bar), `[B]`.
+        inference_noises: standard normal, of the denoising steps of `training.infer_grad`, `[B, N, T]`.
+    """
+
+    segment: torch.Tensor
+    noise: torch.Tensor
+    noise_level: torch.Tensor
+    inference_noises: torch.Tensor
 
 
 class DiffusionExamples(Dataset):
@@ -40,7 +57,7 @@ class DiffusionExamples(Dataset):
         self.n_inference_noises = n_inference_noises
 
     def __getitem__(self, number):
-        """Returns a segment with its context, the noise `[T]`, the noise level `[]`, and noises for inference `[N, T]`."""
+        """Returns the example of a number, a `Batch` of one without its first axis."""
         epoch, place = divmod(number, len(self.recordings))
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.recordings))
         seed = np.random.SeedSequence((self.seed, epoch, place)).generate_state(1, np.uint64)[0]
@@ -49,7 +66,7 @@ class DiffusionExamples(Dataset):
         noise = torch.randn(len(segment) - sum(self.context), generator=generator)
         noise_level = sample_noise_level(self.schedule, 1, generator)[0]
         inference_noises = torch.randn(self.n_inference_noises, len(noise), generator=generator)
-        return segment, noise, noise_level, inference_noises
+        return Batch(segment, noise, noise_level, inference_noises)
 
     def __getitems__(self, numbers):
         """The examples of a batch; or the error that reading them met, which `batches` raises.
@@ -88,8 +105,7 @@ class BatchNumbers:
 
 
 def batches(examples, numbers, n_workers=0, pin_memory=False):
-    """Iterates over one process's batches: segments `[B, left + T + right]`, noise `[B, T]`, noise levels `[B]`, and
-    noises for inference `[B, N, T]`.
+    """Iterates over one process's batches, each a `Batch`.
 
     Args:
         examples: a `DiffusionExamples`.

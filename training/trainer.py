@@ -19,7 +19,7 @@ from model.mel_statistics import parse_mel_statistics, statistics_of_recordings
 from model.network import new_network
 from model.noise_schedule import BUILDERS
 from training import processes
-from training.examples import BatchNumbers, DiffusionExamples, batches
+from training.examples import Batch, BatchNumbers, DiffusionExamples, batches
 from training.explained import explained_out_of_memory
 from training.infer_grad import InferenceLoss
 from training.optimization import checkpoint_activations, ema_update, learning_rate_factor
@@ -107,7 +107,8 @@ class Trainer:
             self.inference_loss = InferenceLoss(
                 training.infer_grad, folder, segment_samples, config.mel.sample_rate, training.seed, self.device
             )
-        self.examples = self._examples(folder / config.data.train_filelist, training.seed)
+        n_inference_noises = self.inference_loss.n_noises if self.inference_loss else 0
+        self.examples = self._examples(folder / config.data.train_filelist, training.seed, n_inference_noises)
         self.validation_examples = self._examples(folder / config.data.validation_filelist, 0)
 
     def _build(self):
@@ -134,9 +135,8 @@ class Trainer:
     def _new_network(self):
         return new_network(self.config)
 
-    def _examples(self, filelist, seed):
+    def _examples(self, filelist, seed, n_inference_noises=0):
         data = self.config.data
-        n_inference_noises = self.inference_loss.n_noises if self.inference_loss else 0
         return DiffusionExamples(self._recordings(filelist), data.segment_frames, self.mel.context, self.schedule, seed, n_inference_noises)
 
     def _recordings(self, filelist):
@@ -164,22 +164,22 @@ class Trainer:
         return autocast(self.device, AUTOCAST_DTYPES[self.config.training.precision])
 
     def losses(self, network, batch):
-        """`[B]` losses of a batch of `DiffusionExamples`."""
-        segment, noise, noise_level = self._on_device(batch[:3])
+        """`[B]` losses of a `Batch`."""
+        segment, noise, noise_level = self._on_device(batch.segment, batch.noise, batch.noise_level)
         y_0, mel, std = self._given(segment)
         with self.autocast():
             return diffusion_loss(network, y_0 / std, mel, noise_level, noise)
 
     def inference_losses(self, network, batch):
-        """`[B]` losses of what inference makes of a batch."""
-        segment, noises = self._on_device((batch[0], batch[3]))
+        """`[B]` InferGrad losses of a `Batch`."""
+        segment, noises = self._on_device(batch.segment, batch.inference_noises)
         y_0, mel, std = self._given(segment)
         with self.autocast():
             schedule = self.inference_loss.schedule_at(self.step)
             generated = std * self.inference_loss.generate(schedule, network, mel, noises, 1 / std)
         return self.inference_loss(y_0, generated)
 
-    def _on_device(self, tensors):
+    def _on_device(self, *tensors):
         return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
 
     def _given(self, segment):
@@ -211,7 +211,7 @@ class Trainer:
         self.scaler.update()
         self.step += 1
         self.position += training.batch_size
-        return StepResult(loss, gradient_norm, updated, figures[1 + len(totals) :], batch[2], inference_loss)
+        return StepResult(loss, gradient_norm, updated, figures[1 + len(totals) :], batch.noise_level, inference_loss)
 
     def _backward(self, batch):
         """Gradient of the mean objective of the whole batch, in portions that fit into memory.
@@ -223,7 +223,7 @@ class Trainer:
         infer_grad = training.infer_grad
         if infer_grad and not infer_grad.counts_at(self.step):
             infer_grad = None
-        portions = list(zip(*(part.split(training.micro_batch_size or len(part)) for part in batch)))
+        portions = [Batch(*parts) for parts in zip(*(part.split(training.micro_batch_size or len(part)) for part in batch))]
         losses, inference_losses = [], []
         for i, portion in enumerate(portions):
             wait = self.world_size > 1 and i < len(portions) - 1  # gradients are exchanged once, after the last portion
@@ -253,8 +253,8 @@ class Trainer:
         by_band = LossByBand()
         for start in range(0, len(numbers), n_at_once):
             chunk = [self.validation_examples[number] for number in numbers[start : start + n_at_once]]
-            batch = [torch.stack(part) for part in zip(*chunk)]
-            by_band.add(self.losses(network, batch).cpu(), batch[2])
+            batch = Batch(*map(torch.stack, zip(*chunk)))
+            by_band.add(self.losses(network, batch).cpu(), batch.noise_level)
         return by_band.means(self.device)
 
     def lower_learning_rate(self):
