@@ -2,9 +2,9 @@
 
 import json
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from model.errors import InputError, shortened
+from model.validation import validating
 
 
 class Shape(BaseModel):
@@ -19,13 +19,5 @@ def shaped(model, content, origin):
     Raises:
         InputError: one line that names `origin`, the key, what was found and what was wanted.
     """
-    try:
+    with validating(origin):
         return model.model_validate_json(json.dumps(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            raise InputError(f"{origin}: missing key '{key}'") from None
-        found = f", found {shortened(repr(first['input']))}" if first["type"] not in ("value_error", "json_invalid") else ""
-        raise InputError(f"{origin}: {f'{key}: ' * bool(key)}{message}{found}") from None

@@ -5,10 +5,11 @@ import math
 import operator
 from typing import Annotated, Literal, Optional
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
-from model.errors import LARGEST_COUNT, LARGEST_SEED, InputError, shortened
+from model.errors import LARGEST_COUNT, LARGEST_SEED
 from model.files import read_text
+from model.validation import validating
 
 PositiveInt = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
@@ -281,31 +282,14 @@ class Config(_Section):
         return self
 
 
-# What users of other WaveGrads look for in the configuration.
-HINTS = {"logdir": " (the log folder is an option of training: -l FOLDER)"}
-
-
 def parse_config(text, origin):
     """Reads a configuration from JSON text.
 
     Raises:
         InputError: one line that names `origin`, the key, what was found and what was wanted.
     """
-    try:
+    with validating(origin):
         return Config.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = shortened(".".join(str(part) for part in first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            message = f"missing key '{key}'"
-        elif first["type"] == "extra_forbidden":
-            message = f"unknown key '{key}'" + HINTS.get(first["loc"][-1], "")
-        elif key:
-            message = f"{key}: {message}"
-            if first["type"] != "value_error":
-                message += f", found {shortened(repr(first['input']))}"
-        raise InputError(f"{origin}: {message}") from None
 
 
 def load_config(path):

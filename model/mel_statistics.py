@@ -1,9 +1,10 @@
 """What the mels of a training set look like; the checkpoint carries it, so that inference can notice a foreign mel."""
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
 
 from model.errors import InputError
+from model.validation import validating
 
 
 class MelStatistics(BaseModel):
@@ -72,12 +73,8 @@ def parse_mel_statistics(text, n_mels, origin):
     Raises:
         InputError: one line that names `origin`: the text is no statistics, or of another number of bands.
     """
-    try:
+    with validating(origin):
         statistics = MelStatistics.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{origin}: {key + ': ' if key else ''}{first['msg']}") from None
     if len(statistics.mean) != n_mels:
         raise InputError(f"{origin}: {len(statistics.mean)} bands (wanted: {n_mels}, as in the configuration)")
     return statistics

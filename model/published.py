@@ -4,11 +4,11 @@ import re
 from collections import Counter
 
 import torch
-from pydantic import ValidationError
 
 from model.config import Config, DataConfig, NetworkConfig, ScheduleConfig, TrainingConfig
 from model.errors import InputError
 from model.mel_presets import preset
+from model.validation import validating
 
 # Their name -> ours, tried in order; the first that matches the beginning of a name's module path is used.
 IVANVOVK_NAMES = [
@@ -147,7 +147,7 @@ def load_published(content, path, config=None):
     except RuntimeError:
         raise InputError(f"{path}: weights of a FiLM have shapes that do not go together") from None
     network = _network_config(weights, path, config, behaviour)
-    try:
+    with validating(path):
         mel = mel.model_copy(update={"n_mels": _weight(weights, "mel_conv.weight", path).shape[1]})
         return weights, Config(
             mel=mel,
@@ -167,8 +167,6 @@ def load_published(content, path, config=None):
                 seed=0,
             ),
         )
-    except ValidationError as error:
-        raise InputError(f"{path}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 def _weight(weights, name, path):
@@ -198,7 +196,7 @@ def _network_config(weights, path, config, behaviour):
             f"{path}: {len(upsampling)} UBlocks, but {len(factors)} factors {list(factors)} "
             "(wanted: a configuration with the factors that it was trained with)"
         )
-    try:
+    with validating(path):
         return NetworkConfig(
             factors=factors,
             upsampling_preconv_channels=_weight(weights, "mel_conv.weight", path).shape[0],
@@ -210,8 +208,6 @@ def _network_config(weights, path, config, behaviour):
             downsampling_dilations=own.downsampling_dilations if own else BASE_DOWNSAMPLING_DILATIONS,
             **behaviour,
         )
-    except ValidationError as error:
-        raise InputError(f"{path}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 def _lmnt_mel(content, config):

@@ -2,9 +2,9 @@
 
 from typing import Optional
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
-from model.errors import InputError, shortened
+from model.validation import validating
 
 
 class _Entries(BaseModel):
@@ -67,13 +67,5 @@ def check_training_state(state, path):
     Raises:
         InputError: one is missing or of another type; names the file, the entry and what was found.
     """
-    try:
+    with validating(f"{path}: training cannot go on from it"):
         TrainingState.model_validate(state)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "missing":
-            raise InputError(f"{path}: no '{key}' in the checkpoint, so training cannot go on from it") from None
-        raise InputError(
-            f"{path}: '{key}' in the checkpoint is {shortened(repr(first['input']))} ({first['msg']}), so training cannot go on from it"
-        ) from None
