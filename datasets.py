@@ -1,5 +1,6 @@
 """Filelists, and the recordings that training reads from them."""
 
+import codecs
 import os
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from model.mel_input import MEL_SUFFIXES
 from model.scan import scan
 
 
-def read_filelist(path, suffixes=AUDIO_SUFFIXES, without=None):
+def read_filelist(path, suffixes=AUDIO_SUFFIXES):
     """Reads a list of files, in one of the layouts that people have.
 
     - One path a line, relative to the filelist's folder or absolute; empty lines are skipped.
@@ -22,9 +23,6 @@ def read_filelist(path, suffixes=AUDIO_SUFFIXES, without=None):
     - LJSpeech's `metadata.csv`: names without a suffix, whose files are beside the list or in the folder `wavs` beside it.
     - A folder: the files in it and its subfolders that have one of `suffixes`, by name; see `model.scan`.
     - A file that has one of `suffixes` itself.
-
-    Args:
-        without: a subfolder of a folder, that of the results say, which is left out.
 
     Returns:
         list of `Path`.
@@ -35,7 +33,7 @@ def read_filelist(path, suffixes=AUDIO_SUFFIXES, without=None):
     """
     path = Path(path)
     if path.is_dir():
-        paths = scan(path, suffixes, without)
+        paths = scan(path, suffixes)
         if not paths:
             raise InputError(f"{path}: the folder holds no files to read (wanted: {', '.join(sorted(suffixes))})")
         return paths
@@ -45,7 +43,7 @@ def read_filelist(path, suffixes=AUDIO_SUFFIXES, without=None):
     content = path.read_bytes()
     if b"\0" in content:
         raise InputError(f"{path}: not a text file (wanted: a filelist, one path a line)")
-    text = content.decode("utf-8-sig", errors="surrogateescape")  # a name that is not UTF-8 stays what it is
+    text = os.fsdecode(content.removeprefix(codecs.BOM_UTF8))  # whatever encoding the names have, the files have it too
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     paths = []
     for number, line in enumerate(lines, start=1):
@@ -75,7 +73,8 @@ def _find(folder, line):
     path = folder / name
     if path.suffix.lower() in AUDIO_SUFFIXES | MEL_SUFFIXES:
         return path
-    candidates = [parent / f"{name}{suffix}" for parent in (folder, folder / "wavs") for suffix in sorted(AUDIO_SUFFIXES)]
+    suffixes = [case for suffix in sorted(AUDIO_SUFFIXES) for case in (suffix, suffix.upper())]
+    candidates = [parent / f"{name}{suffix}" for parent in (folder, folder / "wavs") for suffix in suffixes]
     return next((candidate for candidate in candidates if os.path.isfile(candidate)), path)
 
 

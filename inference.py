@@ -1,6 +1,7 @@
 """Vocodes mel files, or resynthesises audio files: `python inference.py -ch CHECKPOINT -ns SCHEDULE -m FILELIST`."""
 
 import argparse
+import contextlib
 import itertools
 import os
 import sys
@@ -13,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from datasets import read_filelist
-from model.audio import AUDIO_SUFFIXES, read_audio, wav_writer
+from model.audio import AUDIO_SUFFIXES, is_ours, read_audio, wav_writer
 from model.checkpoint import build_network, read_checkpoint
 from model.config import load_config
 from model.device import DTYPES, exact_float32, pick_device, torchrun_place
@@ -21,20 +22,30 @@ from model.errors import CommandParser, InputError, describe, non_negative_int, 
 from model.jobs import device_of_job, end_with_parent, run_jobs
 from model.mel_input import MEL_SUFFIXES, read_mel
 from model.noise_schedule import NoiseSchedule
-from model.output_paths import OutputGuard, distinct, output_paths
+from model.output_paths import OutputGuard, distinct, entry, output_paths
 from model.sampler import DEFAULT_SAMPLER, STREAMABLE
 from vocoder import Vocoder, WaveformCheck
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+FILES_BESIDE = 24  # that are open beside the results: libraries, standard streams, the input
+
 
 def read_inputs(filelist, output_dir):
-    """The files of a filelist, of a folder, or the one file, each of them once.
+    """The files of a filelist, of a folder without earlier results, or the one file, each of them once.
 
     Raises:
-        OSError, InputError: see `datasets.read_filelist`; or the results would be among the inputs the next time.
+        OSError, InputError: see `datasets.read_filelist`.
     """
-    if os.path.isdir(filelist) and os.path.realpath(filelist) == os.path.realpath(output_dir):
-        raise InputError(f"{output_dir}: is the folder of the inputs, so that the results would be inputs the next time (wanted: another)")
-    listed = read_filelist(filelist, AUDIO_SUFFIXES | MEL_SUFFIXES, without=output_dir)
+    listed = read_filelist(filelist, AUDIO_SUFFIXES | MEL_SUFFIXES)
+    if os.path.isdir(filelist):
+        results = Path(os.path.realpath(output_dir))
+        listed = [path for path in listed if not (entry(path).is_relative_to(results) and is_ours(path))]
+        if not listed:
+            raise InputError(f"{filelist}: the folder holds no files but results (wanted: mels or recordings)")
     inputs = distinct(listed)
     if len(inputs) < len(listed):
         warn(f"{filelist}: {len(listed) - len(inputs)} lines name a file again; it is vocoded once")
@@ -147,6 +158,17 @@ def vocode_batch(vocoder, batch, seed, refuse):
     return seconds
 
 
+def most_open_files():
+    """How many results can be written at once; where the system says nothing, any number."""
+    if resource is None:
+        return sys.maxsize
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return max((sys.maxsize if soft == resource.RLIM_INFINITY else soft) - FILES_BESIDE, 1)
+
+
 def vocode_files(vocoder, inputs, outputs, guard=None, batch_size=1, seed=0, mix_to_mono=False, progress=True):
     """Vocodes files to files, `batch_size` at a time.
 
@@ -165,8 +187,8 @@ def vocode_files(vocoder, inputs, outputs, guard=None, batch_size=1, seed=0, mix
 
     seconds_per_frame = vocoder.mel.config.hop_length / vocoder.mel.config.sample_rate
     with tqdm(total=len(inputs), unit="file", disable=not progress) as bar:
-        files = usable_files(vocoder, inputs, outputs, guard or OutputGuard(inputs), mix_to_mono, refuse)
-        while batch := list(itertools.islice(files, batch_size)):
+        files = usable_files(vocoder, inputs, outputs, guard or OutputGuard(inputs, outputs), mix_to_mono, refuse)
+        while batch := list(itertools.islice(files, min(batch_size, most_open_files()))):
             n_before = len(failures)
             seconds = vocode_batch(vocoder, batch, seed, refuse)
             n_done = len(batch) - (len(failures) - n_before)
@@ -236,9 +258,9 @@ def main(argv=None):
         return run_jobs([sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)], n_jobs)
 
     verbose = arguments.verbose == "yes"
-    guard = OutputGuard(inputs)
-    outputs = output_paths(inputs, arguments.output_dir)[rank::world_size]
-    inputs = inputs[rank::world_size]
+    outputs = output_paths(inputs, arguments.output_dir)
+    guard = OutputGuard(inputs, outputs)
+    inputs, outputs = inputs[rank::world_size], outputs[rank::world_size]
     factors, n_failures = vocode_files(
         vocoder, inputs, outputs, guard, arguments.batch_size, arguments.seed, arguments.mix_to_mono, verbose and rank == 0
     )

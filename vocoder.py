@@ -7,8 +7,8 @@ import warnings
 import torch
 
 from model.checkpoint import build_network, read_checkpoint
-from model.device import autocast, fastest_dtype
-from model.errors import InputError
+from model.device import DTYPES, autocast, fastest_dtype
+from model.errors import LARGEST_SEED, InputError, shortened
 from model.gla_grad import GlaGrad
 from model.mel import LogMelSpectrogram
 from model.mel_diagnosis import diagnose
@@ -105,6 +105,10 @@ class Vocoder:
         mel_statistics=None,
         compile=False,
     ):
+        if not (isinstance(chunk_frames, int) and chunk_frames >= 1):
+            raise InputError(f"chunk_frames is {shortened(chunk_frames)} (wanted: a whole number, 1 or more)")
+        if dtype not in (None, *DTYPES.values()):
+            raise InputError(f"dtype is {shortened(dtype)} (wanted: None, {', '.join(map(str, DTYPES.values()))})")
         self.device = torch.device(device)
         self.dtype = dtype or fastest_dtype(self.device)
         self.network = network.to(self.device)
@@ -151,6 +155,8 @@ class Vocoder:
         Raises:
             InputError: one of them is no mel of the network's; the message says which.
         """
+        if not (isinstance(seed, int) and 0 <= seed <= LARGEST_SEED):
+            raise InputError(f"seed is {shortened(seed)} (wanted: a whole number, 0 to {LARGEST_SEED})")
         mels = [self._mel(mel, i) for i, mel in enumerate(mels)]
         streams = [SynthesisStream(self.network, self.schedule, seed, self.sampler, self.gla_grad) for _ in mels]
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]

@@ -15,6 +15,7 @@ from model.files import reading, replacing
 AUDIO_SUFFIXES = {".wav", ".flac"}
 LARGEST_SAMPLE = 4.0  # louder than any recording made too loud; floats scaled as 16-bit integers go up to 32768
 UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's number for a FLAC file whose encoder wrote to a pipe
+MOST_DATA = 0x7FFFF000  # bytes of samples; more in the head of a wav file stand for an unknown length
 BLOCK = 1 << 16
 INTEGER_SUBTYPES = ("PCM_", "ULAW", "ALAW", "ALAC_")  # these hold neither NaN nor samples beyond [-1, 1]
 
@@ -47,6 +48,22 @@ def _check_header(file, path, sample_rate, mix_to_mono):
         raise InputError(f"{path}: the recording is empty")
 
 
+def _check_data_chunk(path):
+    """Refuses a wav file that ends before its data do, which libsndfile reads as a shorter one."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"RIFF" or file.read(8)[4:] != b"WAVE":
+            return
+        end = os.fstat(file.fileno()).st_size
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                # Encoders that write into a pipe leave the largest number, or one near half of it.
+                if size < MOST_DATA and file.tell() + size > end:
+                    raise InputError(f"{path}: ends after {end - file.tell()} bytes of samples (wanted: {size}; damaged?)")
+                return
+            file.seek(size + size % 2, os.SEEK_CUR)
+
+
 def check_samples(audio, path):
     """Refuses samples that no recording has; returns the largest magnitude.
 
@@ -77,6 +94,7 @@ def check_audio(path, sample_rate, mix_to_mono=False):
     """
     with reading(path, "a readable audio file"), _SoundFile(path) as file:
         _check_header(file, path, sample_rate, mix_to_mono)
+        _check_data_chunk(path)
         is_plain = file.frames < UNKNOWN_LENGTH and file.subtype.startswith(INTEGER_SUBTYPES)
         if is_plain:
             return file.frames, 1.0
@@ -92,6 +110,8 @@ def read_audio(path, sample_rate, mix_to_mono=False, start=0, stop=None):
     """
     with reading(path, "a readable audio file"), _SoundFile(path) as file:
         _check_header(file, path, sample_rate, mix_to_mono)
+        if stop is None:
+            _check_data_chunk(path)
         end = file.frames if stop is None else stop
         if start and file.frames < UNKNOWN_LENGTH:
             file.seek(start)
@@ -108,6 +128,26 @@ def read_audio(path, sample_rate, mix_to_mono=False, start=0, stop=None):
     return audio
 
 
+SOFTWARE = b"LIST\x16\0\0\0INFOISFT\x09\0\0\0WaveGrad\0\0"  # a chunk that names the program that made a wav file
+
+
+def is_ours(path):
+    """Whether a file is a wav that `wav_writer` made."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        file.seek(-len(SOFTWARE), os.SEEK_END)
+        return file.read() == SOFTWARE
+    return False
+
+
+def _sign(file):
+    """Adds `SOFTWARE` to a wav file; the number in its head counts what follows it."""
+    file.seek(0, os.SEEK_END)
+    file.write(SOFTWARE)
+    size = file.tell() - 8
+    file.seek(4)
+    file.write(struct.pack("<L", size))
+
+
 @contextlib.contextmanager
 def wav_writer(path, sample_rate):
     """Writes a 16-bit wav piece by piece, atomically: yields a function that takes `[T]` in [-1, 1].
@@ -122,5 +162,6 @@ def wav_writer(path, sample_rate):
             with wave.open(file, "wb") as wav:
                 wav.setparams((1, 2, sample_rate, 0, "NONE", None))
                 yield lambda waveform: wav.writeframesraw(np.round(waveform.numpy() * 32767).astype(np.int16).tobytes())
+            _sign(file)
         except struct.error:
             raise InputError(f"{path}: more than the 4 GiB that a wav file can hold (wanted: a shorter mel)") from None

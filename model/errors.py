@@ -21,8 +21,8 @@ class InputError(ValueError):
 
 def describe(error):
     """One line for an `InputError` or an `OSError`."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return one_line(f"{os.fsdecode(error.filename)}: {error.strerror}")
+    if isinstance(error, OSError) and error.strerror:
+        return one_line(f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename is not None else error.strerror)
     return one_line(error)
 
 
@@ -114,6 +114,9 @@ def _ended_by_signals():
 
 def run_command(main):
     """Runs a command's `main` and exits with its status; bad input is one line on standard error and status 2."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed
+            setattr(sys, name, open(os.devnull, "w"))
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="ascii_words")  # where it cannot print a character such as an arrow
     with _ended_by_signals():

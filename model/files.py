@@ -1,6 +1,7 @@
 """Reading and writing files: whatever goes wrong is one line that names the file, and no file is ever half written."""
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -54,7 +55,7 @@ def reading(path, kind):
     except InputError:
         raise
     except OSError as error:
-        if error.errno is None:
+        if error.errno in (None, errno.EINVAL):  # an offset in the file leads nowhere
             raise InputError(f"{path}: not {kind}, or a damaged one") from None
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
     except MemoryError:

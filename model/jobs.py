@@ -29,10 +29,10 @@ def run_jobs(command, n_jobs):
             _end(job)
         raise
     for k, status in enumerate(statuses):
-        if status < 0:
-            name = signal.Signals(-status).name
-            print(f"error: job {k + 1} of {n_jobs} was killed by {name}; its other files are not done", file=sys.stderr)
-    statuses = {status if status >= 0 else 2 for status in statuses}
+        if status < 0 or status > 128:  # at once, or after it has removed its temporary files
+            name = signal.Signals(-status if status < 0 else status - 128).name
+            print(f"error: job {k + 1} of {n_jobs} was ended by {name}; its other files are not done", file=sys.stderr)
+    statuses = {status if 0 <= status <= 2 else 2 for status in statuses}
     return statuses.pop() if len(statuses) == 1 else 1
 
 

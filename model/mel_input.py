@@ -20,11 +20,10 @@ def as_mel(mel, n_mels, fewest_frames=1):
     Raises:
         InputError: it is no array of real numbers, has another shape, is too short, or holds NaN or infinity.
     """
-    if isinstance(mel, np.ndarray) and mel.dtype.kind in "fiu":
-        native = mel.astype(mel.dtype.newbyteorder("="), copy=not mel.flags.writeable)
-        mel = torch.from_numpy(native if native.dtype.itemsize <= 8 else native.astype(np.float64))
+    if type(mel) in (np.ndarray, np.memmap) and mel.dtype.kind in "fiu":  # a masked array has a meaning of its own
+        mel = torch.from_numpy(mel.astype(np.float64 if mel.dtype.itemsize > 8 else mel.dtype.newbyteorder("="), order="C"))
     elif not torch.is_tensor(mel):
-        kind = f"an array of {mel.dtype}" if isinstance(mel, np.ndarray) else f"a {type(mel).__name__}"
+        kind = f"an array of {mel.dtype}" if type(mel) is np.ndarray else f"a {type(mel).__name__}"
         raise InputError(f"mel is {shortened(kind)} (wanted: one tensor or array of real numbers)")
     if mel.layout != torch.strided or mel.is_quantized or mel.is_nested or mel.is_complex() or mel.dtype == torch.bool:
         kind = mel.dtype if mel.layout == torch.strided else f"a {mel.layout}"
@@ -58,9 +57,9 @@ def read_mel(path, n_mels):
             mel = np.load(file, allow_pickle=False)
         else:
             mel = torch.load(file, map_location="cpu", weights_only=True)
-    if torch.is_tensor(mel) and mel.is_meta:
-        raise InputError(f"{path}: mel is a meta tensor, which has no values (wanted: real numbers)")
-    try:
-        return as_mel(mel, n_mels)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        if torch.is_tensor(mel) and mel.is_meta:
+            raise InputError(f"{path}: mel is a meta tensor, which has no values (wanted: real numbers)")
+        try:
+            return as_mel(mel, n_mels)  # here, as a small file may hold a tensor that fits into no memory
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None

@@ -1,8 +1,10 @@
 """Where the waveforms of files go, so that no two share a file and none replaces what the user had."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
+from model.audio import is_ours
 from model.errors import InputError
 
 UNNAMED = "unnamed"  # for the root folder, which a list may name, though it cannot be read
@@ -35,32 +37,37 @@ def output_paths(inputs, output_dir):
         whole_names = [name if name.name else Path(UNNAMED) for name in whole_names]
         names = [name.with_suffix("") for name in whole_names]
         # A whole name may be another's without its suffix, so this is repeated until none is shared.
-        while shared := {name for name in names if names.count(name) > 1}:
+        while shared := {name for name, count in Counter(names).items() if count > 1}:
             names = [whole if name in shared else name for name, whole in zip(names, whole_names)]
     return [Path(output_dir) / name.with_name(name.name + ".wav") for name in names]
 
 
 class OutputGuard:
-    """Refuses to write over an input, over what lies beside one, or over another output.
+    """Refuses to write over what this program has not made, over an input, and over another output.
 
     Args:
-        inputs: all the paths that are read.
+        inputs, outputs: all the paths that are read, and where the result of each goes; those of other processes too.
     """
 
-    def __init__(self, inputs):
+    def __init__(self, inputs, outputs):
         self.files = {status: path for path in inputs if (status := _identity(path))}
-        self.folders = {entry(path).parent for path in inputs}
-        self.taken = {}
+        folders = {folder: entry(folder / "x").parent for folder in {path.parent for path in outputs}}
+        self.places = {path: folders[path.parent] / path.name for path in outputs}
+        self.owners = {}
+        for path, output in zip(inputs, outputs):
+            self.owners.setdefault(self.places[output], path)
 
     def check(self, path, output):
         """Raises an `InputError` if the result of `path` must not be written to `output`."""
-        place = entry(output)
-        if self.taken.setdefault(place, path) != path:
-            raise InputError(f"{path}: the result would replace that of {self.taken[place]}, {output} (wanted: another --output_dir)")
-        if os.path.lexists(output) and (source := self.files.get(_identity(output))):
+        owner = self.owners[self.places[output]]
+        if owner != path:
+            raise InputError(f"{path}: the result would replace that of {owner}, {output} (wanted: another --output_dir)")
+        if not os.path.lexists(output):
+            return
+        if source := self.files.get(_identity(output)):
             raise InputError(f"{path}: the result would overwrite {source} (wanted: another --output_dir)")
-        if os.path.lexists(output) and place.parent in self.folders:
-            raise InputError(f"{path}: {output} is there already, in a folder of the inputs (wanted: another --output_dir)")
+        if os.path.isfile(output) and not is_ours(output):
+            raise InputError(f"{path}: {output} is there already, and not made by this program (wanted: another --output_dir)")
 
 
 def _identity(path):

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def scan(folder, suffixes, without=None):
+def scan(folder, suffixes):
     """Regular files in a folder and its subfolders, and links to such.
 
     Hidden files and folders are left out: their names start with a dot, as `._a.wav` of macOS does. A linked folder is followed,
@@ -13,7 +13,6 @@ def scan(folder, suffixes, without=None):
     Args:
         folder: path; read even where its own name starts with a dot.
         suffixes: in lower case, with their dots; `A.WAV` has the suffix `.wav`.
-        without: path of a subfolder that is left out, with all below it; nothing is left out where it is `folder` itself.
 
     Returns:
         list of `Path`, sorted.
@@ -21,9 +20,7 @@ def scan(folder, suffixes, without=None):
     Raises:
         OSError: the folder or one of its subfolders cannot be read; the error names it.
     """
-    found, folders, links = [], [Path(folder)], []
-    seen = {_identity(without)} if without is not None and os.path.isdir(without) else set()
-    seen.discard(_identity(folder))
+    found, folders, links, seen = [], [Path(folder)], [], set()
     while folders or links:
         here = folders.pop() if folders else links.pop(0)  # links last: a file is found under its own name where it has one
         identity = _identity(here)

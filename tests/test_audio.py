@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from model.audio import LARGEST_SAMPLE, check_audio, read_audio, wav_writer
+from model.audio import LARGEST_SAMPLE, check_audio, is_ours, read_audio, wav_writer
 from model.errors import InputError
 from tests.conftest import ROOT, with_flac_length
 
@@ -74,6 +74,32 @@ def test_flac_that_is_shorter_than_it_says_is_refused(tmp_path, length):
     with_flac_length(tmp_path / "a.flac", length)
     with pytest.raises(InputError, match=f"a.flac: ends after 800 samples .wanted: {length}"):
         read_audio(tmp_path / "a.flac", 8000)
+
+
+@pytest.mark.parametrize("size", [0x7FFFF024, 0xFFFFFFFF])
+def test_wav_of_unknown_length_is_read_whole(tmp_path, size):
+    """As encoders write that stream into a pipe."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(800), 8000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[40:44] = size.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    assert len(read_audio(tmp_path / "a.wav", 8000)) == 800
+
+
+def test_wav_that_is_cut_is_refused(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(800), 8000)
+    (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:1000])
+    for read in (check_audio, read_audio):
+        with pytest.raises(InputError, match=r"a.wav: ends after 956 bytes of samples \(wanted: 1600"):
+            read(tmp_path / "a.wav", 8000)
+
+
+def test_our_own_waveforms_are_recognised(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(80), 8000)
+    with wav_writer(tmp_path / "b.wav", 8000) as write:
+        write(torch.zeros(80))
+    assert [is_ours(tmp_path / f"{name}.wav") for name in "abc"] == [False, True, False]
+    assert len(read_audio(tmp_path / "b.wav", 8000)) == 80
 
 
 def test_names_that_are_not_utf_8(tmp_path):

@@ -152,6 +152,13 @@ def test_names_that_are_not_utf_8(tmp_path):
     assert os.fsencode(read_filelist(tmp_path / "list.txt")[0]).endswith(name)
 
 
+def test_ljspeechs_list_of_files_with_other_suffixes(tmp_path):
+    for name in ("a.WAV", "wavs/b.FLAC"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert read_filelist(write_list(tmp_path / "metadata.csv", "a|text", "b|text")) == [tmp_path / "a.WAV", tmp_path / "wavs" / "b.FLAC"]
+
+
 def test_a_single_file_is_a_list_of_it(tmp_path):
     (tmp_path / "a.WAV").touch()
     assert read_filelist(tmp_path / "a.WAV") == [tmp_path / "a.WAV"]

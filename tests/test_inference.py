@@ -286,8 +286,50 @@ def test_results_are_not_inputs_of_the_next_run(setup, run, write_recording):
     for _ in range(2):
         assert run(*arguments, "-m", folder / "data", "-o", folder / "data" / "out").returncode == 0
         assert names(folder / "data") == ["a.wav", "out/a.wav"]
-    result = run(*arguments, "-m", folder / "data", "-o", folder / "data")
-    assert result.returncode == 2 and "is the folder of the inputs" in result.err
+    (folder / "data" / "c.npy").write_bytes((folder / "c.npy").read_bytes())
+    for _ in range(2):
+        result = run(*arguments, "-m", folder / "data", "-o", folder / "data")
+        assert result.returncode == 1 and result.err.count("error: ") == 1 and "a.wav: the result would overwrite" in result.err
+        assert names(folder / "data") == ["a.wav", "c.npy", "c.wav", "out/a.wav"]
+
+
+def test_recordings_in_the_folder_of_the_results_are_inputs_and_stay(setup, run, write_recording):
+    arguments, folder = setup
+    for name in "ab":
+        write_recording(folder / "data" / name / "x.wav", seconds=0.2, seed=ord(name))
+    before = (folder / "data" / "b" / "x.wav").read_bytes()
+    assert run(*arguments, "-m", folder / "data", "-o", folder / "data" / "b").returncode == 0
+    assert (folder / "data" / "b" / "x.wav").read_bytes() == before
+    assert names(folder / "data" / "b") == ["a/x.wav", "b/x.wav", "x.wav"]
+
+
+def test_a_small_file_of_a_tensor_that_fits_into_no_memory_costs_no_other(setup, run):
+    arguments, folder = setup
+    torch.save(torch.zeros(20, 1).expand(20, 10**12), folder / "b.pt")
+    result = run(*arguments, "--batch_size", "2")
+    assert result.returncode == 1 and "b.pt: " in result.err and result.err.count("error: ") == 1
+    assert names(folder / "out") == ["a.wav", "c.wav"]
+
+
+def test_more_files_at_once_than_can_be_open(setup):
+    arguments, folder = setup
+    (folder / "data").mkdir()
+    for i in range(60):
+        shutil.copy(folder / "c.npy", folder / "data" / f"{i}.npy")
+    result = start(
+        [*arguments, "-m", folder / "data", "-v", "no", "--batch_size", "60"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(names(folder / "out")) == 60
+
+
+def test_standard_streams_may_be_closed(setup):
+    """As a service manager or `>&- 2>&-` starts it."""
+    arguments, folder = setup
+    command = " ".join(f"'{part}'" for part in [sys.executable, ROOT / "inference.py", *arguments, "-v", "yes"])
+    assert subprocess.run(["sh", "-c", f"{command} >&- 2>&-"], timeout=300).returncode == 0
+    assert names(folder / "out") == ["a.wav", "b.wav", "c.wav"]
 
 
 def test_suffixes_of_any_case_hidden_files_and_single_files(setup, run, write_recording):
@@ -389,11 +431,11 @@ def test_jobs_end_with_their_parent_and_leave_nothing(slow_jobs, number):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
 def test_a_job_that_is_killed_is_said(slow_jobs):
     parent, jobs, _ = slow_jobs
-    for pid in jobs:
-        os.kill(pid, signal.SIGKILL)
+    for pid, number in zip(jobs, (signal.SIGKILL, signal.SIGTERM)):
+        os.kill(pid, number)
     _, errors = parent.communicate(timeout=30)
     assert parent.returncode == 2
-    assert [
-        line for line in errors.splitlines() if line.startswith("error: job ") and "was killed by SIGKILL" in line
-    ] == errors.splitlines()
-    assert len(errors.splitlines()) == 2
+    assert sorted(line.partition("was ")[2] for line in errors.splitlines()) == [
+        "ended by SIGKILL; its other files are not done",
+        "ended by SIGTERM; its other files are not done",
+    ]

@@ -1,7 +1,9 @@
 """No two inputs share an output, and no output replaces what the user had."""
 
 import pytest
+import torch
 
+from model.audio import wav_writer
 from model.errors import InputError
 from model.output_paths import OutputGuard, distinct, output_paths
 
@@ -44,8 +46,9 @@ def folder(tmp_path):
 
 def refusal(folder, inputs, output):
     paths = [folder / name for name in inputs]
+    outputs = [folder / output, *(folder / f"out-{i}" for i in range(1, len(paths)))]
     with pytest.raises(InputError) as error:
-        OutputGuard(paths).check(paths[0], folder / output)
+        OutputGuard(paths, outputs).check(paths[0], outputs[0])
     return str(error.value)
 
 
@@ -60,16 +63,27 @@ def test_no_input_is_overwritten_however_its_path_is_spelled(folder):
     assert "would overwrite" in refusal(folder, ["links/a.wav"], "recordings/a.wav")  # the original of a linked input
 
 
-def test_what_lies_beside_an_input_is_not_replaced(folder):
-    assert "b.wav is there already, in a folder of the inputs" in refusal(folder, ["recordings/a.wav"], "linked/b.wav")
-    paths = [folder / "mels" / "c.npy"]
-    OutputGuard(paths).check(paths[0], folder / "mels" / "c.wav")  # not there yet
-    OutputGuard(paths).check(paths[0], folder / "recordings" / "a.wav")  # an earlier result: no input of this run is there
+def test_only_what_this_program_made_is_replaced(folder):
+    """Fails if `-m mels -o wavs` costs the recordings in `wavs`, or if the same command cannot run again."""
+    assert "b.wav is there already, and not made by this program" in refusal(folder, ["mels/c.npy"], "linked/b.wav")
+    path, output = folder / "mels" / "c.npy", folder / "recordings" / "c.wav"
+    OutputGuard([path], [output]).check(path, output)
+    with wav_writer(output, 8000) as write:
+        write(torch.zeros(100))
+    OutputGuard([path], [output]).check(path, output)
+    assert "would overwrite" in refusal(folder, ["recordings/c.wav"], "recordings/c.wav")
 
 
 def test_results_do_not_replace_each_other_through_links(folder):
     paths = [folder / "mels" / "c.npy", folder / "mels" / "d.npy"]
-    guard = OutputGuard(paths)
-    guard.check(paths[0], folder / "recordings" / "new.wav")
-    with pytest.raises(InputError, match="would replace that of .*c.npy"):
-        guard.check(paths[1], folder / "linked" / "new.wav")
+    outputs = [folder / "recordings" / "new.wav", folder / "linked" / "new.wav"]
+    guard = OutputGuard(paths, outputs)
+    guard.check(paths[0], outputs[0])
+    with pytest.raises(InputError, match=r"would replace that of .*c\.npy"):
+        OutputGuard(paths, outputs).check(paths[1], outputs[1])  # in another process, too
+
+
+def test_many_inputs_of_one_name_take_no_time():
+    """Fails if the time grows with the square of their number: 20,000 took minutes."""
+    inputs = [f"x/{i}/a{suffix}" for i in range(10_000) for suffix in (".npy", ".wav")]
+    assert len(set(output_paths(inputs, "out"))) == 20_000

@@ -75,15 +75,6 @@ def test_a_folder_is_read_once_under_its_own_name(make):
     assert names(folder) == ["z/a.wav"], "a recording that is listed twice may be in training and test"
 
 
-def test_a_subfolder_may_be_left_out(make, tmp_path):
-    folder = make("a.wav", "out/b.wav", "out/deep/c.wav", "outer/d.wav")
-    assert names(folder, without=folder / "out") == ["a.wav", "outer/d.wav"]
-    (tmp_path / "by-link").symlink_to(folder / "out")
-    assert names(folder, without=tmp_path / "by-link") == ["a.wav", "outer/d.wav"]
-    assert names(folder, without=folder / "missing") == names(folder)
-    assert names(folder, without=folder) == names(folder)
-
-
 def test_names_that_are_not_utf8_are_found(make):
     folder = make("a.wav")
     try:

@@ -1,5 +1,6 @@
 """The vocoder as a Python object: what a caller may hand to it, and waveforms that cannot be speech."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,6 +40,25 @@ def test_what_is_no_mel_is_one_clear_error(vocoder, mel, words):
             use([MEL, mel])
     with pytest.raises(InputError, match=words.partition(": ")[2]):
         vocoder.diagnose(mel)
+
+
+@pytest.mark.parametrize("options", [{"chunk_frames": 0}, {"chunk_frames": -1}, {"chunk_frames": 2.5}, {"dtype": torch.int8}])
+def test_options_that_cannot_be_are_one_clear_error(tiny_network, tiny_config, options):
+    with pytest.raises(InputError, match=f"{next(iter(options))} is "):
+        Vocoder(tiny_network, tiny_config.mel, linear(3, 1e-3, 0.6), **options)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 0.5, None])
+def test_seeds_that_cannot_be_are_one_clear_error(vocoder, seed):
+    with pytest.raises(InputError, match="seed is "):
+        vocoder.synthesize([MEL], seed)
+
+
+def test_arrays_that_lie_backwards_in_memory(vocoder):
+    [wanted] = vocoder.synthesize([MEL.flip(1)])
+    assert torch.equal(vocoder.synthesize([MEL.numpy()[:, ::-1]])[0], wanted)
+    with pytest.raises(InputError, match=r"mels\[0\]: mel is a MaskedArray"):
+        vocoder.synthesize([np.ma.masked_greater(MEL.numpy(), 0)])
 
 
 def test_the_diagnosis_is_that_of_the_command_line(vocoder):
