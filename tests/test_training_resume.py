@@ -481,6 +481,7 @@ def train_command_without(output, *arguments):
         reader, writer = os.pipe()
         os.dup2(writer, 1)
         os.close(reader)
+        sys.stdout = open(1, "w", closefd=False)  # the one for a file would look for its position
     else:
         os.close(1), os.close(2)
         sys.stdout = sys.stderr = None  # as Python begins then
