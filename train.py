@@ -15,6 +15,7 @@ from training.monitor import Monitor
 from training.previews import PreviewSampling
 from training.run_folder import RunFolder
 from training.same_run import changes, flat
+from training.standard_streams import open_closed_streams
 from training.stop_signal import StopSignal
 from training.trainer import Trainer, versions
 
@@ -32,7 +33,9 @@ def train(config, config_folder, logdir):
             trainer = Trainer(config, config_folder)
             lines = [*trainer.warnings(), *lines]
             if state is not None:
-                lines += processes.from_first(processes.agree(lambda: _go_on(trainer, folder, checkpoint, state)))
+                going_on = processes.agree(lambda: _go_on(trainer, folder, checkpoint, state))
+                going_on_lines, trainer.best_validation_loss = processes.from_first(going_on)
+                lines += going_on_lines
             preview_sampling = PreviewSampling.of(trainer)
             monitor = Monitor(logdir, trainer, preview_sampling.schedule, enabled=trainer.rank == 0)
             for line in lines:
@@ -70,12 +73,22 @@ def _open(folder, config):
 
 
 def _go_on(trainer, folder, checkpoint, state):
-    """Puts a trainer where a checkpoint was written; returns lines to say."""
+    """Puts a trainer where a checkpoint was written.
+
+    Returns:
+        lines to say, and the best validation loss, that of the folder's `best.pt`: both count on the first process alone.
+    """
     lines, other_validation = trainer.load_state_dict(state, checkpoint)
-    if other_validation and trainer.rank == 0:
-        kept = folder.keep_best(trainer.step)
-        lines += [f"best.pt of the validation data until now is kept as {kept}"] if kept else []
-    return [*lines, f"going on from {checkpoint}"]
+    if trainer.rank == 0 and (other_validation or not folder.has_best_of(state)):
+        trainer.best_validation_loss = None
+        kept = folder.set_best_aside(trainer.step)
+        if other_validation:
+            lines += [f"best.pt of the validation data until now is kept as {kept}"] if kept else []
+        elif kept:
+            lines.append(f"best.pt is not that of {checkpoint.name}: it is kept as {kept}, and the best loss is looked for anew")
+        else:
+            lines.append(f"warning: the best.pt of {checkpoint.name} is not there: the best loss is looked for anew")
+    return [*lines, f"going on from {checkpoint}"], trainer.best_validation_loss
 
 
 def command_parser(**options):
@@ -108,6 +121,7 @@ def main():
 
 def command():
     """Runs the command and exits."""
+    open_closed_streams()
     with processes.without_teardown():
         run_command(main)
 

@@ -1,10 +1,12 @@
 """A run that was killed, stopped or damaged ends as if nothing had happened."""
 
+import contextlib
 import os
 import random
 import re
 import resource
 import signal
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -243,7 +245,7 @@ def test_only_numbered_files_are_checkpoints(folder):
     assert [path.name for path in folder.checkpoints()] == [f"checkpoint-{step:08d}.pt" for step in (1, 2, 3)]
     assert folder.newest()[1]["step"] == 3
     folder.save(state_at(4))
-    folder.discard_after(folder.checkpoints()[0])
+    folder.discard_after(folder.checkpoints()[0], 4)
     assert [path.name for path in folder.checkpoints()] == ["checkpoint-00000002.pt"]
     assert all((folder.path / name).exists() for name in USERS_OWN)
 
@@ -253,8 +255,123 @@ def test_steps_of_nine_digits_are_the_newest(folder):
     folder.save(state_at(99_999_999))
     folder.save(state_at(100_000_000))
     assert folder.newest()[1]["step"] == 100_000_000
-    folder.discard_after(folder.checkpoints()[-2])
+    folder.discard_after(folder.checkpoints()[-2], 100_000_000)
     assert folder.newest()[1]["step"] == 99_999_999
+
+
+def test_saving_keeps_what_it_wrote(tmp_path):
+    """Fails if pruning removes the new checkpoint and keeps a damaged one, or one of another run, with a larger number."""
+    with contextlib.closing(RunFolder(tmp_path / "log", keep=1)) as folder:
+        folder.open()
+        later = folder.path / "checkpoint-00000099.pt"
+        for content in (b"damaged", folder.save(state_at(6)).read_bytes()):
+            later.write_bytes(content)
+            folder.save(state_at(10))
+            folder.discard_after(folder.path / "checkpoint-00000010.pt", step=20)
+            assert [path.name for path in folder.checkpoints()] == ["checkpoint-00000010.pt", later.name]
+            assert folder.newest()[1]["step"] == 10
+        assert later.read_bytes() == content
+
+
+def test_checkpoint_under_the_name_of_another_step_is_passed_over(folder):
+    """Fails if each call trains the same steps again: the file would stay the newest for ever."""
+    wrong = folder.checkpoints()[-1].rename(folder.path / "checkpoint-00000099.pt")
+    path, state, lines = folder.newest()
+    assert (path.name, state["step"]) == ("checkpoint-00000002.pt", 2)
+    assert lines == [f"warning: {wrong}: holds step 3 (wanted: a name that says so, checkpoint-00000003.pt); the one before is used"]
+
+
+def test_only_leftovers_of_saving_are_removed(folder):
+    """Fails if a folder or file of the user's own ends the run or is lost."""
+    folder.close()
+    (folder.path / ".x.tmp").mkdir()
+    (folder.path / ".0123456789ab.tmp").mkdir()
+    (folder.path / ".notes.tmp").write_text("mine")
+    (folder.path / ".ba9876543210.tmp").write_text("left by a kill")
+    folder.open()
+    assert sorted(path.name for path in folder.path.glob(".*.tmp")) == [".0123456789ab.tmp", ".notes.tmp", ".x.tmp"]
+
+
+def test_folder_that_cannot_be_written_is_refused_at_the_start(folder):
+    """Fails if a resumed run finds out only when it saves."""
+    folder.close()
+    before = sorted(folder.path.iterdir())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="cannot save there: File too large") as error:
+            folder.open()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.filename == str(folder.path)
+    assert sorted(folder.path.iterdir()) == before
+
+
+def test_folder_in_which_nothing_was_saved_is_removed(tmp_path):
+    """Fails if a refused run leaves an empty folder behind, or removes one that it did not make."""
+    (tmp_path / "users").mkdir()
+    for name in ("logs/new", "users"):
+        folder = RunFolder(tmp_path / name, keep=3)
+        folder.open()
+        folder.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["users"]
+    folder = RunFolder(tmp_path / "logs" / "new", keep=3)
+    folder.open()
+    folder.save(state_at(1))
+    folder.close()
+    assert folder.newest()[1]["step"] == 1
+
+
+def with_validation(digest):
+    lists = {name: {"digest": digest, "recordings": 2, "seconds": 1.0} for name in ("training", "validation")}
+    return {"data": lists}
+
+
+@pytest.mark.parametrize(
+    "best, own",
+    [
+        (None, False),
+        ({"best_validation_loss": 0.5, **with_validation("a")}, True),
+        ({"best_validation_loss": 0.5}, True),  # from before there was a digest
+        ({"best_validation_loss": 0.4, **with_validation("a")}, False),
+        ({"best_validation_loss": 0.5, **with_validation("b")}, False),
+        ("damaged", False),
+    ],
+)
+def test_best_is_compared_with_the_state(folder, best, own):
+    """Fails if a `best.pt` of other data or of another run is taken for this run's, and so is replaced or never beaten."""
+    if best == "damaged":
+        (folder.path / "best.pt").write_bytes(b"")
+    elif best:
+        folder.save_best({**state_at(2), **best})
+    assert folder.has_best_of({**state_at(3), "best_validation_loss": 0.5, **with_validation("a")}) is own
+
+
+def test_foreign_best_is_kept_and_beaten(tmp_path):
+    """A real run: fails if another run's `best.pt` is lost, or if this run never writes its own."""
+    logdir, best = tmp_path / "log", tmp_path / "log" / "best.pt"
+    changes = {"training__validate_every": 5}
+    train_to_end(write_run(tmp_path, training__n_steps=5, **changes), logdir)
+    torch.save({**load_training_state(best), "best_validation_loss": 1e-6}, best)
+    foreign = best.read_bytes()
+    output = train_to_end(write_run(tmp_path, training__n_steps=10, **changes), logdir)
+    assert "best.pt is not that of checkpoint-00000005.pt: it is kept as best-until-00000005.pt, and the best loss" in output
+    assert (logdir / "best-until-00000005.pt").read_bytes() == foreign
+    assert load_training_state(best)["step"] == 10
+
+    best.unlink()
+    output = train_to_end(write_run(tmp_path, training__n_steps=15, **changes), logdir)
+    assert "warning: the best.pt of checkpoint-00000010.pt is not there" in output
+    assert load_training_state(best)["step"] == 15
+
+
+def test_best_set_aside_twice_is_lost_neither_time(folder):
+    for loss in (0.5, 0.4):
+        folder.save_best({**state_at(3), "best_validation_loss": loss})
+        folder.set_best_aside(3)
+    kept = [read_state(folder.path / f"best-until-00000003{suffix}.pt") for suffix in ("", "-2")]
+    assert [state["best_validation_loss"] for state in kept] == [0.5, 0.4]
+    assert folder.set_best_aside(3) is None
 
 
 @pytest.mark.parametrize("name", ["best.pt", "milestone-00000010.pt", "checkpoint-best.pt", "released.safetensors"])
@@ -354,6 +471,31 @@ def test_first_checkpoint_must_be_written(tmp_path):
     lines = log.read_text().splitlines()
     assert lines[-1] == f"error: {logdir / 'checkpoint-00000000.pt'}: cannot save: File too large"
     assert not lines[:-1] or (len(lines) == 2 and "TensorBoard's files cannot be written any more" in lines[0])
+
+
+def train_command_without(output, *arguments):
+    """Trains with nowhere to print: a full disk, a pipe that nobody reads any more, or no standard output and error at all."""
+    if output == "full":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    elif output == "pipe":
+        reader, writer = os.pipe()
+        os.dup2(writer, 1)
+        os.close(reader)
+        sys.stdout = open(1, "w", closefd=False)  # the one for a file would look for its position
+    else:
+        os.close(1), os.close(2)
+        sys.stdout = sys.stderr = None  # as Python begins then
+    train_command(*arguments)
+
+
+@pytest.mark.parametrize("output", ["full", "pipe", "closed"])
+def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path, output):
+    """Fails if a line of the log ends a run, or counts as a save that failed."""
+    logdir, log = tmp_path / "log", tmp_path / "output"
+    config = write_run(tmp_path, training__n_steps=10, training__validate_every=5)
+    assert finish(start_processes(train_command_without, output, config, logdir, log=log)) == [0]
+    assert log.read_text() == ""
+    assert read_state(logdir / "checkpoint-00000010.pt")["step"] == 10 and (logdir / "best.pt").exists()
 
 
 def start_with_workers(tmp_path, target=train_command, *arguments):

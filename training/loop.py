@@ -161,7 +161,7 @@ class Loop:
                     raise InputError(f"{self.folder.path}: no checkpoint is left to go back to")
                 path = paths[0]
                 state = read_state(path)
-            self.folder.discard_after(path)
+            self.folder.discard_after(path, self.trainer.step)
             return path, state
 
         return processes.from_first(processes.agree(search))

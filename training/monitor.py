@@ -13,6 +13,7 @@ from tqdm import tqdm
 from model.errors import describe
 from training.figures import mel_figure, schedule_figure
 from training.previews import mean_figures, preview_names
+from training.standard_streams import unless_output_fails
 
 
 class Monitor:
@@ -30,14 +31,16 @@ class Monitor:
         self._previous_hook, threading.excepthook = threading.excepthook, self._leave_to_writer
         self.writer = None
         self.n_steps, self.first_step, self.start = trainer.config.training.n_steps, trainer.step, time.monotonic()
-        self.bar = tqdm(
-            total=self.n_steps,
-            initial=trainer.step,
-            unit="step",
-            file=sys.stdout,
-            dynamic_ncols=True,
-            disable=not (enabled and sys.stdout.isatty()),
-        )
+        self.bar = tqdm(disable=True)
+        with unless_output_fails():
+            self.bar = tqdm(
+                total=self.n_steps,
+                initial=trainer.step,
+                unit="step",
+                file=sys.stdout,
+                dynamic_ncols=True,
+                disable=not (enabled and sys.stdout.isatty()),
+            )
         if not enabled:
             return
         with self._unless_disk_fails():
@@ -49,16 +52,19 @@ class Monitor:
             self.writer.add_figure("noise_schedule", figure, trainer.step)
 
     def say(self, line):
+        """Prints a line. Where it cannot be printed, the run goes on and prints nothing more."""
         if not self.enabled:
             return
-        if self.bar.disable:
-            print(line, flush=True)
-        else:
-            self.bar.write(line, file=sys.stdout)
+        with unless_output_fails():
+            if self.bar.disable:
+                print(line, flush=True)
+            else:
+                self.bar.write(line, file=sys.stdout)
 
     def advance(self, step):
         """Moves the progress bar; backwards too, after a divergence."""
-        self.bar.update(step - self.bar.n if not self.bar.disable else 0)
+        with unless_output_fails():
+            self.bar.update(step - self.bar.n if not self.bar.disable else 0)
 
     def log_interval(self, step, scalars):
         """Args: scalars: those of an `Interval`."""
@@ -90,7 +96,8 @@ class Monitor:
             self.writer.flush()
 
     def close(self):
-        self.bar.close()
+        with unless_output_fails():
+            self.bar.close()
         if self.writer is not None:
             with self._unless_disk_fails():
                 self.writer.close()

@@ -3,15 +3,17 @@
 checkpoint-00012000.pt   the last few
 milestone-00100000.pt    one every `milestone_every` steps
 best.pt                  the one with the lowest validation loss
-best-until-00012000.pt   the same for the validation recordings that there were until then
+best-until-00012000.pt   a best.pt that was found at that step and was not this run's, or of other validation recordings
 events.out.tfevents.*    TensorBoard's
 """
 
+import contextlib
 import fcntl
 import io
+import itertools
 import os
 import re
-import shutil
+import secrets
 import time
 import zipfile
 import zlib
@@ -21,10 +23,12 @@ import torch
 
 from model.checkpoint import load_training_state
 from model.errors import InputError, describe
-from model.files import save_atomically
+from model.files import save_atomically, save_text
+from training.same_data import changed_lists
 from training.training_state import check_training_state
 
 CHECKPOINT = re.compile(r"checkpoint-([0-9]{8,})\.pt")
+TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp")  # as `model.files.replacing` names them
 WEIGHTS_SUFFIXES = {".pt", ".safetensors"}
 LOCK = ".lock"
 LOCK_PATIENCE = 15  # seconds; the processes of a run that was killed a moment ago may take a few to end
@@ -40,34 +44,63 @@ class RunFolder:
         self.path = Path(path)
         self.keep = keep
         self._lock = None
+        self._made = []  # this folder and those above it that `open` made
 
     def open(self):
         """Makes the folder, or takes over that of an earlier part of the same run; one process alone can hold it.
 
         Raises:
-            OSError: the folder cannot be made or written.
+            OSError: the folder cannot be made, or no file can be written there.
             InputError: it holds something else, or weights that the run cannot go on from, or a run that is still going on.
         """
         if self.path.is_dir() and not self.checkpoints():
             _refuse_strangers(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / LOCK, "a")
+        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         deadline = time.monotonic() + LOCK_PATIENCE
-        while True:
-            try:
-                # A lock of the process, not of the file: data workers do not inherit it, and it ends with the process.
-                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise InputError(f"{self.path}: another process is training there") from None
-                time.sleep(0.2)
-        for leftover in self.path.glob(".*.tmp"):
-            leftover.unlink()
+        while not self._take_lock():
+            if time.monotonic() > deadline:
+                raise InputError(f"{self.path}: another process is training there")
+            time.sleep(0.2)
+        for path in self.path.iterdir():
+            if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink()
+        self._check_writable()
+
+    def _take_lock(self):
+        """Whether this process now holds the folder."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = open(self.path / LOCK, "a")
+        try:
+            # A lock of the process, not of the file: data workers do not inherit it, and it ends with the process.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The process that held it may have removed the file.
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(self.path / LOCK)):
+                self._lock = lock
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        if self._lock is None:
+            lock.close()
+        return self._lock is not None
+
+    def _check_writable(self):
+        probe = self.path / f".{secrets.token_hex(6)}.tmp"
+        try:
+            save_text("x", probe)
+            probe.unlink()
+        except OSError as error:
+            raise OSError(error.errno, f"cannot save there: {os.strerror(error.errno)}", str(self.path)) from None
 
     def close(self):
-        if self._lock is not None:
-            self._lock.close()
+        """Lets go of the folder, and removes it if `open` made it and nothing has been written there."""
+        if self._lock is None:
+            return
+        with contextlib.suppress(OSError):
+            if self._made and [path.name for path in self.path.iterdir()] == [LOCK]:
+                (self.path / LOCK).unlink()
+                for folder in self._made:
+                    folder.rmdir()
+        self._lock.close()
+        self._lock = None
 
     def checkpoints(self):
         """Paths of the checkpoints that a run can go on from, oldest first; files with names of the user's own are not looked at."""
@@ -105,6 +138,8 @@ class RunFolder:
     def save(self, state, milestone=False):
         """Writes a checkpoint durably, then removes the oldest beyond `keep`; returns its path.
 
+        Files of later steps are none of this run's, or damaged; they are neither counted nor removed.
+
         Raises:
             OSError: it cannot be written; those before are untouched.
         """
@@ -112,7 +147,7 @@ class RunFolder:
         _write_state(state, path)
         if milestone:
             _write_state(state, self.path / f"milestone-{state['step']:08d}.pt")
-        for old in self.checkpoints()[: -self.keep]:
+        for old in [path for path in self.checkpoints() if _step_of(path) <= state["step"]][: -self.keep]:
             old.unlink()
         return path
 
@@ -120,28 +155,40 @@ class RunFolder:
         """Writes `best.pt`. Raises OSError as `save` does."""
         _write_state(state, self.path / "best.pt")
 
-    def keep_best(self, step):
-        """Gives `best.pt` a second name, which stays when another one becomes the best.
+    def has_best_of(self, state):
+        """Whether `best.pt` is the one that a training state speaks of, or neither is there."""
+        best = self.path / "best.pt"
+        if not best.is_file():
+            return state["best_validation_loss"] is None
+        try:
+            found = read_state(best)
+        except (InputError, OSError):
+            return False
+        before, now = found.get("data"), state.get("data")  # missing in states from before there were any
+        other_validation = before is not None and now is not None and "validation" in changed_lists(before, now)
+        return found["best_validation_loss"] == state["best_validation_loss"] and not other_validation
+
+    def set_best_aside(self, step):
+        """Renames `best.pt`, so that another one can become the best.
 
         Returns:
-            the name, or None where there is no `best.pt`, or the name is taken already.
+            the new name, or None where there is no `best.pt`.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be renamed.
         """
-        best, kept = self.path / "best.pt", self.path / f"best-until-{step:08d}.pt"
-        if not best.is_file() or kept.exists():
+        best = self.path / "best.pt"
+        if not best.is_file():
             return None
-        try:
-            os.link(best, kept)
-        except OSError:  # not every file system has links
-            save_atomically(lambda temporary: shutil.copyfile(best, temporary), kept)
+        names = (f"best-until-{step:08d}{suffix}.pt" for suffix in itertools.chain([""], (f"-{i}" for i in itertools.count(2))))
+        kept = next(path for path in map(self.path.joinpath, names) if not path.exists())
+        best.rename(kept)
         return kept.name
 
-    def discard_after(self, path):
-        """Removes the checkpoints newer than `path`, those of a part of the run that went wrong."""
+    def discard_after(self, path, step):
+        """Removes the checkpoints after `path`, up to those of `step`: of a part of the run that went wrong."""
         for newer in self.checkpoints():
-            if _step_of(newer) > _step_of(path):
+            if _step_of(path) < _step_of(newer) <= step:
                 newer.unlink()
 
 
@@ -153,7 +200,7 @@ def read_state(path):
 
     Raises:
         OSError: the file cannot be read.
-        InputError: the file is damaged or not a training state.
+        InputError: the file is damaged or not a training state, or that of another step than its name says.
     """
     checked = io.BytesIO()
     with open(path, "rb") as file:
@@ -167,6 +214,9 @@ def read_state(path):
     checked.seek(0)
     state = load_training_state(path, checked)
     check_training_state(state, path)
+    path = Path(path)
+    if CHECKPOINT.fullmatch(path.name) and _step_of(path) != state["step"]:
+        raise InputError(f"{path}: holds step {state['step']} (wanted: a name that says so, checkpoint-{state['step']:08d}.pt)")
     return state
 
 

@@ -1,0 +1,30 @@
+"""Standard output and error of a run that outlives whoever reads them."""
+
+import contextlib
+import os
+import sys
+
+
+def open_closed_streams():
+    """Gives a process that was started without standard output or error, as by `>&-`, ones that go nowhere.
+
+    Python has None in their place, and the next files that it opens would take their numbers.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+
+
+@contextlib.contextmanager
+def unless_output_fails():
+    """A body that prints; if that fails, what standard output is given from then on goes nowhere.
+
+    The disk may be full, the terminal closed, or the reader of a pipe gone.
+    """
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):  # one without a file, as in a notebook
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())  # what is still in its buffer goes there, too
+            os.close(nowhere)
