@@ -6,7 +6,7 @@ The same command again goes on where the run ended, however it ended.
 from pathlib import Path
 
 from model.config import load_config
-from model.errors import CommandParser, run_command
+from model.errors import CommandParser, open_closed_streams, run_command
 from training import processes
 from training.dry_run import dry_run
 from training.explained import explained_deaths, explained_out_of_memory
@@ -15,7 +15,6 @@ from training.monitor import Monitor
 from training.previews import PreviewSampling
 from training.run_folder import RunFolder
 from training.same_run import changes, flat
-from training.standard_streams import open_closed_streams
 from training.stop_signal import StopSignal
 from training.trainer import Trainer, versions
 

@@ -112,11 +112,19 @@ def _ended_by_signals():
             signal.signal(number, handler)
 
 
+def open_closed_streams():
+    """Gives a process that was started without standard output or error, as by `>&-`, ones that go nowhere.
+
+    Python has None in their place, and the next files that it opens would take their numbers.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+
+
 def run_command(main):
     """Runs a command's `main` and exits with its status; bad input is one line on standard error and status 2."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed
-            setattr(sys, name, open(os.devnull, "w"))
+    open_closed_streams()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="ascii_words")  # where it cannot print a character such as an arrow
     with _ended_by_signals():
@@ -127,7 +135,8 @@ def run_command(main):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             status = 128 + signal.SIGPIPE
         except (InputError, OSError) as error:
-            print(f"error: {describe(error)}", file=sys.stderr)
+            with contextlib.suppress(OSError):  # standard error on a full disk
+                print(f"error: {describe(error)}", file=sys.stderr, flush=True)
             status = 2
         except KeyboardInterrupt:
             status = 130

@@ -1,18 +1,8 @@
-"""Standard output and error of a run that outlives whoever reads them."""
+"""Standard output of a run that outlives whoever reads it."""
 
 import contextlib
 import os
 import sys
-
-
-def open_closed_streams():
-    """Gives a process that was started without standard output or error, as by `>&-`, ones that go nowhere.
-
-    Python has None in their place, and the next files that it opens would take their numbers.
-    """
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))
 
 
 @contextlib.contextmanager
