@@ -124,6 +124,15 @@ def check_file(path):
         raise ValueError(f"{path}: {'not a regular file' if os.path.exists(path) else 'No such file'}")
 
 
+def check_output(path, inputs):
+    """Raises a ValueError where a file cannot be written, or is one of the inputs, through a link perhaps."""
+    if not os.path.isdir(os.path.dirname(path) or ".") or os.path.isdir(path):
+        raise ValueError(f"{path}: cannot be written (wanted: a file in a folder that is there)")
+    for source in inputs:
+        if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+            raise ValueError(f"{path}: the result would overwrite {source} (wanted: another name)")
+
+
 def read_network(path):
     """The session, its sample rate, hop length and number of mel bands, and its configuration; a ValueError says what is wrong."""
     check_file(path)
@@ -215,12 +224,10 @@ def read_mel(path, n_mels):
 
 def synthesize(arguments):
     """Reads, samples and writes; a ValueError says in one line what is wrong."""
+    check_output(arguments.output, [arguments.network, arguments.schedule, arguments.mel])
     session, sample_rate, hop_length, n_mels, config = read_network(arguments.network)
     betas, sampler = read_schedule(arguments.schedule, arguments.sampler)
     mel = read_mel(arguments.mel, n_mels)
-    folder = os.path.dirname(arguments.output) or "."
-    if not os.path.isdir(folder) or os.path.isdir(arguments.output):
-        raise ValueError(f"{arguments.output}: cannot be written (wanted: a file in a folder that is there)")
     generator = np.random.default_rng(arguments.seed).standard_normal
     std = standard_deviation(mel, config, hop_length)
     is_whitened = "whitened" in session.get_modelmeta().custom_metadata_map  # not in files of earlier versions
@@ -241,9 +248,12 @@ def end(number, _):
 
 
 def seed(text):
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
     if not 0 <= value <= LARGEST_SEED:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"'{text[:60]}' (wanted: a whole number, 0 to {LARGEST_SEED})")
     return value
 
 
@@ -261,7 +271,9 @@ def main():
     parser.add_argument("--sampler", choices=SAMPLERS, help=f"(default: what the schedule was made for, or {DEFAULT_SAMPLER})")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the noise")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, end)
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
+            signal.signal(number, end)
     try:
         synthesize(arguments)
     except (ValueError, OSError) as error:

@@ -71,7 +71,7 @@ def add_arguments(parser):
 def run(arguments):
     if arguments.output.suffix != ".gif":
         raise InputError(f"{arguments.output}: an animation file ends in .gif")
-    check_output(arguments.output)
+    check_output(arguments.output, [arguments.checkpoint, arguments.noise_schedule, arguments.recording])
     schedule = NoiseSchedule.load(arguments.noise_schedule)
     network, config = load_network(arguments.checkpoint)
     mel = LogMelSpectrogram(config.mel)

@@ -65,16 +65,16 @@ def audio_path(system, excerpt):
 
 
 def save_audio(path, waveform, sample_rate):
-    """Writes a NumPy array `[T]` as FLAC, atomically; what is not finite becomes silence."""
+    """Writes a finite NumPy array `[T]` as FLAC, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_atomically(lambda temporary: soundfile.write(temporary, np.nan_to_num(waveform), sample_rate, format="FLAC"), path)
+    save_atomically(lambda temporary: soundfile.write(temporary, waveform, sample_rate, format="FLAC"), path)
 
 
 class Measurer:
     """`Measurer(measuring, device)((systems, index))` measures recording `index` with systems that share one sampling.
 
-    It returns a pair for each system: its entry of the journal, and its waveform `[T]`, None where the audio is not wanted. Nothing
-    is written here: what a process was killed at is not in the journal either.
+    It returns a pair for each system: its entry of the journal, and its waveform `[T]`, None where the audio is not wanted or
+    holds NaN or infinity. Nothing is written here: what a process was killed at is not in the journal either.
 
     Raises:
         OSError, InputError: a file cannot be used.
@@ -136,6 +136,7 @@ class Measurer:
 
     def _entry(self, system, index, waveform, seconds):
         excerpt, sample_rate = self.excerpts[index], self.config.mel.sample_rate
+        is_finite = bool(waveform.isfinite().all())
         values = {name: METRICS[name].measure(excerpt.waveform, waveform, self.mel) for name in self.measuring.metrics}
         entry = {
             "key": system.key,
@@ -143,6 +144,7 @@ class Measurer:
             "network_calls": self.network.n_calls if system.schedule is not None else 0,
             "audio_seconds": len(excerpt.waveform) / sample_rate,
             "synthesis_seconds": seconds,
+            "is_finite": is_finite,
             "figures": {name: value if np.isfinite(value) else None for name, value in values.items()},
         }
-        return entry, waveform.numpy() if index < self.measuring.n_audio else None
+        return entry, waveform.numpy() if is_finite and index < self.measuring.n_audio else None

@@ -1,6 +1,7 @@
 """`benchmark.py quality`: a table of metrics for a network over schedules and samplers, beside the recordings
 themselves and Griffin-Lim. What is measured stays in the output folder, so a killed run goes on where it was."""
 
+import sys
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import create_model
 
-from benchmarking.excerpts import fingerprint, say_which_are_shorter
+from benchmarking.excerpts import fingerprint, listed, say_which_are_shorter
 from benchmarking.journal import Journal
 from benchmarking.measuring import Measurer, Measuring, audio_path, save_audio
 from benchmarking.progress import progress
@@ -52,7 +53,9 @@ def entry_model(metrics):
     """The pydantic model of a recording's entry in the journal."""
     figures = create_model("Figures", __base__=Shape, **dict.fromkeys(metrics, (Optional[float], ...)))
     numbers = {"network_calls": (int, ...), "audio_seconds": (float, ...), "synthesis_seconds": (Optional[float], ...)}
-    return create_model("Entry", __base__=Shape, key=(str, ...), recording=(str, ...), **numbers, figures=(figures, ...))
+    return create_model(
+        "Entry", __base__=Shape, key=(str, ...), recording=(str, ...), **numbers, is_finite=(bool, True), figures=(figures, ...)
+    )
 
 
 def measure_all(systems, measurer, measure, journal, folder):
@@ -61,9 +64,9 @@ def measure_all(systems, measurer, measure, journal, folder):
     excerpts = measurer.excerpts
 
     def is_known(system, index):
+        entry = known.get((system.key, excerpts[index].name))
         wants_audio = index < measurer.measuring.n_audio
-        path = folder / audio_path(system, excerpts[index])
-        return (system.key, excerpts[index].name) in known and (path.is_file() or not wants_audio)
+        return entry is not None and (not wants_audio or not entry["is_finite"] or (folder / audio_path(system, excerpts[index])).is_file())
 
     missing = {}  # what shares a sampling is one task
     for system in systems:
@@ -114,17 +117,30 @@ def quality_table(rows, metrics):
 
 
 def _examples(systems, by_system, excerpts):
-    """What there is to listen to: for each recording, every system's audio and figures."""
+    """What there is to listen to: for each recording, every system's audio, None where it is not finite, and figures."""
+
+    def example(system, excerpt, entry):
+        audio = audio_path(system, excerpt).as_posix() if entry["is_finite"] else None
+        return {"system": system.name, "audio": audio, "figures": entry["figures"]}
+
     return [
         {
             "recording": excerpt.name,
-            "systems": [
-                {"system": system.name, "audio": audio_path(system, excerpt).as_posix(), "figures": entries[index]["figures"]}
-                for system, entries in zip(systems, by_system)
-            ],
+            "systems": [example(system, excerpt, entries[index]) for system, entries in zip(systems, by_system)],
         }
         for index, excerpt in enumerate(excerpts)
     ]
+
+
+def _say_what_is_not_finite(systems, by_system):
+    """One line for each system with waveforms that are not finite; returns whether a system has no other ones."""
+    has_failed = False
+    for system, entries in zip(systems, by_system):
+        names = [entry["recording"] for entry in entries if not entry["is_finite"]]
+        if names:
+            print(f"warning: {system.name}: the waveform of {listed(names)} holds NaN or infinity", file=sys.stderr)
+        has_failed = has_failed or len(names) == len(entries)
+    return has_failed
 
 
 def _measurer(arguments):
@@ -177,4 +193,4 @@ def run(arguments):
     table = quality_table(rows, arguments.metrics)
     save_text(table, arguments.output / "quality.md")
     print(table)
-    return 0
+    return int(_say_what_is_not_finite(systems, by_system))

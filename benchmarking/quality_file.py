@@ -39,7 +39,7 @@ class Row(Shape):
 
 class ExampleSystem(Shape):
     system: str
-    audio: Annotated[str, AfterValidator(_audio)]
+    audio: Optional[Annotated[str, AfterValidator(_audio)]]  # None: the waveform holds NaN or infinity
     figures: Figures
 
 

@@ -197,7 +197,7 @@ def run(arguments):
     if arguments.output:
         check_output(arguments.output)
         for suffix in (".json", ".md"):
-            check_output(arguments.output.with_suffix(suffix))
+            check_output(arguments.output.with_suffix(suffix), [arguments.checkpoint, arguments.config, arguments.filelist, arguments.onnx])
     # oneDNN keeps 1,024 compiled kernels, fewer than a few variants need: each would push those of the others out.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "20000")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -57,6 +57,9 @@ def _example(example, mel, source, folder):
     """Copies a recording's audio and draws its mels; returns what the page needs of it."""
     systems, limits = [], None
     for system in example.systems:
+        if system.audio is None:
+            systems.append({"system": system.system, "figures": system.figures, "audio": None, "picture": None})
+            continue
         audio, copy = inside(source, system.audio), inside(folder, system.audio)
         spectrogram = _spectrogram(audio, mel)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -81,8 +84,9 @@ def run(arguments):
     quality = load_quality(arguments.quality)
     mel = LogMelSpectrogram(quality.mel)
     for system in (system for example in quality.examples for system in example.systems):
-        _spectrogram(inside(arguments.quality, system.audio), mel)  # what is wrong is said before anything is written
-        inside(arguments.output, system.audio)
+        if system.audio is not None:
+            _spectrogram(inside(arguments.quality, system.audio), mel)  # what is wrong is said before anything is written
+            inside(arguments.output, system.audio)
     (arguments.output / "pictures").mkdir(parents=True, exist_ok=True)
     page = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined

@@ -14,6 +14,7 @@ from benchmarking.optimizers import OPTIMIZERS
 from benchmarking.progress import progress
 from benchmarking.scoring import Scorer, Scoring, file_digest, scorer_factory
 from benchmarking.shape import Shape
+from benchmarking.tables import check_not_input
 from benchmarking.workers import default_jobs, start_workers
 from metrics import METRICS
 from model.errors import InputError, positive_float, positive_int, seed_int
@@ -137,11 +138,19 @@ def add_arguments(parser):
     optimizer.add_argument("--knots", type=positive_int, default=6, help="of the curve of noise levels (default: %(default)s)")
 
 
+def _journal_path(arguments):
+    return arguments.output.with_suffix(".journal.jsonl")
+
+
 def _check(arguments):
     if arguments.output.suffix != ".json":
         raise InputError(f"{arguments.output}: a schedule file ends in .json")
     if arguments.output.is_dir():
         raise InputError(f"{arguments.output}: cannot be written (wanted: the name of a file)")
+    check_not_input(arguments.output, [arguments.start, arguments.checkpoint, arguments.filelist])
+    journal = _journal_path(arguments)
+    if arguments.output.exists() and not journal.exists():
+        raise InputError(f"{arguments.output}: is there already, and not of this search: {journal} is missing (wanted: another --output)")
     if arguments.candidates != "all":
         try:
             arguments.candidates = int(arguments.candidates)
@@ -217,7 +226,7 @@ def run(arguments):
         )
         NoiseSchedule(betas, arguments.output.stem, source, arguments.sampler).save(arguments.output)
 
-    journal = Journal(arguments.output.with_suffix(".journal.jsonl"), settings, Entry)
+    journal = Journal(_journal_path(arguments), settings, Entry)
     bar = progress(n_candidates, "schedule")
     with closing(journal), bar, start_workers(scorer_factory(scoring), arguments.jobs) as score:
         search = Search(journal, score, METRICS[arguments.metric], save, bar)

@@ -24,13 +24,24 @@ def number(value, digits=3):
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def check_output(path):
+def check_not_input(path, inputs):
+    """Raises an `InputError` where a file to write is one of the inputs, through a link perhaps; an input may be None."""
+    for source in inputs:
+        if source is not None and os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+            raise InputError(f"{path}: the result would overwrite {source} (wanted: another name)")
+
+
+def check_output(path, inputs=()):
     """Checks, before anything is computed, that a file can be written.
+
+    Args:
+        inputs: paths that are read; None stands for an input that is not given.
 
     Raises:
         OSError: its folder is missing, or may not be written to.
-        InputError: it is no place for a file.
+        InputError: it is no place for a file, or one of the inputs.
     """
+    check_not_input(path, inputs)
     if path.name in ("", "..") or path.is_dir():
         raise InputError(f"{path}: cannot be written (wanted: the name of a file)")
     if not path.parent.is_dir():

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from model.audio import check_audio
 from model.errors import CommandParser, InputError, non_negative_int, positive_int, run_command
-from model.files import save_text
+from model.files import check_regular, save_text
 from model.scan import scan
 
 SUFFIXES = {".wav", ".flac"}
@@ -27,6 +27,24 @@ def split(paths, n_validation, n_test, last=False):
     test, validation = set(ranked[:n_test]), set(ranked[n_test : n_test + n_validation])
     train = [path for path in paths if path not in test | validation]
     return {"train": train, "validation": sorted(validation), "test": sorted(test)}
+
+
+def is_listed(path, recordings):
+    """Whether a list is there, of these recordings in this order.
+
+    Raises:
+        OSError: it cannot be read.
+        InputError: it is there, of others.
+    """
+    if not path.exists():
+        return False
+    check_regular(path)
+    content = path.read_bytes()
+    *lines, rest = [os.fsdecode(line) for line in content.split(b"\n")]
+    is_other = rest or b"\0" in content or len(lines) != len(recordings)
+    if is_other or any(os.path.realpath(path.parent / line) != os.path.realpath(other) for line, other in zip(lines, recordings)):
+        raise InputError(f"{path}: is there already, of other recordings or another split (wanted: remove it, or give another OUTPUT_DIR)")
+    return True
 
 
 def main():
@@ -55,11 +73,13 @@ def main():
     if arguments.sample_rate:
         for path in paths:
             check_audio(path, arguments.sample_rate)
+    parts = {output / f"{name}.txt": part for name, part in split(paths, arguments.validation, arguments.test, arguments.last).items()}
+    missing = [path for path, part in parts.items() if not is_listed(path, part)]
     output.mkdir(parents=True, exist_ok=True)
-    for name, part in split(paths, arguments.validation, arguments.test, arguments.last).items():
-        text = "".join(f"{os.path.relpath(path, output)}\n" for path in part)
-        save_text(text, output / f"{name}.txt")
-        print(f"{output / name}.txt: {len(part)} recordings")
+    for path, part in parts.items():
+        if path in missing:
+            save_text("".join(f"{os.path.relpath(recording, output)}\n" for recording in part), path)
+        print(f"{path}: {len(part)} recordings")
     return 0
 
 

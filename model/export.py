@@ -115,6 +115,8 @@ def main(argv=None):
         raise InputError(f"{arguments.output}: the result is an .onnx file, found '{Path(arguments.output).suffix}'")
     if not Path(arguments.output).parent.is_dir():
         raise FileNotFoundError(2, "No such folder", str(Path(arguments.output).parent))
+    if Path(arguments.output).exists() and Path(arguments.checkpoint).exists() and Path(arguments.output).samefile(arguments.checkpoint):
+        raise InputError(f"{arguments.output}: the result would overwrite the checkpoint it is made of (wanted: another name)")
     network, config = load_network(arguments.checkpoint)
     export(network, config, arguments.output)
     difference = largest_difference(network, OnnxNetwork(arguments.output), config)

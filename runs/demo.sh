@@ -2,6 +2,8 @@
 # Vocodes the shipped mels with the shipped checkpoint, in six steps on the CPU; installs what it needs first.
 # Usage: sh runs/demo.sh
 set -eu
+. "$(dirname "$0")/usage.sh"
+no_arguments "$@"
 . "$(dirname "$0")/setup.sh"
 echo "Vocoding the mels in generated_samples/recordings into generated_samples/demo ..."
-exec "$python" "$root/demo.py" "$@"
+exec "$python" "$root/demo.py"

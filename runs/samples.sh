@@ -4,6 +4,8 @@
 # Killed and started again, it goes on where it was. Takes a quarter of an hour on two cores, most of it for the 1000 steps.
 # Usage: sh runs/samples.sh
 set -eu
+. "$(dirname "$0")/usage.sh"
+no_arguments "$@"
 . "$(dirname "$0")/setup.sh"
 cd "$root"
 schedules=""

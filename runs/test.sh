@@ -2,6 +2,7 @@
 # Checks the sources with ruff and runs the tests; installs what they need first. Arguments go to pytest.
 # Usage: sh runs/test.sh [pytest arguments]
 set -eu
+. "$(dirname "$0")/usage.sh"
 . "$(dirname "$0")/setup.sh"
 cd "$root"
 "$venv/bin/ruff" check --quiet . && "$venv/bin/ruff" format --check --quiet . || {

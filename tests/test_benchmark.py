@@ -105,6 +105,11 @@ def test_what_cannot_be_timed_or_written_is_said_at_the_start(command, tiny_chec
         assert command(*arguments, "-o", tmp_path / output) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and said in error
+    content = filelist.read_bytes()
+    filelist.rename(tmp_path / "list.json")
+    assert command("rtf", "-ch", tiny_checkpoint, "--filelist", tmp_path / "list.json", "-o", tmp_path / "list") == 2
+    assert "list.json: the result would overwrite" in capsys.readouterr().err and (tmp_path / "list.json").read_bytes() == content
+    (tmp_path / "list.json").rename(filelist)
     assert command(*arguments, "--onnx", filelist) == 2
     assert "list.txt: not a network" in capsys.readouterr().err
 
@@ -217,6 +222,39 @@ def test_a_metric_that_cannot_judge_a_recording_counts_in_no_mean(quality, tmp_p
     assert quality("-o", tmp_path / "of none", "--schedules", SCHEDULES[0], "--metrics", "stoi") == 0
     row = json.loads((tmp_path / "of none" / "quality.json").read_text())["rows"][0]
     assert row["means"]["stoi"] is None and row["without_value"]["stoi"] == 1
+
+
+def test_a_waveform_that_is_not_finite_has_no_figures_and_no_audio(quality, command, tmp_path, capsys):
+    """What else is asked for is measured, the same command measures nothing again, and the page shows the rest."""
+    NoiseSchedule([1e-20, 1e-20], "broken", sampler="ddim").save(tmp_path / "broken.json")
+    for _ in range(2):
+        assert quality("--schedules", tmp_path / "broken.json", SCHEDULES[0], "--gla_grad", 0, 2) == 1
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+        wanted = "the waveform of recording 0, recording 1, recording 2 holds NaN or infinity"
+        assert lines == [f"warning: broken ddim{end}: {wanted}" for end in ("", " gla-grad-2")]
+        assert (tmp_path / "quality" / "journal.jsonl").read_text().count("\n") == 1 + 3 * 7
+    rows = {row["system"]: row for row in json.loads((tmp_path / "quality" / "quality.json").read_text())["rows"]}
+    assert set(rows["broken ddim"]["means"].values()) == {None} and rows["broken ddim"]["without_value"]["mcd"] == 3
+    assert None not in rows["wg-3 sde-dpm-solver"]["means"].values()
+    assert not list((tmp_path / "quality").rglob("broken*")) and len(list((tmp_path / "quality").rglob("*.flac"))) == 2 * 5
+    assert command("report", tmp_path / "quality", "-o", tmp_path / "report") == 0, capsys.readouterr().err
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("No audio: the waveform holds NaN or infinity") == 2 * 2 and page.count("<audio") == 2 * 5
+
+
+def test_one_waveform_that_is_not_finite_counts_in_no_mean(quality, tmp_path, capsys, monkeypatch):
+    sample = Measurer.sample
+
+    def broken(self, system, index):
+        waveform, seconds = sample(self, system, index)
+        return (waveform * float("nan") if system.name.startswith("wg-3") and index == 1 else waveform), seconds
+
+    monkeypatch.setattr(Measurer, "sample", broken)
+    assert quality("--metrics", "mcd") == 0
+    assert "warning: wg-3 sde-dpm-solver: the waveform of recording 1 holds NaN or infinity\n" in capsys.readouterr().err
+    row = json.loads((tmp_path / "quality" / "quality.json").read_text())["rows"][2]
+    assert row["without_value"] == {"mcd": 1} and np.isfinite(row["means"]["mcd"])
+    assert [path.parent.name for path in (tmp_path / "quality").rglob("wg-3*.flac")] == ["recording 0"]
 
 
 def test_a_short_recording_shortens_no_other_one(quality, tmp_path, capsys):

@@ -17,6 +17,7 @@ import torch
 import model.export
 import onnx_inference
 from model.config import parse_config
+from model.errors import InputError
 from model.export import CHECKED_SIZES, EXAMPLE_SIZE, TOLERANCE, OnnxNetwork, example, export, main
 from model.mel_presets import preset
 from model.network import WaveGrad
@@ -156,6 +157,15 @@ def test_bad_input_is_one_line_and_status_2(arguments, tmp_path, monkeypatch, ca
     assert not (tmp_path / "out.wav").exists() and not list(tmp_path.glob(".*"))
 
 
+@pytest.fixture(autouse=True)
+def handlers():
+    """The command handles signals until its process ends, which here goes on."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def run_onnx_inference(arguments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["onnx_inference.py", *map(str, arguments)])
     status = onnx_inference.main()
@@ -222,17 +232,51 @@ def test_a_waveform_that_is_not_finite_is_no_file(arguments, tmp_path, monkeypat
     assert not (tmp_path / "out.wav").exists()
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("link", [None, os.symlink, os.link])
+def test_an_input_is_not_overwritten(arguments, tmp_path, monkeypatch, capsys, place, link):
+    source = arguments[place]
+    content, arguments[3] = source.read_bytes(), source
+    if link:
+        arguments[3] = tmp_path / "link.wav"
+        link(source, arguments[3])
+    status, error = run_onnx_inference(arguments, monkeypatch, capsys)
+    assert (status, error) == (2, f"error: {arguments[3]}: the result would overwrite {source} (wanted: another name)\n")
+    assert source.read_bytes() == content
+
+
+def test_a_seed_that_is_none_says_what_is_wanted(arguments, monkeypatch, capsys):
+    for seed in ("x", "-1", str(2**47)):
+        with pytest.raises(SystemExit) as exit_:
+            run_onnx_inference([*arguments, f"--seed={seed}"], monkeypatch, capsys)
+        error = capsys.readouterr().err
+        assert exit_.value.code == 2 and error.count("\n") == 1
+        assert f"--seed: '{seed}' (wanted: a whole number, 0 to {2**47 - 1})" in error
+
+
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_hangup_ends_the_command_unless_it_is_ignored(arguments, tmp_path, is_ignored):
+    """As `nohup` ignores it."""
+    code = (
+        "import os, signal, sys, wave\n"
+        f"signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if is_ignored else 'SIG_DFL'})\n"
+        "write = wave.Wave_write.writeframes\n"
+        "wave.Wave_write.writeframes = lambda *given: os.kill(os.getpid(), signal.SIGHUP) or write(*given)\n"
+        f"sys.argv = {['onnx_inference.py', *map(str, arguments)]!r}\n"
+        "import onnx_inference; sys.exit(onnx_inference.main())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (result.returncode, result.stderr) == (0 if is_ignored else 128 + signal.SIGHUP, "")
+    assert (tmp_path / "out.wav").exists() == is_ignored and not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.parametrize("stop", [lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: np.zeros(1)[2]], ids=["SIGTERM", "error"])
 def test_a_stopped_command_leaves_no_temporary_file_and_the_file_before(arguments, tmp_path, monkeypatch, stop):
     (tmp_path / "out.wav").write_bytes(b"before")
     monkeypatch.setattr(wave.Wave_write, "writeframes", lambda *_: stop())
     monkeypatch.setattr(sys, "argv", ["onnx_inference.py", *map(str, arguments)])
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises((SystemExit, IndexError)):
-            onnx_inference.main()
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    with pytest.raises((SystemExit, IndexError)):
+        onnx_inference.main()
     assert (tmp_path / "out.wav").read_bytes() == b"before" and not list(tmp_path.glob(".*"))
 
 
@@ -242,6 +286,17 @@ def test_the_command_checks_what_it_wrote(tiny_checkpoint, tmp_path, capsys, mon
     monkeypatch.setattr(model.export, "TOLERANCE", 0.0)
     with pytest.raises(ValueError, match="a.onnx: differs from PyTorch by"):
         main([str(tiny_checkpoint), str(tmp_path / "a.onnx")])
+
+
+def test_the_command_does_not_overwrite_its_checkpoint(tiny_checkpoint, tmp_path):
+    checkpoint, link = tmp_path / "a.onnx", tmp_path / "link.onnx"
+    tiny_checkpoint.rename(checkpoint)
+    link.symlink_to(checkpoint)
+    content = checkpoint.read_bytes()
+    for output in (checkpoint, link):
+        with pytest.raises(InputError, match=f"{output}: the result would overwrite the checkpoint"):
+            main([str(checkpoint), str(output)])
+    assert checkpoint.read_bytes() == content
 
 
 @pytest.mark.parametrize("output, words", [("a.pt", "is an .onnx file"), ("none/a.onnx", "No such folder")])

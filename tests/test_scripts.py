@@ -152,6 +152,58 @@ def test_make_filelists_refuses_what_it_cannot_write(make_filelists, tmp_path, w
     assert r"two\nlines.wav': a line break in its name" in error
 
 
+def test_make_filelists_replaces_no_other_list(make_filelists, tmp_path, write_recording):
+    """Twice is once, also where the recordings were moved behind a link; another split, or a list of one's own, is refused whole."""
+    for n in range(4):
+        write_recording(tmp_path / "recordings" / f"{n}.wav", seconds=0.05)
+    status, _, lists = make_filelists("--test", 1, "--validation", 1)
+    assert status == 0
+    before = (tmp_path / "lists" / "train.txt").stat()
+    (tmp_path / "recordings").rename(tmp_path / "moved")
+    (tmp_path / "recordings").symlink_to("moved")
+    assert make_filelists("--test", 1, "--validation", 1) == (0, "", lists)
+    assert (tmp_path / "lists" / "train.txt").stat().st_mtime_ns == before.st_mtime_ns
+    for path, content in {"train.txt": b"a.wav\n", "test.txt": b"\0" * 9000 + b"\n", "validation.txt": lists["train"][0]}.items():
+        (tmp_path / "own").mkdir(exist_ok=True)
+        (tmp_path / "own" / path).write_bytes(content)
+        status, error, found = make_filelists("--test", 1, "--validation", 1, output="own")
+        assert status == 2 and error.count("\n") == 1 and f"own/{path}: is there already" in error and "OUTPUT_DIR" in error
+        assert found == {path.removesuffix(".txt"): content.splitlines()}
+        (tmp_path / "own" / path).unlink()
+    assert make_filelists("--test", 2, "--validation", 1)[::2] == (2, lists)
+
+
+@needs_venv
+def test_the_corpus_has_the_lists_of_the_repository(clone, tmp_path, write_recording):
+    """Once it is there, fetching it again changes nothing; nor does it where the corpus is a link."""
+    lists = {path: path.read_bytes() for path in sorted((clone / "filelists" / "festvox-ru").glob("*.txt"))}
+    first, *names = [line.rpartition("/")[2] for content in lists.values() for line in content.decode().splitlines()]
+    corpus = tmp_path / "elsewhere" / "festvox-ru"
+    write_recording(corpus / first, seconds=0.05, sample_rate=16000)
+    for name in names:
+        shutil.copy(corpus / first, corpus / name)
+    (clone / "corpus").symlink_to(tmp_path / "elsewhere")
+    result = sh("get_corpus.sh", root=clone)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert {path: path.read_bytes() for path in lists} == lists and len(names) == 619
+
+
+@pytest.mark.parametrize("script", ["get_corpus.sh", "get_unseen_speakers.sh", "samples.sh", "demo.sh", "test.sh"])
+def test_help_of_a_script_does_nothing(tmp_path, script):
+    """In a folder where its work would fail; and what it does not know is not ignored."""
+    shutil.copytree(ROOT / "runs", tmp_path / "runs")
+    (tmp_path / "runs" / "setup.sh").write_text("echo installed; exit 7\n")
+    for option in ("-h", "--help"):
+        result = sh(script, option, root=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "") and "installed" not in result.stdout
+        assert f"Usage: sh runs/{script}" in result.stdout and "set -eu" not in result.stdout
+    if script != "test.sh":  # whose arguments go to pytest
+        result = sh(script, "--all", root=tmp_path)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == f"error: {script}: unknown argument '--all' (wanted: none, or --help)\n"
+    assert sh(script, root=tmp_path).returncode == 7
+
+
 def test_search_help_fetches_nothing(tmp_path):
     """Nor does a search on other recordings; both in a folder where fetching would fail."""
     root = tmp_path / "clone"

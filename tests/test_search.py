@@ -349,6 +349,24 @@ def test_bad_input_is_one_line_and_status_2(search, capsys, tmp_path, write_reco
     assert error.count("\n") == 1 and said in error
 
 
+def test_a_search_replaces_no_schedule_but_its_own(search, capsys, tmp_path):
+    """Neither its start, under any name, nor one that another search or a person made."""
+    output, link = tmp_path / "found.json", tmp_path / "link.json"
+    NoiseSchedule([0.001, 0.05, 0.6]).save(output)
+    link.symlink_to(output)
+    content = output.read_bytes()
+    for start in (output, link):
+        assert search("--start", str(start), "--candidates", "1")[0] == 2
+        assert capsys.readouterr().err == f"error: {output}: the result would overwrite {start} (wanted: another name)\n"
+    status, _, journal = search("--candidates", "1")
+    error = capsys.readouterr().err
+    assert status == 2 and error.count("\n") == 1 and f"error: {output}: is there already" in error
+    assert output.read_bytes() == content and not journal.exists()
+    output.rename(tmp_path / "start.json")
+    for _ in range(2):  # the same command goes on
+        assert search("--start", str(tmp_path / "start.json"), "--candidates", "1")[0] == 0, capsys.readouterr().err
+
+
 def test_a_metric_without_a_value_is_said_before_the_search(search, capsys, tmp_path):
     """0.3 s are too short for STOI, whatever a schedule makes of them; 0.6 s of silence, too."""
     assert search("--metric", "stoi")[0] == 2
