@@ -14,10 +14,10 @@ from benchmarking.optimizers import OPTIMIZERS
 from benchmarking.progress import progress
 from benchmarking.scoring import Scorer, Scoring, file_digest, scorer_factory
 from benchmarking.shape import Shape
-from benchmarking.tables import check_not_input
 from benchmarking.workers import default_jobs, start_workers
 from metrics import METRICS
 from model.errors import InputError, positive_float, positive_int, seed_int
+from model.files import check_not_input
 from model.noise_schedule import NoiseSchedule
 from model.sampler import sampler_name
 

@@ -5,7 +5,7 @@ import math
 import os
 
 from model.errors import InputError
-from model.files import save_text
+from model.files import check_not_input, save_text
 
 
 def markdown_table(headings, rows):
@@ -22,13 +22,6 @@ def markdown_table(headings, rows):
 def number(value, digits=3):
     """A number with so many digits after the point; a dash where there is none."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def check_not_input(path, inputs):
-    """Raises an `InputError` where a file to write is one of the inputs, through a link perhaps; an input may be None."""
-    for source in inputs:
-        if source is not None and os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
-            raise InputError(f"{path}: the result would overwrite {source} (wanted: another name)")
 
 
 def check_output(path, inputs=()):

@@ -18,7 +18,7 @@ import torch
 
 from model.config import Config, load_config, parse_config
 from model.errors import CommandParser, InputError, run_command, shortened
-from model.files import reading, save_atomically
+from model.files import check_not_input, reading, save_atomically
 from model.mel import LogMelSpectrogram
 from model.mel_statistics import MelStatistics, parse_mel_statistics, statistics_of_recordings
 from model.network import new_network
@@ -210,8 +210,7 @@ def convert(source, target, config=None, recordings=None):
     """
     if Path(target).suffix.lower() != ".safetensors":
         raise InputError(f"{target}: released weights are a .safetensors file, found '{Path(target).suffix}'")
-    if Path(target).exists() and Path(target).samefile(source):
-        raise InputError(f"{target}: the result would overwrite the checkpoint it is made of (wanted: another name)")
+    check_not_input(target, [source])
     checkpoint = read_checkpoint(source, config)
     network = build_network(checkpoint, source)
     if recordings is not None:

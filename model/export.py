@@ -16,7 +16,7 @@ import torch
 from model.checkpoint import load_network
 from model.config import parse_config
 from model.errors import CommandParser, InputError, run_command
-from model.files import save_atomically
+from model.files import check_not_input, save_atomically
 from model.prior import StandardNormalPrior, make_prior
 
 OPSET = 18
@@ -115,8 +115,7 @@ def main(argv=None):
         raise InputError(f"{arguments.output}: the result is an .onnx file, found '{Path(arguments.output).suffix}'")
     if not Path(arguments.output).parent.is_dir():
         raise FileNotFoundError(2, "No such folder", str(Path(arguments.output).parent))
-    if Path(arguments.output).exists() and Path(arguments.checkpoint).exists() and Path(arguments.output).samefile(arguments.checkpoint):
-        raise InputError(f"{arguments.output}: the result would overwrite the checkpoint it is made of (wanted: another name)")
+    check_not_input(arguments.output, [arguments.checkpoint])
     network, config = load_network(arguments.checkpoint)
     export(network, config, arguments.output)
     difference = largest_difference(network, OnnxNetwork(arguments.output), config)

@@ -93,6 +93,17 @@ def read_json(path, kind):
         raise InputError(f"{path}: not JSON, {reason} (wanted: {kind})") from None
 
 
+def check_not_input(path, inputs):
+    """Refuses a file to write that is one of the inputs, through a link perhaps; None stands for an input that is not given.
+
+    Raises:
+        InputError: names both.
+    """
+    for source in inputs:
+        if source is not None and os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+            raise InputError(f"{path}: the result would overwrite {source} (wanted: another name)")
+
+
 @contextlib.contextmanager
 def replacing(path):
     """Yields a temporary path beside `path`; what its body writes there becomes `path`, whole, and survives a power cut.

@@ -22,9 +22,11 @@ def test_whatever_a_reader_raises_is_one_line_that_names_the_file(tmp_path, erro
 
 def test_errors_of_the_system_name_the_file(tmp_path):
     (tmp_path / "a").touch()
-    with pytest.raises(OSError, match="Invalid argument") as error, reading(tmp_path / "a", "a list"):
-        raise OSError(22, "Invalid argument")
+    with pytest.raises(OSError, match="Input/output error") as error, reading(tmp_path / "a", "a list"):
+        raise OSError(5, "Input/output error")
     assert error.value.filename == str(tmp_path / "a")
+    with pytest.raises(InputError, match="damaged"), reading(tmp_path / "a", "a list"):
+        raise OSError(22, "Invalid argument")  # an offset in the file that leads nowhere
     with pytest.raises(FileNotFoundError), reading(tmp_path / "none", "a list"):
         pass
 
