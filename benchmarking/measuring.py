@@ -9,11 +9,10 @@ import torch
 
 from benchmarking.excerpts import excerpt_noises, load_excerpts
 from benchmarking.systems import GRIFFIN_LIM, RECORDING
-from benchmarking.timing import synchronized_time
 from griffin_lim import griffin_lim
 from metrics import METRICS
 from model.checkpoint import load_network
-from model.device import DTYPES, autocast
+from model.device import DTYPES, autocast, synchronized_time
 from model.files import save_atomically
 from model.gla_grad import GlaGrad
 from model.mel import LogMelSpectrogram

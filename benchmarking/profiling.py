@@ -5,9 +5,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarking.tables import markdown_table, number
-from benchmarking.timing import device_name, matmul_peak, synchronized_time
+from benchmarking.timing import device_name, matmul_peak
 from model.config import load_config
-from model.device import DTYPES, autocast
+from model.device import DTYPES, autocast, synchronized_time
 from model.errors import positive_int
 from model.layers import Conv1d
 from model.network import new_network

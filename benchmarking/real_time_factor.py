@@ -21,10 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarking.excerpts import load_excerpts, say_which_are_shorter
 from benchmarking.plain_network import plain
 from benchmarking.tables import check_output, markdown_table, number, save_json
-from benchmarking.timing import device_name, matmul_peak, peak_memory, reset_peak_memory, synchronized_time
+from benchmarking.timing import device_name, matmul_peak, peak_memory, reset_peak_memory
 from model.checkpoint import load_network
 from model.config import load_config
-from model.device import DTYPES, autocast, fastest_dtype
+from model.device import DTYPES, autocast, fastest_dtype, synchronized_time
 from model.errors import InputError, positive_float, positive_int
 from model.files import save_text
 from model.mel import LogMelSpectrogram

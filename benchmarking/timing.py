@@ -1,16 +1,10 @@
 """Clocks and memory that can be believed."""
 
-import time
 from pathlib import Path
 
 import torch
 
-
-def synchronized_time(device):
-    """Seconds of a steady clock, once the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+from model.device import synchronized_time
 
 
 def reset_peak_memory(device):

@@ -5,7 +5,6 @@
 
 import platform
 import statistics
-import time
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 
 from benchmarking.plain_network import plain, with_convolutions
 from model.config import load_config
+from model.device import synchronized_time
 from model.errors import positive_int
 from model.layers import UpsampledConv1d
 from training.memory import peak_live_bytes
@@ -135,17 +135,11 @@ def time_variants(config, names, rounds, warm_up=2):
     seconds = {name: [] for name in names}
     for i in range(warm_up + rounds):
         for name, trainer in trainers.items():
-            start = _now(trainer.device)
+            start = synchronized_time(trainer.device)
             trainer.train_step(batch)
             if i >= warm_up:
-                seconds[name].append(_now(trainer.device) - start)
+                seconds[name].append(synchronized_time(trainer.device) - start)
     return seconds
-
-
-def _now(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def memory_of_step(name, config):

@@ -9,7 +9,7 @@ from model.layers import Conv1d, NoiseLevelEncoding, UpsampledConv1d, downsample
 class FiLM(nn.Module):
     """Feature-wise linear modulation: scale and shift from a noisy-waveform feature and the noise level (figure 5).
 
-    Scale and shift are one convolution, its first half of channels the scale.
+    The scale gamma and the shift xi are one convolution, its first half of channels the scale.
     """
 
     def __init__(self, in_channels, out_channels, noise_level_scale=5000.0):
@@ -40,6 +40,7 @@ class UBlock(nn.Module):
         """`[B, in, 1, T]`, scale and shift `[B, out, 1, T * factor]` -> `[B, out, 1, T * factor]`."""
 
         def modulated(x):
+            # gamma * U + xi (section 4.1), and the activation that follows it
             return leaky_relu(torch.addcmul(shift, scale, x), inplace=True)
 
         h = self.convs[1](modulated(self.convs[0](leaky_relu(x))))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 import warnings
 
 import torch
@@ -25,6 +26,13 @@ def fastest_dtype(device):
 def autocast(device, dtype):
     """A context in which a network computes in `dtype`, one of `DTYPES`."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def synchronized_time(device):
+    """Seconds of a steady clock, once the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def exact_float32():

@@ -17,7 +17,7 @@ def sample_noise_level(schedule, batch, generator=None):
 
 
 def add_noise(y_0, noise, noise_level):
-    """y_n = sqrt(alpha_bar) y_0 + sqrt(1 - alpha_bar) noise (equation 8).
+    """y_n = sqrt(abar) y_0 + sqrt(1 - abar) epsilon (equation 8).
 
     Args:
         y_0: clean waveform, `[B, T]`.
@@ -41,5 +41,6 @@ def diffusion_loss(network, y_0, mel, noise_level, noise):
     Returns:
         the loss of each sample, `[B]`; its mean is the objective.
     """
+    # | epsilon - epsilon_theta(sqrt(abar) y_0 + sqrt(1 - abar) epsilon, x, sqrt(abar)) | (algorithm 1, line 6)
     predicted_noise = network(add_noise(y_0, noise, noise_level), mel, noise_level)
     return (noise - predicted_noise).abs().mean(dim=-1)

@@ -2,12 +2,12 @@
 
 import math
 import resource
-import time
 from datetime import timedelta
 from typing import NamedTuple
 
 import torch
 
+from model.device import synchronized_time
 from model.errors import InputError
 from training.explained import explained_out_of_memory
 from training.trainer import N_VALIDATION_EXAMPLES
@@ -35,9 +35,9 @@ def dry_run(trainer):
             seconds, loss = _measured_step(trainer, batch, steps.first)
             measured.append(_line(kind, seconds, loss))
             forecast += seconds * steps.count
-        start = time.perf_counter()
+        start = synchronized_time(trainer.device)
         loss, _ = trainer.evaluate()
-        measured.append(_line("validation", time.perf_counter() - start, loss))
+        measured.append(_line("validation", synchronized_time(trainer.device) - start, loss))
     n_parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     segment_seconds = data.segment_frames * trainer.config.mel.hop_length / trainer.config.mel.sample_rate
     steps_per_epoch = len(recordings) / training.batch_size
@@ -83,11 +83,10 @@ def _measured_step(trainer, batch, step):
     """Seconds and loss of a step as the run makes it at `step`, after one to warm up."""
     for _ in range(2):
         trainer.step = step
-        start = time.perf_counter()
+        start = synchronized_time(trainer.device)
         result = trainer.train_step(batch)
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize(trainer.device)
-    return time.perf_counter() - start, result.loss
+        seconds = synchronized_time(trainer.device) - start
+    return seconds, result.loss
 
 
 def _portions(trainer):

@@ -2,13 +2,13 @@
 
 import contextlib
 import math
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
+from model.device import synchronized_time
 from model.noise_schedule import NoiseSchedule
 from model.sampler import SAMPLERS, Sampler
 from training import processes
@@ -91,10 +91,10 @@ def _preview(trainer, sampling, index):
     noise_level = torch.ones(1, device=trainer.device)
     with trainer.autocast():
         network(recording[None].to(trainer.device), mel[None], noise_level)  # warms up
-        start = _now(trainer.device)
+        start = synchronized_time(trainer.device)
         generator = torch.Generator().manual_seed(index)
         result = sampling.sampler(network, mel[None], sampling.schedule, generator)[0].float()
-        seconds = _now(trainer.device) - start
+        seconds = synchronized_time(trainer.device) - start
     result_mel = trainer.mel(result)
     recording, result, mel, result_mel = (x.cpu() for x in (recording, result, mel, result_mel))
     figures = {"log_mel_l1": log_mel_l1(mel, result_mel), "real_time_factor": seconds * sample_rate / len(recording)}
@@ -103,13 +103,6 @@ def _preview(trainer, sampling, index):
         figures["stoi"] = short_time_intelligibility(recording, result, sample_rate)
     name = trainer.validation_examples.recordings.paths[index].stem
     return Preview(index, name, recording, result, mel, result_mel, figures)
-
-
-def _now(device):
-    """Seconds on the clock once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 @contextlib.contextmanager
