@@ -170,6 +170,33 @@ def test_goes_with_an_export(tmp_path):
     torch.testing.assert_close(torch.from_numpy(waveform).float(), expected[0], atol=1e-4, rtol=0)
 
 
+class GraphWithPrior:
+    """An ONNX session as earlier versions exported it: waveform and prediction have the standard deviation of the prior."""
+
+    def __init__(self, session, prior):
+        self.session, self.prior = session, prior
+
+    def run(self, outputs, inputs):
+        std = self.prior(torch.from_numpy(inputs["mel"])).numpy()
+        return [std * self.session.run(outputs, inputs | {"y_n": inputs["y_n"] / std})[0]]
+
+
+def test_files_of_earlier_versions_give_the_same(tmp_path):
+    """Fails if a graph that contains the prior is called with whitened waveforms."""
+    config = with_prior(log="ln", mean=-5.0, std=3.0)
+    network, path = seeded_network(config), tmp_path / "a.onnx"
+    export(network, config, path)
+    new, old = OnnxNetwork(path), OnnxNetwork(path)
+    old.session, old._std_of_graph = GraphWithPrior(new.session, new.prior), new.prior
+    mel, y_n, level = mel_of_energies(config, [0.3, 1.0, 4.0])[None], torch.randn(1, 120), torch.tensor([0.5])
+    torch.testing.assert_close(old(y_n, mel, level), new(y_n, mel, level), atol=1e-4, rtol=0)
+    in_numpy = [
+        onnx_inference.Network(*arguments)(y_n.numpy(), mel.numpy(), level.double().numpy())
+        for arguments in [(new.session,), (old.session, new.prior(mel).numpy())]
+    ]
+    torch.testing.assert_close(*map(torch.from_numpy, in_numpy), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("prior, message", [({}, "missing key 'prior.loudest'"), ({"loudest": 1.0, "floor": 0.0}, "prior.floor")])
 def test_bad_configuration(prior, message):
     with pytest.raises(InputError, match=message):
