@@ -1,7 +1,7 @@
 #!/bin/sh
 # Vocodes the mel files of a filelist (or resynthesises its audio files) into wav files.
 # Usage: sh runs/inference.sh -c CONFIG -ch CHECKPOINT -ns SCHEDULE -m MEL_FILELIST -v yes [-o OUTPUT_DIR]
-#        [--device DEVICE] [--seed N] [--batch_size N] [--jobs N] [--compile]
+# All options: --help, or docs/usage.md.
 set -eu
 . "$(dirname "$0")/setup.sh"
 exec "$python" "$root/inference.py" "$@"
