@@ -188,7 +188,8 @@ def vocode_files(vocoder, inputs, outputs, guard=None, batch_size=1, seed=0, mix
     seconds_per_frame = vocoder.mel.config.hop_length / vocoder.mel.config.sample_rate
     with tqdm(total=len(inputs), unit="file", disable=not progress) as bar:
         files = usable_files(vocoder, inputs, outputs, guard or OutputGuard(inputs, outputs), mix_to_mono, refuse)
-        while batch := list(itertools.islice(files, min(batch_size, most_open_files()))):
+        batch_size = min(batch_size, most_open_files())
+        while batch := list(itertools.islice(files, batch_size)):
             n_before = len(failures)
             seconds = vocode_batch(vocoder, batch, seed, refuse)
             n_done = len(batch) - (len(failures) - n_before)
@@ -251,7 +252,7 @@ def main(argv=None):
         checkpoint.mel_statistics,
         arguments.compile,
     )
-    if schedule.warning and rank == 0 and (n_jobs == 1 or arguments.job is None):
+    if schedule.warning and rank == 0 and arguments.job is None:
         warn(schedule.warning)
     if n_jobs > 1 and world_size == 1:  # what can be wrong with the command has been said by now, once
         del vocoder, network, checkpoint

@@ -64,22 +64,13 @@ def _check_data_chunk(path):
             file.seek(size + size % 2, os.SEEK_CUR)
 
 
-def check_samples(audio, path):
-    """Refuses samples that no recording has; returns the largest magnitude.
-
-    Args:
-        audio: `[T]`, float.
-        path: what to call it in a message.
-
-    Raises:
-        InputError: NaN, infinity, or samples far beyond [-1, 1].
-    """
-    peak = audio.abs().max().item() if len(audio) else 0.0
+def _check_samples(audio, path):
+    """Refuses samples that no recording has: NaN, infinity, and those far beyond [-1, 1]."""
+    peak = audio.abs().max().item()
     if not np.isfinite(peak):
         raise InputError(f"{path}: the recording holds NaN or infinity")
     if peak > LARGEST_SAMPLE:
         raise InputError(f"{path}: samples of up to {peak:g} (wanted: within [-1, 1]; floats scaled as integers?)")
-    return peak
 
 
 def check_audio(path, sample_rate, mix_to_mono=False):
@@ -99,7 +90,7 @@ def check_audio(path, sample_rate, mix_to_mono=False):
         if is_plain:
             return file.frames, 1.0
     audio = read_audio(path, sample_rate, mix_to_mono)
-    return len(audio), check_samples(audio, path)
+    return len(audio), audio.abs().max().item()
 
 
 def read_audio(path, sample_rate, mix_to_mono=False, start=0, stop=None):
@@ -124,7 +115,7 @@ def read_audio(path, sample_rate, mix_to_mono=False, start=0, stop=None):
             raise InputError(f"{path}: ends after {start + len(audio)} samples (wanted: {end}; damaged, or changed meanwhile)")
     if len(audio) == 0:
         raise InputError(f"{path}: the recording is empty")
-    check_samples(audio, path)
+    _check_samples(audio, path)
     return audio
 
 

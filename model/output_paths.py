@@ -51,7 +51,7 @@ class OutputGuard:
 
     def __init__(self, inputs, outputs):
         self.files = {status: path for path in inputs if (status := _identity(path))}
-        folders = {folder: entry(folder / "x").parent for folder in {path.parent for path in outputs}}
+        folders = {folder: Path(os.path.realpath(folder)) for folder in {path.parent for path in outputs}}
         self.places = {path: folders[path.parent] / path.name for path in outputs}
         self.owners = {}
         for path, output in zip(inputs, outputs):

@@ -92,35 +92,26 @@ class _DiffusionStep(_Stage):
         return mel, y, y_0
 
 
-class _Unwhitening(_Stage):
-    """Takes frames of the whitened waveform, gives frames of the waveform."""
+class _Filter(_Stage):
+    """Takes frames of a waveform, gives the same frames of a function of waveform and mel.
 
-    def __init__(self, prior, hop_length):
-        super().__init__(prior.context_frames, hop_length)
-        self.prior = prior
+    Args:
+        function: called as `function(y, mel)` with `[1, T]` and `[1, n_mels, F]`, gives `[1, T]`.
+        context: as in `_Stage`.
+    """
 
-    def push(self, mel, z, last):
-        self.receive(mel, z, None, last)
-        frames, new = self.new()
-        mel, y = self.mel[:, frames], (self.prior(self.mel) * self.y)[new]
-        self.advance()
-        return mel, y
-
-
-class _Correction(_Stage):
-    """Takes frames of the samplers' result, gives them as a `model.gla_grad.GlaGrad` corrects them."""
-
-    def __init__(self, gla_grad, hop_length):
-        super().__init__(gla_grad.context_frames, hop_length)
-        self.gla_grad = gla_grad
+    def __init__(self, function, context, hop_length):
+        super().__init__(context, hop_length)
+        self.function = function
 
     def push(self, mel, y, last):
         self.receive(mel, y, None, last)
-        if self.ready() == self.done:
-            return self.y[:0]
-        y = self.gla_grad(self.y[None], self.mel[None])[0, self.new()[1]]
+        frames, new = self.new()
+        mel, y = self.mel[:, frames], self.y[new]
+        if frames.stop > frames.start:
+            y = self.function(self.y[None], self.mel[None])[0, new]
         self.advance()
-        return y
+        return mel, y
 
 
 class SynthesisStream:
@@ -141,13 +132,14 @@ class SynthesisStream:
         noises = [FrameNoise(seed, n, hop_length) for n in range(n_steps + 1)]
         self.start_noise = noises[n_steps]  # y_N; the noise of step n is that of y_{n-1}
         self.steps = [_DiffusionStep(n, schedule, sampler, network, noises[n - 1]) for n in range(n_steps, 0, -1)]
-        self.unwhitening = _Unwhitening(network.prior, hop_length)
-        self.correction = gla_grad and _Correction(gla_grad, hop_length)
+        self.filters = [_Filter(lambda z, mel: network.prior(mel) * z, network.prior.context_frames, hop_length)]
+        if gla_grad:
+            self.filters.append(_Filter(gla_grad, gla_grad.context_frames, hop_length))
 
     @property
     def latency_frames(self):
         """Frames that must have come after a frame before its waveform is given."""
-        return sum(stage.context for stage in [*self.steps, self.unwhitening, self.correction] if stage)
+        return sum(stage.context for stage in [*self.steps, *self.filters])
 
     def push(self, mel, last=False):
         """Takes the next frames and gives the waveform that they complete.
@@ -173,7 +165,7 @@ def push_together(streams, mels, lasts):
     Each stream gives what it would give alone.
 
     Args:
-        streams: list of `SynthesisStream`.
+        streams: list of `SynthesisStream`, of one network, schedule and correction.
         mels: the next frames of each, `[n_mels, F]`.
         lasts: whether no more frames will come, of each.
 
@@ -198,8 +190,10 @@ def push_together(streams, mels, lasts):
             y, mel = torch.stack([steps[i].y for i in group]), torch.stack([steps[i].mel for i in group])
             for i, y_0 in zip(group, predict_y_0(network, y, mel, schedule, steps[0].n, 1 / network.prior(mel))):
                 pieces[i] = steps[i].give(y_0)
-    pieces = [stream.unwhitening.push(mel, y, last) for stream, (mel, y, _), last in zip(streams, pieces, lasts)]
-    return [stream.correction.push(mel, y, last) if stream.correction else y for stream, (mel, y), last in zip(streams, pieces, lasts)]
+    pieces = [(mel, y) for mel, y, _ in pieces]
+    for filters in zip(*(stream.filters for stream in streams)):
+        pieces = [stage.push(*piece, last) for stage, piece, last in zip(filters, pieces, lasts)]
+    return [y for _, y in pieces]
 
 
 def synthesize_stream(network, schedule, pieces, seed=0, sampler=None, gla_grad=None):
