@@ -192,10 +192,12 @@ def dnsmos(degraded, sample_rate):
 
 @dataclass(frozen=True)
 class Metric:
-    """Args:
-    label: heading of a table's column.
-    higher_is_better: the direction.
-    function: called as `measure` is, with finite waveforms.
+    """A measure of quality, and how tables show it.
+
+    Args:
+        label: heading of a table's column.
+        higher_is_better: the direction.
+        function: called as `measure` is, with finite waveforms.
     """
 
     label: str

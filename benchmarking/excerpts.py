@@ -13,10 +13,12 @@ from model.errors import InputError
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Args:
-    name: the recording's file name without its suffix.
-    waveform: `[T]`, T a multiple of the hop length.
-    mel: its log-mel spectrogram, `[n_mels, T / hop_length]`.
+    """A recording, or the beginning of one, with its mel.
+
+    Args:
+        name: the recording's file name without its suffix.
+        waveform: `[T]`, T a multiple of the hop length.
+        mel: its log-mel spectrogram, `[n_mels, T / hop_length]`.
     """
 
     name: str

@@ -19,7 +19,9 @@ from model.files import check_regular
 
 
 class Journal:
-    """Args:
+    """Results on disk, written as they come.
+
+    Args:
         path: the file; made where it is missing, with its folder.
         settings: dictionary of JSON values. A journal with other settings is refused.
         entry_model: a pydantic model of a result.

@@ -18,10 +18,12 @@ RECORDING, GRIFFIN_LIM, NOISE = "recording", "griffin-lim", "noise"
 
 @dataclass(frozen=True)
 class System:
-    """Args:
-    name: what tables call it.
-    schedule, sampler: how the network is used; None for a system without it.
-    gla_grad: iterations of GLA-Grad's correction of the result.
+    """Something that makes waveforms: a network with a schedule and a sampler, or what stands beside it.
+
+    Args:
+        name: what tables call it.
+        schedule, sampler: how the network is used; None for a system without it.
+        gla_grad: iterations of GLA-Grad's correction of the result.
     """
 
     name: str

@@ -12,10 +12,12 @@ from model.prior import StandardNormalPrior, make_prior
 
 
 class WaveGrad(nn.Module):
-    """Args:
-    config: a `model.config.NetworkConfig`.
-    n_mels: number of mel bands of the conditioning features.
-    prior: what its waveforms are whitened by, of `model.prior`; None is the standard normal one. The network itself does not use it.
+    """WaveGrad's network, figure 2 of the paper.
+
+    Args:
+        config: a `model.config.NetworkConfig`.
+        n_mels: number of mel bands of the conditioning features.
+        prior: what its waveforms are whitened by, of `model.prior`; None is the standard normal one. The network itself does not use it.
     """
 
     def __init__(self, config, n_mels, prior=None):

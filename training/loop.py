@@ -14,12 +14,14 @@ GAVE_UP = 1  # exit status
 
 
 class Loop:
-    """Args:
-    trainer: a `Trainer`, at the step where the run begins or goes on.
-    folder: an open `RunFolder`; only the first process uses it.
-    monitor: a `Monitor`.
-    stop_signal: an entered `StopSignal`.
-    preview_sampling: a `PreviewSampling`.
+    """A run from its present step to its end.
+
+    Args:
+        trainer: a `Trainer`, at the step where the run begins or goes on.
+        folder: an open `RunFolder`; only the first process uses it.
+        monitor: a `Monitor`.
+        stop_signal: an entered `StopSignal`.
+        preview_sampling: a `PreviewSampling`.
     """
 
     def __init__(self, trainer, folder, monitor, stop_signal, preview_sampling):

@@ -35,9 +35,11 @@ LOCK_PATIENCE = 15  # seconds; the processes of a run that was killed a moment a
 
 
 class RunFolder:
-    """Args:
-    path: the folder; made by `open`.
-    keep: how many of the last checkpoints are kept.
+    """The folder of one run, held by one process.
+
+    Args:
+        path: the folder; made by `open`.
+        keep: how many of the last checkpoints are kept.
     """
 
     def __init__(self, path, keep):
