@@ -18,7 +18,7 @@ from model.audio import AUDIO_SUFFIXES, is_ours, read_audio, wav_writer
 from model.checkpoint import build_network, read_checkpoint
 from model.config import load_config
 from model.device import DTYPES, exact_float32, pick_device, torchrun_place
-from model.errors import CommandParser, InputError, describe, non_negative_int, one_line, positive_int, run_command, seed_int
+from model.errors import CommandParser, InputError, describe, naming, non_negative_int, one_line, positive_int, run_command, seed_int
 from model.jobs import device_of_job, end_with_parent, run_jobs
 from model.mel_input import MEL_SUFFIXES, read_mel
 from model.noise_schedule import NoiseSchedule
@@ -65,10 +65,8 @@ def features(path, vocoder, mix_to_mono=False):
         audio = read_audio(path, config.sample_rate, mix_to_mono)
         if (peak := audio.abs().max()) > 1:
             warn(f"{path}: samples of up to {peak:.3g} (wanted: within [-1, 1])")
-        try:
+        with naming(path):
             return vocoder.mel(audio)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
     wanted = ", ".join(sorted(MEL_SUFFIXES | AUDIO_SUFFIXES))
     raise InputError(f"{path}: unknown kind of file '{path.suffix}' (wanted: one of {wanted})")
 

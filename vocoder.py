@@ -8,7 +8,7 @@ import torch
 
 from model.checkpoint import build_network, read_checkpoint
 from model.device import DTYPES, autocast, fastest_dtype
-from model.errors import LARGEST_SEED, InputError, shortened
+from model.errors import LARGEST_SEED, InputError, naming, shortened
 from model.gla_grad import GlaGrad
 from model.mel import LogMelSpectrogram
 from model.mel_diagnosis import diagnose
@@ -172,10 +172,8 @@ class Vocoder:
                 yield i, waveform.cpu()
 
     def _mel(self, mel, i):
-        try:
+        with naming(f"mels[{i}]"):
             return as_mel(mel, self.mel.config.n_mels)
-        except InputError as error:
-            raise InputError(f"mels[{i}]: {error}") from None
 
     def synthesize(self, mels, seed=0):
         """Vocodes mels, each to the waveform that it would get alone; warns where `diagnose` finds something.

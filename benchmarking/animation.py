@@ -14,7 +14,7 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from benchmarking.tables import check_output
 from model.audio import read_audio
 from model.checkpoint import load_network
-from model.errors import InputError, positive_float, seed_int
+from model.errors import InputError, naming, positive_float, seed_int
 from model.files import save_atomically
 from model.mel import LogMelSpectrogram
 from model.noise_schedule import NoiseSchedule
@@ -76,10 +76,8 @@ def run(arguments):
     network, config = load_network(arguments.checkpoint)
     mel = LogMelSpectrogram(config.mel)
     recording = read_audio(arguments.recording, config.mel.sample_rate)
-    try:
+    with naming(arguments.recording):
         recording_mel = mel(recording)
-    except InputError as error:
-        raise InputError(f"{arguments.recording}: {error}") from None
     states = denoising_states(network, recording_mel, schedule, sampler_name(schedule, arguments.sampler), arguments.seed)
     draw(states, recording_mel, mel, arguments.output, arguments.frames_per_second)
     print(arguments.output)

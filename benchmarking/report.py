@@ -12,7 +12,7 @@ from benchmarking.systems import RECORDING
 from benchmarking.tables import number
 from metrics import METRICS
 from model.audio import read_audio
-from model.errors import InputError
+from model.errors import InputError, naming
 from model.files import save_atomically, save_text
 from model.mel import LogMelSpectrogram
 
@@ -47,10 +47,8 @@ def _plots(quality, folder):
 
 def _spectrogram(path, mel):
     audio = read_audio(path, mel.config.sample_rate)
-    try:
+    with naming(path):
         return mel(audio)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def _example(example, mel, source, folder):

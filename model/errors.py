@@ -19,6 +19,15 @@ class InputError(ValueError):
     """Something given from outside cannot be used; the message is one line that names it, what was found and what was wanted."""
 
 
+@contextlib.contextmanager
+def naming(origin):
+    """Begins the message of an `InputError` that its body raises with `origin`, the file or value that it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
+
+
 def describe(error):
     """One line for an `InputError` or an `OSError`."""
     if isinstance(error, OSError) and error.strerror:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.errors import InputError, shortened
+from model.errors import InputError, naming, shortened
 from model.files import reading
 
 MEL_SUFFIXES = {".npy", ".pt"}
@@ -59,7 +59,5 @@ def read_mel(path, n_mels):
             mel = torch.load(file, map_location="cpu", weights_only=True)
         if torch.is_tensor(mel) and mel.is_meta:
             raise InputError(f"{path}: mel is a meta tensor, which has no values (wanted: real numbers)")
-        try:
+        with naming(path):
             return as_mel(mel, n_mels)  # here, as a small file may hold a tensor that fits into no memory
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None

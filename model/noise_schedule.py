@@ -12,7 +12,7 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from scipy.special import expit
 
-from model.errors import InputError, shortened
+from model.errors import InputError, naming, shortened
 from model.files import read_json, reading, save_text
 
 JSON_KEYS = ("name", "betas", "source", "sampler")
@@ -119,10 +119,8 @@ class NoiseSchedule:
         if path.suffix.lower() not in readers:
             raise InputError(f"{path}: a noise schedule is a .json, .npy or .pt file, found '{path.suffix}'")
         content = readers[path.suffix.lower()](path)
-        try:
+        with naming(path):
             return cls(**{"name": path.stem, **content})
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
 
 
 def _numbers(values):
