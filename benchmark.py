@@ -3,15 +3,15 @@
 import importlib
 import sys
 
-from model.errors import CommandParser, run_command
+from common.errors import CommandParser, run_command
 
 COMMANDS = {
-    "rtf": ("benchmarking.real_time_factor", "measure the real-time factor and the memory of synthesis"),
+    "rtf": ("benchmarking.rtf", "measure the real-time factor and the memory of synthesis"),
     "quality": ("benchmarking.quality", "measure the quality of a network with schedules and samplers"),
     "search": ("benchmarking.search", "find the best noise schedule of a number of steps"),
     "training": ("benchmarking.training", "measure the speed and the memory of training"),
     "convergence": ("benchmarking.convergence", "compare what the fast and the textbook training step learn"),
-    "profile": ("benchmarking.profiling", "show where the time of a network call goes"),
+    "profile": ("benchmarking.profile", "show where the time of a network call goes"),
     "animation": ("benchmarking.animation", "draw how noise becomes speech"),
     "report": ("benchmarking.report", "make a page to listen to from a folder that 'quality' wrote"),
 }

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from model.audio import AUDIO_SUFFIXES, check_audio, read_audio
-from model.errors import InputError
-from model.files import check_regular
-from model.mel_input import MEL_SUFFIXES
-from model.scan import scan
+from common.audio import AUDIO_SUFFIXES, check_audio, read_audio
+from common.errors import InputError
+from common.files import check_regular
+from common.scan import scan
+from model.mel.input import MEL_SUFFIXES
 
 
 def read_filelist(path, suffixes=AUDIO_SUFFIXES):
@@ -21,7 +21,7 @@ def read_filelist(path, suffixes=AUDIO_SUFFIXES):
     - One path a line, relative to the filelist's folder or absolute; empty lines are skipped.
     - `path|text`, or `path|speaker|text`: what follows the first bar is not read, unless there is a file of the longer name.
     - LJSpeech's `metadata.csv`: names without a suffix, whose files are beside the list or in the folder `wavs` beside it.
-    - A folder: the files in it and its subfolders that have one of `suffixes`, by name; see `model.scan`.
+    - A folder: the files in it and its subfolders that have one of `suffixes`, by name; see `common.scan`.
     - A file that has one of `suffixes` itself.
 
     Returns:

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from common.audio import AUDIO_SUFFIXES, is_ours, read_audio, wav_writer
+from common.device import DTYPES, exact_float32, pick_device, torchrun_place
+from common.errors import CommandParser, InputError, describe, naming, non_negative_int, one_line, positive_int, run_command, seed_int
+from common.jobs import device_of_job, end_with_parent, run_jobs
+from common.output_paths import OutputGuard, distinct, entry, output_paths
 from datasets import read_filelist
-from model.audio import AUDIO_SUFFIXES, is_ours, read_audio, wav_writer
 from model.checkpoint import build_network, read_checkpoint
 from model.config import load_config
-from model.device import DTYPES, exact_float32, pick_device, torchrun_place
-from model.errors import CommandParser, InputError, describe, naming, non_negative_int, one_line, positive_int, run_command, seed_int
-from model.jobs import device_of_job, end_with_parent, run_jobs
-from model.mel_input import MEL_SUFFIXES, read_mel
+from model.mel.input import MEL_SUFFIXES, read_mel
 from model.noise_schedule import NoiseSchedule
-from model.output_paths import OutputGuard, distinct, entry, output_paths
 from model.sampler import DEFAULT_SAMPLER, STREAMABLE
 from vocoder import Vocoder, WaveformCheck
 

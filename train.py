@@ -5,8 +5,8 @@ The same command again goes on where the run ended, however it ended.
 
 from pathlib import Path
 
+from common.errors import CommandParser, open_closed_streams, run_command
 from model.config import load_config
-from model.errors import CommandParser, open_closed_streams, run_command
 from training import processes
 from training.dry_run import dry_run
 from training.explained import explained_deaths, explained_out_of_memory

@@ -6,13 +6,13 @@ import warnings
 
 import torch
 
+from common.device import DTYPES, autocast, fastest_dtype
+from common.errors import LARGEST_SEED, InputError, naming, shortened
 from model.checkpoint import build_network, read_checkpoint
-from model.device import DTYPES, autocast, fastest_dtype
-from model.errors import LARGEST_SEED, InputError, naming, shortened
 from model.gla_grad import GlaGrad
-from model.mel import LogMelSpectrogram
-from model.mel_diagnosis import diagnose
-from model.mel_input import as_mel
+from model.mel.diagnosis import diagnose
+from model.mel.input import as_mel
+from model.mel.transform import LogMelSpectrogram
 from model.noise_schedule import NoiseSchedule
 from model.sampler import find_sampler, sampler_name
 from model.streaming import SynthesisStream, push_together
@@ -136,7 +136,7 @@ class Vocoder:
         """One line on what looks wrong with a mel `[n_mels, frames]`, or None; its scale is not converted.
 
         Raises:
-            InputError: as `model.mel_input.as_mel`.
+            InputError: as `model.mel.input.as_mel`.
         """
         return diagnose(as_mel(mel, self.mel.config.n_mels).cpu(), self.mel, self.mel_statistics)
 
@@ -146,7 +146,7 @@ class Vocoder:
         Each gets the waveform that it would get alone.
 
         Args:
-            mels: list of `[n_mels, frames]`, of any lengths; see `model.mel_input.as_mel`.
+            mels: list of `[n_mels, frames]`, of any lengths; see `model.mel.input.as_mel`.
             seed: of the noise, which is the same for each of the mels.
 
         Yields:

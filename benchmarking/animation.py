@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from matplotlib.animation import FuncAnimation, PillowWriter
 
-from benchmarking.tables import check_output
-from model.audio import read_audio
+from benchmarking.tools.tables import check_output
+from common.audio import read_audio
+from common.errors import InputError, naming, positive_float, seed_int
+from common.files import save_atomically
 from model.checkpoint import load_network
-from model.errors import InputError, naming, positive_float, seed_int
-from model.files import save_atomically
-from model.mel import LogMelSpectrogram
+from model.mel.transform import LogMelSpectrogram
 from model.noise_schedule import NoiseSchedule
 from model.sampler import SAMPLERS, find_sampler, sampler_name
 

@@ -7,10 +7,10 @@ over the seeds is what a difference between the loops is to be judged by.
 import statistics
 from pathlib import Path
 
-from benchmarking.tables import markdown_table
+from benchmarking.tools.tables import markdown_table
 from benchmarking.training import plain_trainer
+from common.errors import positive_int
 from model.config import load_config
-from model.errors import positive_int
 from training.trainer import Trainer
 
 LOOPS = {"plain": plain_trainer(Trainer), "present": Trainer}

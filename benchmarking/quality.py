@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from pydantic import create_model
 
-from benchmarking.excerpts import fingerprint, listed, say_which_are_shorter
-from benchmarking.journal import Journal
-from benchmarking.measuring import Measurer, Measuring, audio_path, save_audio
-from benchmarking.progress import progress
-from benchmarking.scoring import file_digest
-from benchmarking.shape import Shape
-from benchmarking.systems import make_systems
-from benchmarking.tables import markdown_table, number, save_json
-from benchmarking.timing import device_name
-from benchmarking.workers import default_jobs, start_workers
+from benchmarking.tools.excerpts import fingerprint, listed, say_which_are_shorter
+from benchmarking.tools.journal import Journal
+from benchmarking.tools.measuring import Measurer, Measuring, audio_path, save_audio
+from benchmarking.tools.progress import progress
+from benchmarking.tools.scoring import file_digest
+from benchmarking.tools.shape import Shape
+from benchmarking.tools.systems import make_systems
+from benchmarking.tools.tables import markdown_table, number, save_json
+from benchmarking.tools.timing import device_name
+from benchmarking.tools.workers import default_jobs, start_workers
+from common.device import DTYPES
+from common.errors import InputError, non_negative_int, positive_float, positive_int, seed_int
+from common.files import save_text
 from metrics import METRICS
-from model.device import DTYPES
-from model.errors import InputError, non_negative_int, positive_float, positive_int, seed_int
-from model.files import save_text
 
 
 def add_arguments(parser):

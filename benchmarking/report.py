@@ -6,15 +6,15 @@ from urllib.parse import quote
 
 import jinja2
 
-from benchmarking.pictures import save_mel_picture, save_plot
-from benchmarking.quality_file import load_quality
-from benchmarking.systems import RECORDING
-from benchmarking.tables import number
+from benchmarking.tools.pictures import save_mel_picture, save_plot
+from benchmarking.tools.quality_file import load_quality
+from benchmarking.tools.systems import RECORDING
+from benchmarking.tools.tables import number
+from common.audio import read_audio
+from common.errors import InputError, naming
+from common.files import save_atomically, save_text
 from metrics import METRICS
-from model.audio import read_audio
-from model.errors import InputError, naming
-from model.files import save_atomically, save_text
-from model.mel import LogMelSpectrogram
+from model.mel.transform import LogMelSpectrogram
 
 PLOTTED = ["pesq", "log_mel_l1"]
 PLOTS = [("network_calls", "network calls"), ("real_time_factor", "real-time factor")]

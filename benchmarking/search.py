@@ -6,18 +6,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import Optional
 
-from benchmarking.curves import FINAL_NOISE_LEVEL, ScheduleCurves, rounded
-from benchmarking.excerpts import fingerprint, listed, say_which_are_shorter
-from benchmarking.grid import default_ladder, grid_candidates
-from benchmarking.journal import Journal
-from benchmarking.optimizers import OPTIMIZERS
-from benchmarking.progress import progress
-from benchmarking.scoring import Scorer, Scoring, file_digest, scorer_factory
-from benchmarking.shape import Shape
-from benchmarking.workers import default_jobs, start_workers
+from benchmarking.tools.curves import FINAL_NOISE_LEVEL, ScheduleCurves, rounded
+from benchmarking.tools.excerpts import fingerprint, listed, say_which_are_shorter
+from benchmarking.tools.grid import default_ladder, grid_candidates
+from benchmarking.tools.journal import Journal
+from benchmarking.tools.optimizers import OPTIMIZERS
+from benchmarking.tools.progress import progress
+from benchmarking.tools.scoring import Scorer, Scoring, file_digest, scorer_factory
+from benchmarking.tools.shape import Shape
+from benchmarking.tools.workers import default_jobs, start_workers
+from common.errors import InputError, positive_float, positive_int, seed_int
+from common.files import check_not_input
 from metrics import METRICS
-from model.errors import InputError, positive_float, positive_int, seed_int
-from model.files import check_not_input
 from model.noise_schedule import NoiseSchedule
 from model.sampler import sampler_name
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarking.plain_network import plain, with_convolutions
+from benchmarking.tools.plain_network import plain, with_convolutions
+from common.device import synchronized_time
+from common.errors import positive_int
 from model.config import load_config
-from model.device import synchronized_time
-from model.errors import positive_int
 from model.layers import UpsampledConv1d
 from training.memory import peak_live_bytes
 from training.optimization import learning_rate_factor

@@ -4,7 +4,7 @@ A training state is a dictionary of `network`, `ema`, `optimizer`, `lr_scheduler
 weights are the EMA alone, with the configuration as metadata. Either may hold `mel_statistics` (JSON text) beside the
 configuration. The files of two public projects are read too (`model/published.py`).
 
-`python -m model.checkpoint convert IN OUT` writes any of these as released weights.
+`python -m runs.convert IN OUT` writes any of these as released weights.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ import safetensors
 import safetensors.torch
 import torch
 
-from model.config import Config, load_config, parse_config
-from model.errors import CommandParser, InputError, run_command, shortened
-from model.files import check_not_input, reading, save_atomically
-from model.mel import LogMelSpectrogram
-from model.mel_statistics import MelStatistics, parse_mel_statistics, statistics_of_recordings
+from common.errors import InputError, shortened
+from common.files import check_not_input, reading, save_atomically
+from model.config import Config, parse_config
+from model.mel.statistics import MelStatistics, parse_mel_statistics, statistics_of_recordings
+from model.mel.transform import LogMelSpectrogram
 from model.network import new_network
 from model.published import load_published, recognise
 
@@ -218,29 +218,3 @@ def convert(source, target, config=None, recordings=None):
         checkpoint = checkpoint._replace(mel_statistics=statistics_of_recordings(recordings, mel))
     save_weights(network, checkpoint.config, target, checkpoint.mel_statistics)
     return checkpoint
-
-
-def main(argv=None):
-    parser = CommandParser(prog="python -m model.checkpoint", description="Work on checkpoint files.")
-    convert_parser = parser.add_subparsers(required=True, metavar="convert").add_parser(
-        "convert", help="write any checkpoint that can be read as released weights (.safetensors)"
-    )
-    convert_parser.add_argument("source", metavar="IN", help="training state, released weights, or a public WaveGrad's .pt")
-    convert_parser.add_argument("target", metavar="OUT", help="file to write, .safetensors")
-    convert_parser.add_argument("-c", "--config", help="configuration that the checkpoint must agree with")
-    convert_parser.add_argument("-r", "--recordings", help="filelist of training recordings, to record the statistics of their mels")
-    arguments = parser.parse_args(argv)
-    config = load_config(arguments.config) if arguments.config else None
-    recordings = None
-    if arguments.recordings:
-        from datasets import Recordings  # only this command reads recordings here
-
-        recordings = Recordings(arguments.recordings, read_checkpoint(arguments.source, config).config.mel)
-    checkpoint = convert(arguments.source, arguments.target, config, recordings)
-    n_parameters, mel = sum(tensor.numel() for tensor in checkpoint.weights.values()), checkpoint.config.mel
-    print(f"{arguments.target}: {n_parameters:,} parameters, {mel.sample_rate} Hz, {mel.n_mels} bands, hop {mel.hop_length}")
-    return 0
-
-
-if __name__ == "__main__":
-    run_command(main)

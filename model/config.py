@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
-from model.errors import LARGEST_COUNT, LARGEST_SEED
-from model.files import read_text
-from model.validation import validating
+from common.errors import LARGEST_COUNT, LARGEST_SEED
+from common.files import read_text
+from common.validation import validating
 
 PositiveInt = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]

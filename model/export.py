@@ -13,10 +13,10 @@ import onnx
 import onnxruntime
 import torch
 
+from common.errors import CommandParser, InputError, run_command
+from common.files import check_not_input, save_atomically
 from model.checkpoint import load_network
 from model.config import parse_config
-from model.errors import CommandParser, InputError, run_command
-from model.files import check_not_input, save_atomically
 from model.prior import StandardNormalPrior, make_prior
 
 OPSET = 18

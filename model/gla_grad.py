@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.errors import InputError
-from model.mel import LogMelSpectrogram, expand
+from common.errors import InputError
+from model.mel.transform import LogMelSpectrogram, expand
 
 MOMENTUM = 0.9  # of fast Griffin-Lim (Perraudin et al., 2013)
 SCALINGS = 4  # of the magnitudes towards the mel, in each iteration

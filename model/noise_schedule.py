@@ -12,8 +12,8 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from scipy.special import expit
 
-from model.errors import InputError, naming, shortened
-from model.files import read_json, reading, save_text
+from common.errors import InputError, naming, shortened
+from common.files import read_json, reading, save_text
 
 JSON_KEYS = ("name", "betas", "source", "sampler")
 MOST_SIGNAL_LEFT = 0.75  # a final noise level above this leaves most of the signal (0.56 of the power); two good steps have 0.72

@@ -9,7 +9,7 @@ Between frames std is interpolated in decibels, which PriorGrad does not: steps 
 
 import torch
 
-from model.mel import expand
+from model.mel.transform import expand
 
 
 class StandardNormalPrior:

@@ -5,10 +5,10 @@ from collections import Counter
 
 import torch
 
+from common.errors import InputError
+from common.validation import validating
 from model.config import Config, DataConfig, NetworkConfig, ScheduleConfig, TrainingConfig
-from model.errors import InputError
-from model.mel_presets import preset
-from model.validation import validating
+from model.mel.presets import preset
 
 # Their name -> ours, tried in order; the first that matches the beginning of a name's module path is used.
 IVANVOVK_NAMES = [

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from model.errors import InputError
+from common.errors import InputError
 
 
 def standard_normal(shape, generator=None, device=None):

@@ -10,7 +10,7 @@ from collections import defaultdict
 
 import torch
 
-from model.mel_input import as_mel
+from model.mel.input import as_mel
 from model.sampler import find_sampler, predict_y_0, sampler_name
 
 
@@ -145,7 +145,7 @@ class SynthesisStream:
         """Takes the next frames and gives the waveform that they complete.
 
         Args:
-            mel: `[n_mels, F]`, F from 0 on, on the network's device; see `model.mel_input.as_mel`.
+            mel: `[n_mels, F]`, F from 0 on, on the network's device; see `model.mel.input.as_mel`.
             last: no more frames will come; the rest of the waveform is given.
 
         Returns:

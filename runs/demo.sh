@@ -6,4 +6,4 @@ set -eu
 no_arguments "$@"
 . "$(dirname "$0")/setup.sh"
 echo "Vocoding the mels in generated_samples/recordings into generated_samples/demo ..."
-exec "$python" "$root/demo.py"
+exec "$python" -m runs.demo

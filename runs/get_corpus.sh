@@ -26,5 +26,5 @@ if [ "$found" -ne "$n_recordings" ]; then
     echo "error: $corpus: $found recordings (wanted: $n_recordings); remove the folder and start again" >&2
     exit 2
 fi
-"$python" "$root/filelists/make_filelists.py" "$corpus" "$root/filelists/festvox-ru" --test 20 --validation 20 \
+"$python" -m runs.make_filelists "$corpus" "$root/filelists/festvox-ru" --test 20 --validation 20 \
     --sample_rate 16000 --last

@@ -22,7 +22,7 @@ if [ ! -d "$corpus" ]; then
     echo "Fetching the package asterisk-core-sounds-en-g722 ..."
     debian_package asterisk-core-sounds-en-g722 "$work"
     rm -rf "$corpus.tmp"
-    PYTHONPATH=$packages "$python" "$root/filelists/make_unseen_speakers.py" "$work/unpacked" "$corpus.tmp"
+    PYTHONPATH=$packages:$PYTHONPATH "$python" -m runs.make_unseen_speakers "$work/unpacked" "$corpus.tmp"
     mv "$corpus.tmp" "$corpus"
     rm -rf "$work"
 fi

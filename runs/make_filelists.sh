@@ -3,4 +3,4 @@
 # Usage: sh runs/make_filelists.sh DIR [OUTPUT_DIR] [--test N] [--validation N]
 set -eu
 . "$(dirname "$0")/setup.sh"
-exec "$python" "$root/filelists/make_filelists.py" "$@"
+exec "$python" -m runs.make_filelists "$@"

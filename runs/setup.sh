@@ -1,4 +1,4 @@
-# Sourced by the other scripts: makes .venv and installs requirements.txt, once, and sets $root and $python.
+# Sourced by the other scripts: makes .venv and installs requirements.txt, once, and sets $root, $python and PYTHONPATH.
 # A marker is written last, so an installation that was interrupted is started again from nothing.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -21,3 +21,5 @@ if ! cmp -s "$root/requirements.txt" "$marker" || ! "$python" -c pass 2>/dev/nul
     "$python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.txt" >&2
     cp "$root/requirements.txt" "$marker"
 fi
+
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"  # `python -m runs.demo` and others work from any folder

@@ -6,4 +6,4 @@
 # TORCHRUN_OPTIONS: on several machines, for example --nnodes 2 --node_rank 0 --master_addr 10.0.0.1 --master_port 29400
 set -eu
 . "$(dirname "$0")/setup.sh"
-exec "$python" "$root/launch.py" "$@"
+exec "$python" -m training.launch "$@"

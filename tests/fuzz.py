@@ -28,10 +28,9 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "filelists")]
+sys.path.insert(0, str(ROOT))
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-import make_filelists  # noqa: E402
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 import torch  # noqa: E402
@@ -39,12 +38,12 @@ import torch  # noqa: E402
 import inference  # noqa: E402
 import train  # noqa: E402
 from benchmarking import report  # noqa: E402
-from model import checkpoint  # noqa: E402
+from common.errors import CommandParser, run_command  # noqa: E402
 from model.checkpoint import save_weights  # noqa: E402
 from model.config import parse_config  # noqa: E402
-from model.errors import CommandParser, run_command  # noqa: E402
 from model.network import new_network  # noqa: E402
 from model.noise_schedule import linear  # noqa: E402
+from runs import convert, make_filelists  # noqa: E402
 from tests.conftest import tiny_config_values  # noqa: E402
 
 SECONDS = 60  # that one case may take
@@ -317,7 +316,7 @@ def fuzz_convert(case):
     case.damage(name)
     target = case.rng.choice(["out/converted.safetensors", "out.pt", "none/x.safetensors", "out", name])
     (case.folder / "out").mkdir()
-    return checkpoint.main, ["convert", str(case.folder / name), str(case.folder / target)]
+    return convert.main, [str(case.folder / name), str(case.folder / target)]
 
 
 def fuzz_filelists(case):

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 import torch
 
-from model.audio import LARGEST_SAMPLE, check_audio, is_ours, read_audio, wav_writer
-from model.errors import InputError
+from common.audio import LARGEST_SAMPLE, check_audio, is_ours, read_audio, wav_writer
+from common.errors import InputError
 from tests.conftest import ROOT, with_flac_length
 
 
@@ -132,7 +132,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
     """A process that may write no more than 50,000 bytes to a file, as its disk were full; nothing of it stays."""
     (tmp_path / "a.wav").write_bytes(b"as it was")
     script = (
-        "import sys, pathlib, torch\nfrom model.audio import wav_writer\nfrom model.errors import run_command\n"
+        "import sys, pathlib, torch\nfrom common.audio import wav_writer\nfrom common.errors import run_command\n"
         "def main():\n    with wav_writer(pathlib.Path(sys.argv[1]), 8000) as write:\n"
         "        for _ in range(100):\n            write(torch.zeros(1000))\n"
         "run_command(main)\n"

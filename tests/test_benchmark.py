@@ -20,15 +20,15 @@ from training_fixtures import write_run
 
 import benchmark
 import model.export
-from benchmarking import real_time_factor
-from benchmarking.measuring import Measurer
-from benchmarking.plain_network import PlainConv1d, plain, with_convolutions
-from benchmarking.real_time_factor import make_variants, operations_per_sample
-from benchmarking.systems import make_systems, split_sampler
-from benchmarking.tables import markdown_table
+from benchmarking import rtf as real_time_factor
+from benchmarking.rtf import make_variants, operations_per_sample
+from benchmarking.tools.measuring import Measurer
+from benchmarking.tools.plain_network import PlainConv1d, plain, with_convolutions
+from benchmarking.tools.systems import make_systems, split_sampler
+from benchmarking.tools.tables import markdown_table
 from benchmarking.training import VARIANTS, PlainConv2d
+from common.errors import InputError, run_command
 from model.config import load_config
-from model.errors import InputError, run_command
 from model.layers import Conv1d
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule

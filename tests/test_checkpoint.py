@@ -6,9 +6,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from common.errors import InputError
+from common.files import save_atomically
 from model.checkpoint import load_network, save_weights
-from model.errors import InputError
-from model.files import save_atomically
 from tests.conftest import config_of, tiny_config_values
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from common.errors import InputError
 from model.config import load_config, parse_config
-from model.errors import InputError
 from tests.conftest import ROOT, config_of, tiny_config_values
 
 

@@ -7,10 +7,10 @@ import pytest
 import soundfile
 import torch
 
+from common.audio import read_audio
+from common.errors import InputError
 from datasets import Recordings, read_filelist
-from model.audio import read_audio
-from model.errors import InputError
-from model.mel import LogMelSpectrogram
+from model.mel.transform import LogMelSpectrogram
 
 
 def write_list(path, *lines):

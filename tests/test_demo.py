@@ -6,10 +6,10 @@ import shutil
 import soundfile
 import torch
 
-from model.audio import read_audio
+from common.audio import read_audio
 from model.checkpoint import load_network
-from model.mel import LogMelSpectrogram
-from model.mel_input import read_mel
+from model.mel.input import read_mel
+from model.mel.transform import LogMelSpectrogram
 from tests.conftest import ROOT
 from tests.test_scripts import clone, needs_venv, sh  # noqa: F401  (a fixture)
 

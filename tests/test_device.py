@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from model.device import pick_device, torchrun_place, unusable_gpus
-from model.errors import InputError
-from model.jobs import device_of_job
+from common.device import pick_device, torchrun_place, unusable_gpus
+from common.errors import InputError
+from common.jobs import device_of_job
 
 
 @pytest.fixture

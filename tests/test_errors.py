@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from model.errors import CommandParser, InputError, describe, non_negative_int, positive_float, positive_int, run_command, seed_int
+from common.errors import CommandParser, InputError, describe, non_negative_int, positive_float, positive_int, run_command, seed_int
 from tests.conftest import ROOT
 
 
@@ -34,7 +34,7 @@ def test_an_error_is_one_line_whatever_it_names():
     assert describe(InputError("a\n  b")) == "a b"
 
 
-SCRIPT = "import sys, time\nfrom model.errors import InputError, run_command\ndef main():\n    {}\nrun_command(main)\n"
+SCRIPT = "import sys, time\nfrom common.errors import InputError, run_command\ndef main():\n    {}\nrun_command(main)\n"
 
 
 def python(body, on_hangup=signal.SIG_DFL, **options):

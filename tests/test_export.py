@@ -16,10 +16,10 @@ import torch
 
 import model.export
 import onnx_inference
+from common.errors import InputError
 from model.config import parse_config
-from model.errors import InputError
 from model.export import CHECKED_SIZES, EXAMPLE_SIZE, TOLERANCE, OnnxNetwork, example, export, main
-from model.mel_presets import preset
+from model.mel.presets import preset
 from model.network import WaveGrad
 from model.noise_schedule import linear
 from model.published import load_published

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from model.errors import InputError
-from model.files import check_regular, read_json, reading, replacing, save_text
+from common.errors import InputError
+from common.files import check_regular, read_json, reading, replacing, save_text
 
 
 @pytest.mark.parametrize(

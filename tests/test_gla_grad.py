@@ -4,10 +4,10 @@ import pytest
 import torch
 from synthetic_speech import synthetic_speech
 
+from common.errors import InputError
 from metrics import log_mel_l1
-from model.errors import InputError
 from model.gla_grad import GlaGrad
-from model.mel import LogMelSpectrogram
+from model.mel.transform import LogMelSpectrogram
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule
 from model.streaming import SynthesisStream, synthesize_stream

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from common.device import exact_float32
 from model.config import load_config
-from model.device import exact_float32
 from model.layers import _upsample_by_neighbours
 from model.network import new_network
 from model.noise_schedule import NoiseSchedule

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from griffin_lim import griffin_lim
-from model.mel import LogMelSpectrogram
+from model.mel.griffin_lim import griffin_lim
+from model.mel.transform import LogMelSpectrogram
 from tests.conftest import config_of, tiny_config_values
 
 

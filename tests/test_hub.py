@@ -7,10 +7,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from common.errors import InputError
 from model.checkpoint import load_network
-from model.errors import InputError
 from model.hub import PretrainedWaveGrad
-from model.mel_statistics import mel_statistics
+from model.mel.statistics import mel_statistics
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 import torch
 from training_fixtures import SAMPLE_RATE, one_thread, run, same, train_to_end, weights_of, write_run  # noqa: F401
 
+from common.errors import InputError
 from model.config import load_config
-from model.errors import InputError
 from model.sampler import SAMPLERS
 from training.examples import Batch
 from training.loudness_distance import LoudnessDistance

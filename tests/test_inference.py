@@ -17,9 +17,9 @@ import pytest
 import soundfile
 import torch
 
+from common.errors import run_command
 from inference import main, vocode_files
 from model.config import NetworkConfig
-from model.errors import run_command
 from model.network import WaveGrad
 from model.noise_schedule import linear
 from tests.conftest import ROOT, tiny_config_values

@@ -10,14 +10,14 @@ import soundfile
 import torch
 from torchaudio.functional import resample
 
+from common.errors import InputError
 from model.checkpoint import read_checkpoint, save_weights
 from model.config import NetworkConfig
 from model.diffusion import diffusion_loss, sample_noise_level
-from model.errors import InputError
-from model.mel import LogMelSpectrogram
-from model.mel_diagnosis import diagnose
-from model.mel_presets import preset
-from model.mel_statistics import mel_statistics, parse_mel_statistics, statistics_of_recordings
+from model.mel.diagnosis import diagnose
+from model.mel.presets import preset
+from model.mel.statistics import mel_statistics, parse_mel_statistics, statistics_of_recordings
+from model.mel.transform import LogMelSpectrogram
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule, linear
 from tests.conftest import ROOT, tiny_config_values

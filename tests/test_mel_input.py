@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.errors import InputError
-from model.mel_input import as_mel, read_mel
+from common.errors import InputError
+from model.mel.input import as_mel, read_mel
 
 MEL = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
 

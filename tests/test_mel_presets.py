@@ -10,10 +10,10 @@ import soundfile
 import torch
 from torchaudio.transforms import MelSpectrogram
 
+from common.errors import InputError
 from model.config import MelConfig, load_config
-from model.errors import InputError
-from model.mel import LogMelSpectrogram, compress, expand
-from model.mel_presets import PRESETS, preset
+from model.mel.presets import PRESETS, preset
+from model.mel.transform import LogMelSpectrogram, compress, expand
 from tests.conftest import ROOT, assert_log_mels_agree
 
 

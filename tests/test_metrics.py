@@ -20,7 +20,7 @@ from metrics import (
     short_time_intelligibility,
 )
 from model.config import MelConfig
-from model.mel import LogMelSpectrogram
+from model.mel.transform import LogMelSpectrogram
 
 SAMPLE_RATE = 16000
 MEL = LogMelSpectrogram(

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.errors import InputError
+from common.errors import InputError
 from model.noise_schedule import BUILDERS, NoiseSchedule, fibonacci, interpolate, linear, random_along
 from tests.conftest import ROOT
 

@@ -10,9 +10,9 @@ from nbclient import NotebookClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from model.errors import run_command
-from notebooks import keep_scalars, plot_curve
-from notebooks.plot_curve import hours_at_steps
+from common.errors import run_command
+from runs import keep_scalars, plot_curve
+from runs.plot_curve import hours_at_steps
 from tests.conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -60,14 +60,14 @@ def test_hours_of_training_leave_out_interruptions(tmp_path):
 
 
 def test_curves_are_drawn(tmp_path):
-    script = [sys.executable, ROOT / "notebooks" / "plot_curve.py"]
+    script = [sys.executable, "-m", "runs.plot_curve"]
     command = [*script, ROOT / "notebooks" / "small-16k-run", "-o", tmp_path / "curve.png"]
-    assert subprocess.run(command, capture_output=True, text=True).returncode == 0
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).returncode == 0
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-    result = subprocess.run([*script, tmp_path, "-o", tmp_path / "none.png"], capture_output=True, text=True)
+    result = subprocess.run([*script, tmp_path, "-o", tmp_path / "none.png"], cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (2, f"error: {tmp_path}: no curves\n")
     assert not (tmp_path / "none.png").exists()
-    result = subprocess.run([*command[:-1], tmp_path / "none" / "curve.png"], capture_output=True, text=True)
+    result = subprocess.run([*command[:-1], tmp_path / "none" / "curve.png"], cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (2, f"error: {tmp_path / 'none' / 'curve.png'}: No such file or directory\n")
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from model.audio import wav_writer
-from model.errors import InputError
-from model.output_paths import OutputGuard, distinct, output_paths
+from common.audio import wav_writer
+from common.errors import InputError
+from common.output_paths import OutputGuard, distinct, output_paths
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import onnx_inference
+from common.errors import InputError
 from model.checkpoint import load_network, read_checkpoint, save_weights
 from model.diffusion import add_noise
-from model.errors import InputError
 from model.export import TOLERANCE, OnnxNetwork, export, largest_difference
-from model.mel import compress
+from model.mel.transform import compress
 from model.network import new_network
 from model.noise_schedule import NoiseSchedule
 from model.prior import StandardNormalPrior, make_prior

@@ -8,12 +8,13 @@ import sys
 import pytest
 import torch
 
-from model.checkpoint import convert, load_network, load_strictly, main, read_checkpoint
+from common.errors import InputError, run_command
+from model.checkpoint import convert, load_network, load_strictly, read_checkpoint
 from model.config import parse_config
-from model.errors import InputError, run_command
-from model.mel_presets import preset
+from model.mel.presets import preset
 from model.network import WaveGrad
 from model.published import IVANVOVK_TABLES, load_published, recognise
+from runs.convert import main
 from tests.conftest import DATA, ROOT
 
 GOLDEN_TOLERANCE = 1e-5
@@ -47,7 +48,7 @@ def test_loads_directly_and_computes_the_golden_tensors(published):
 
 def test_converted_once_it_is_a_file_of_ours(published, tmp_path, capsys):
     path, tensors = published
-    assert main(["convert", str(path), str(tmp_path / "ours.safetensors")]) == 0
+    assert main([str(path), str(tmp_path / "ours.safetensors")]) == 0
     assert "ours.safetensors" in capsys.readouterr().out
     network, config = load_network(tmp_path / "ours.safetensors")
     assert_computes(network, tensors)
@@ -135,7 +136,7 @@ def test_neither_of_both_is_not_recognised():
 )
 def test_convert_refuses_what_it_cannot_write(tiny_checkpoint, tmp_path, capsys, target, words):
     with pytest.raises(SystemExit) as exit:
-        run_command(lambda: main(["convert", str(tiny_checkpoint), str(tmp_path / target)]))
+        run_command(lambda: main([str(tiny_checkpoint), str(tmp_path / target)]))
     error = capsys.readouterr().err
     assert exit.value.code == 2
     assert words in error and len(error.splitlines()) == 1
@@ -145,7 +146,7 @@ def test_convert_records_the_statistics_of_recordings(tiny_checkpoint, tmp_path,
     """As a command of its own, as a user starts it."""
     write_recording(tmp_path / "recordings" / "a.wav", seconds=0.5)
     target = tmp_path / "with statistics.safetensors"
-    command = [sys.executable, "-m", "model.checkpoint", "convert", tiny_checkpoint, target, "-r", tmp_path / "recordings"]
+    command = [sys.executable, "-m", "runs.convert", tiny_checkpoint, target, "-r", tmp_path / "recordings"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert read_checkpoint(target).mel_statistics.n_frames == 100

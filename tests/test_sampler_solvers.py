@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.errors import InputError
+from common.errors import InputError
 from model.noise_schedule import NoiseSchedule, fibonacci, from_log_snr, linear
 from model.sampler import SAMPLERS, find_sampler, standard_normal
 from tests.oracles import GaussianDenoiser, Oracle, waveforms

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from model.scan import scan
+from common.scan import scan
 
 SUFFIXES = {".wav", ".flac"}
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-import filelists.make_filelists
-from model.errors import run_command
+import runs.make_filelists
+from common.errors import run_command
 from tests.conftest import ROOT
 
 
@@ -104,7 +104,7 @@ def make_filelists(tmp_path, monkeypatch, capsys):
     def run(*arguments, output="lists"):
         monkeypatch.setattr(sys, "argv", ["make_filelists.py", "recordings", output, *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_:
-            run_command(filelists.make_filelists.main)
+            run_command(runs.make_filelists.main)
         lists = sorted((tmp_path / output).glob("*.txt")) if (tmp_path / output).is_dir() else []
         return exit_.value.code, capsys.readouterr().err, {path.stem: path.read_bytes().splitlines() for path in lists}
 

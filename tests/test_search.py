@@ -14,15 +14,15 @@ import soundfile
 import torch
 
 import benchmark
-from benchmarking.curves import ScheduleCurves, rounded
-from benchmarking.grid import default_ladder, grid_candidates
-from benchmarking.journal import Journal
-from benchmarking.optimizers import OPTIMIZERS
-from benchmarking.scoring import Scorer, Scoring, scorer_factory
 from benchmarking.search import Entry, optimizer_batches
-from benchmarking.workers import start_workers
+from benchmarking.tools.curves import ScheduleCurves, rounded
+from benchmarking.tools.grid import default_ladder, grid_candidates
+from benchmarking.tools.journal import Journal
+from benchmarking.tools.optimizers import OPTIMIZERS
+from benchmarking.tools.scoring import Scorer, Scoring, scorer_factory
+from benchmarking.tools.workers import start_workers
+from common.errors import InputError, run_command
 from model.checkpoint import save_weights
-from model.errors import InputError, run_command
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule, fibonacci
 from model.sampler import DEFAULT_SAMPLER
@@ -233,7 +233,7 @@ def test_a_journal_that_was_killed_in_its_first_line_is_begun_anew(tmp_path):
 
 HOLD_JOURNAL = """
 import sys, time
-from benchmarking.journal import Journal
+from benchmarking.tools.journal import Journal
 from benchmarking.search import Entry
 journal = Journal(sys.argv[1], {"seed": 0}, Entry)
 print("open", flush=True)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.errors import InputError
+from common.errors import InputError
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule, interpolate
 from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STREAMABLE

@@ -5,7 +5,6 @@ import shutil
 import signal
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import soundfile
@@ -26,10 +25,9 @@ from training_fixtures import (
     write_run,
 )
 
-import launch
 import train
-from model.errors import run_command
-from training import run_folder
+from common.errors import run_command
+from training import launch, run_folder
 from training.previews import Preview, preview_names
 from training.run_folder import RunFolder
 from training.statistics import BAND_NAMES
@@ -248,7 +246,7 @@ def test_missing_filelist_names_what_makes_one(tmp_path, monkeypatch, capsys):
     assert "filelists/ljspeech/train.txt: No such filelist" in errors and "sh runs/make_filelists.sh" in errors
 
 
-@pytest.mark.parametrize("entry", ["train.py", "launch.py"])
+@pytest.mark.parametrize("entry", ["train.py", "training/launch.py"])
 def test_driver_too_old_for_the_gpus(tmp_path, monkeypatch, capsys, entry):
     """Fails if eight GPUs that PyTorch cannot use become eight processes on the CPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
@@ -269,7 +267,7 @@ def test_driver_too_old_for_the_gpus(tmp_path, monkeypatch, capsys, entry):
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL], ids=["nohup", "plain"])
 def test_torchrun_leaves_an_ignored_hangup_alone(monkeypatch, handler):
     """Fails if several processes under nohup end with the terminal: torchrun would heed the signal."""
-    monkeypatch.setattr(sys, "argv", ["launch.py", "--nproc", "2", "-c", "x.json"])
+    monkeypatch.setattr(sys, "argv", ["training/launch.py", "--nproc", "2", "-c", "x.json"])
     for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "PET_SIGNALS_TO_HANDLE"):
         monkeypatch.setenv(name, "")  # `launch.main` sets them for good
         monkeypatch.delenv(name)
@@ -356,4 +354,4 @@ def test_launcher_refuses_impossible_numbers(number, capsys):
         launch.parse_arguments(["-c", "x.json", f"--nproc={number}"])
     assert exit_status.value.code == 2
     assert "--nproc" in capsys.readouterr().err
-    assert Path(launch.__file__).with_name("train.py").exists()
+    assert launch.TRAIN.exists()

@@ -31,8 +31,8 @@ from training_fixtures import (
     write_run,
 )
 
+from common.errors import InputError
 from model.checkpoint import load_training_state
-from model.errors import InputError
 from training import examples
 from training.loop import _is_better
 from training.run_folder import RunFolder, read_state

@@ -8,8 +8,8 @@ import pytest
 import torch
 from training_fixtures import same, speech_like, write_corpus, write_run
 
+from common.errors import InputError
 from model.config import load_config
-from model.errors import InputError
 from training.loop import Loop
 from training.monitor import Monitor
 from training.previews import PreviewSampling, make_previews, mean_figures

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.errors import InputError
+from common.errors import InputError
 from model.noise_schedule import NoiseSchedule, linear
 from vocoder import Vocoder, WaveformCheck
 

@@ -101,11 +101,11 @@ def write_run(folder, **changes):
     return path
 
 
-def start(arguments, script="launch.py", variables=None, **options):
+def start(arguments, script="training/launch.py", variables=None, **options):
     """Starts the real script in a session of its own, on one thread of the CPU; returns the process."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / script), *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(variables or {})},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), **(variables or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -115,7 +115,7 @@ def start(arguments, script="launch.py", variables=None, **options):
     )
 
 
-def run(arguments, script="launch.py", timeout=300, **options):
+def run(arguments, script="training/launch.py", timeout=300, **options):
     """Runs the real script to its end; returns status, output and error output."""
     process = start(arguments, script, **options)
     output, errors = process.communicate(timeout=timeout)

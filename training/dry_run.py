@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from model.device import synchronized_time
-from model.errors import InputError
+from common.device import synchronized_time
+from common.errors import InputError
 from training.explained import explained_out_of_memory
 from training.trainer import N_VALIDATION_EXAMPLES
 

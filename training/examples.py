@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from common.errors import InputError
 from model.diffusion import sample_noise_level
-from model.errors import InputError
 from training.stop_signal import STOPPING
 
 SHUTDOWN_SECONDS = 10.0  # for data workers to end by themselves

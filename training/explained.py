@@ -4,7 +4,7 @@ import re
 
 import torch.distributed as dist
 
-from model.errors import InputError, is_out_of_memory, shortened
+from common.errors import InputError, is_out_of_memory, shortened
 from training import processes
 
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (exited unexpectedly|is killed by signal: [^.]*)")

@@ -6,7 +6,7 @@ good waveform at the end of the very steps that inference takes, with gradients 
 
 import numpy as np
 
-from model.errors import InputError
+from common.errors import InputError
 from model.noise_schedule import NoiseSchedule, random_along
 from model.sampler import find_sampler, sampler_name
 from training.loudness_distance import LoudnessDistance

@@ -3,7 +3,7 @@
 import contextlib
 import math
 
-from model.errors import InputError, describe
+from common.errors import InputError, describe
 from training import processes
 from training.previews import make_previews
 from training.run_folder import read_state

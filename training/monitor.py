@@ -10,7 +10,7 @@ from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from model.errors import describe
+from common.errors import describe
 from training.figures import mel_figure, schedule_figure
 from training.previews import mean_figures, preview_names
 from training.standard_streams import unless_output_fails

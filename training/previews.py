@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from common.device import synchronized_time
 from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
-from model.device import synchronized_time
 from model.noise_schedule import NoiseSchedule
 from model.sampler import SAMPLERS, Sampler
 from training import processes

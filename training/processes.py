@@ -9,8 +9,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from model.device import torchrun_place, unusable_gpus
-from model.errors import InputError, describe, is_out_of_memory, shortened
+from common.device import torchrun_place, unusable_gpus
+from common.errors import InputError, describe, is_out_of_memory, shortened
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # longer than a validation or a save, during which others wait
 

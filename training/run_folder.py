@@ -21,14 +21,14 @@ from pathlib import Path
 
 import torch
 
+from common.errors import InputError, describe
+from common.files import save_atomically, save_text
 from model.checkpoint import load_training_state
-from model.errors import InputError, describe
-from model.files import save_atomically, save_text
 from training.same_data import changed_lists
 from training.training_state import check_training_state
 
 CHECKPOINT = re.compile(r"checkpoint-([0-9]{8,})\.pt")
-TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp")  # as `model.files.replacing` names them
+TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp")  # as `common.files.replacing` names them
 WEIGHTS_SUFFIXES = {".pt", ".safetensors"}
 LOCK = ".lock"
 LOCK_PATIENCE = 15  # seconds; the processes of a run that was killed a moment ago may take a few to end

@@ -1,8 +1,8 @@
 """Is a configuration that of the run whose checkpoint is found, and what has changed?"""
 
+from common.errors import InputError
 from model.checkpoint import check_same
 from model.config import parse_config
-from model.errors import InputError
 
 NO_LONGER_THE_SAME_RUN = ("noise_schedule", "training.seed")  # beside network and mel
 

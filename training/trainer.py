@@ -10,12 +10,12 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from common.device import autocast
+from common.errors import InputError, shortened
 from datasets import Recordings
-from model.device import autocast
 from model.diffusion import diffusion_loss
-from model.errors import InputError, shortened
-from model.mel import LogMelSpectrogram
-from model.mel_statistics import parse_mel_statistics, statistics_of_recordings
+from model.mel.statistics import parse_mel_statistics, statistics_of_recordings
+from model.mel.transform import LogMelSpectrogram
 from model.network import new_network
 from model.noise_schedule import BUILDERS
 from training import processes

@@ -4,7 +4,7 @@ from typing import Optional
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
-from model.validation import validating
+from common.validation import validating
 
 
 class _Entries(BaseModel):

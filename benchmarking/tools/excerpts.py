@@ -1,0 +1,97 @@
+"""The recordings that a measurement is made on, and the noise that goes with each."""
+
+import hashlib
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from common.errors import InputError
+from datasets import Recordings
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A recording, or the beginning of one, with its mel.
+
+    Args:
+        name: the recording's file name without its suffix.
+        waveform: `[T]`, T a multiple of the hop length.
+        mel: its log-mel spectrogram, `[n_mels, T / hop_length]`.
+    """
+
+    name: str
+    waveform: torch.Tensor
+    mel: torch.Tensor
+
+
+def load_excerpts(filelist, mel, n_recordings=None, seconds=None):
+    """Reads recordings of a filelist.
+
+    Args:
+        mel: a `LogMelSpectrogram`.
+        n_recordings: how many, spread evenly over the list; None for all.
+        seconds: take as much from the middle of each, and all of a shorter one; None for whole recordings.
+
+    Raises:
+        OSError, InputError: a file cannot be used, or fewer recordings are listed than wanted.
+    """
+    longest = None if seconds is None else longest_excerpt(seconds, mel.config)
+    recordings = Recordings(filelist, mel.config)
+    n_recordings = len(recordings) if n_recordings is None else n_recordings
+    if n_recordings > len(recordings):
+        raise InputError(f"{filelist}: {len(recordings)} recordings (wanted: {n_recordings})")
+    hop_length = mel.config.hop_length
+    indices = np.linspace(0, len(recordings) - 1, n_recordings).round().astype(int)
+    waveforms = [recordings[index] for index in indices]
+    if longest is not None:
+        starts = [max(len(waveform) - longest, 0) // (2 * hop_length) * hop_length for waveform in waveforms]
+        waveforms = [waveform[start : start + longest] for start, waveform in zip(starts, waveforms)]
+    return [Excerpt(recordings.paths[index].stem, waveform, mel(waveform)) for index, waveform in zip(indices, waveforms)]
+
+
+def longest_excerpt(seconds, mel_config):
+    """Samples of `seconds`, in whole frames.
+
+    Raises:
+        InputError: they are too few for a mel.
+    """
+    n_samples = round(seconds * mel_config.sample_rate / mel_config.hop_length) * mel_config.hop_length
+    shortest = mel_config.n_fft // 2 + mel_config.hop_length
+    if n_samples < shortest:
+        least = -(-shortest // mel_config.hop_length) * mel_config.hop_length / mel_config.sample_rate
+        raise InputError(f"--seconds is {seconds:g}, too short for this model's mels (wanted: {least:g} or more)")
+    return n_samples
+
+
+def say_which_are_shorter(excerpts, seconds, mel_config):
+    """One line on standard error where recordings are shorter than the seconds that are asked for."""
+    if seconds is None:
+        return
+    shorter = [excerpt.name for excerpt in excerpts if len(excerpt.waveform) < longest_excerpt(seconds, mel_config)]
+    if shorter:
+        how_many = f"{len(shorter)} of {len(excerpts)} recordings are shorter than {seconds:g} s, and taken whole"
+        print(f"note: {how_many}: {listed(shorter)}", file=sys.stderr)
+
+
+def listed(names, most=5):
+    """The first names of a list, and how many more there are, for a message."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def fingerprint(excerpts):
+    """A short digest of what the excerpts sound like."""
+    digest = hashlib.sha256()
+    for excerpt in excerpts:
+        digest.update(excerpt.waveform.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def excerpt_noises(indices, length, seed):
+    """An endless stream of noise `[len(indices), length]`: excerpt `i` hears the same noise in whatever company it is."""
+    seeds = [np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0] for index in indices]
+    generators = [torch.Generator().manual_seed(int(state)) for state in seeds]
+    while True:
+        yield torch.stack([torch.randn(length, generator=generator) for generator in generators])

@@ -1,0 +1,71 @@
+"""The pictures of a report."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, ScalarFormatter
+
+from common.files import save_atomically
+from metrics import METRICS
+
+
+def save_mel_picture(mel, config, path, limits):
+    """Draws a log-mel spectrogram `[n_mels, frames]`, low frequencies at the bottom; `limits` fix the colours."""
+    frames = mel.shape[1]
+    seconds = frames * config.hop_length / config.sample_rate
+    figure, axes = plt.subplots(figsize=(6, 1.8), layout="constrained")
+    axes.imshow(mel.numpy(), origin="lower", aspect="auto", extent=(0, seconds, 0, mel.shape[0]), vmin=limits[0], vmax=limits[1])
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("mel band")
+    _save(figure, path, dpi=100)
+
+
+def save_plot(rows, references, metric, x, x_label, path):
+    """Plots the mean of a metric against `x`, an attribute of a row, with a line for each sampler.
+
+    Args:
+        rows: those of a `benchmarking.tools.quality_file.Quality` that have a network.
+        references: rows without one, drawn as horizontal lines.
+        metric: a name in `METRICS`.
+    """
+    figure, axes = plt.subplots(figsize=(6.5, 4.6), layout="constrained")
+    markers = "osD^vP*X"
+    for number, sampler in enumerate(dict.fromkeys(row.sampler for row in rows)):
+        own = [row for row in rows if row.sampler == sampler and None not in (getattr(row, x), row.means[metric])]
+        points = sorted((getattr(row, x), row.means[metric], row.system) for row in own)
+        color = f"C{number}"
+        axes.plot(*zip(*[point[:2] for point in points]) if points else ([], []), markers[number % 8], color=color, label=_plain(sampler))
+        for value, mean, system in points:
+            name = _plain(system.removesuffix(f" {sampler}"))
+            place = {"xytext": (3, 3), "textcoords": "offset points", "rotation": 40, "rotation_mode": "anchor"}
+            axes.annotate(name, (value, mean), fontsize=7, color=color, **place)
+    for row, style in zip(references, ("--", ":")):
+        if row.means[metric] is not None:
+            axes.axhline(row.means[metric], color="grey", linestyle=style, label=_plain(row.system))
+    axes.set_xscale("log")
+    values = sorted({getattr(row, x) for row in rows} - {None})
+    if x == "network_calls":
+        axes.set_xticks(values, [str(value) for value in values])
+        axes.minorticks_off()
+    else:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.minorticks_off()
+    axes.margins(x=0.15, y=0.2)  # room for the names
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(METRICS[metric].label)
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(fontsize=8, loc="outside lower center", ncols=3)  # outside, where it hides no point
+    _save(figure, path, dpi=120)
+
+
+def _plain(text):
+    """Text as it is: matplotlib would read what stands between dollar signs as TeX."""
+    return text.replace("$", r"\$")
+
+
+def _save(figure, path, dpi):
+    save_atomically(lambda temporary: figure.savefig(temporary, dpi=dpi, format="png"), path)
+    plt.close(figure)

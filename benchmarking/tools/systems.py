@@ -1,0 +1,96 @@
+"""The systems that are compared: the recording itself, Griffin-Lim, and the network with a schedule and a sampler.
+
+Where results are corrected by GLA-Grad, so is noise: that much the correction alone does, without a network.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from typing import Optional
+
+from common.errors import InputError
+from model.noise_schedule import NoiseSchedule
+from model.sampler import find_sampler, sampler_name
+
+SCHEDULE_SUFFIXES = (".json", ".npy", ".pt")
+RECORDING, GRIFFIN_LIM, NOISE = "recording", "griffin-lim", "noise"
+
+
+@dataclass(frozen=True)
+class System:
+    """Something that makes waveforms: a network with a schedule and a sampler, or what stands beside it.
+
+    Args:
+        name: what tables call it.
+        schedule, sampler: how the network is used; None for a system without it.
+        gla_grad: iterations of GLA-Grad's correction of the result.
+    """
+
+    name: str
+    schedule: Optional[NoiseSchedule] = None
+    sampler: Optional[str] = None
+    gla_grad: int = 0
+
+    @property
+    def method(self):
+        """Sampler and correction, which may be one or none."""
+        correction = f"gla-grad-{self.gla_grad}" if self.gla_grad else None
+        return " ".join(filter(None, [self.sampler, correction])) or None
+
+    @property
+    def key(self):
+        """What the system's results depend on, as text: the betas themselves, not their name."""
+        if self.schedule is None:
+            return self.name
+        return f"{hashlib.sha256(self.schedule.betas.tobytes()).hexdigest()[:16]} {self.method}"
+
+    @property
+    def sampling(self):
+        """What the results depend on before the correction, as text: systems that share it need one sampling."""
+        return replace(self, gla_grad=0).key
+
+    @property
+    def file_stem(self):
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name)
+
+
+def _named_by_method(system):
+    return replace(system, name=f"{system.name} {system.method}")
+
+
+def split_sampler(text):
+    """`PATH@SAMPLER` as path and sampler; the sampler is None where the only @ is in the path."""
+    path, separator, sampler = text.rpartition("@")
+    if separator and path.endswith(SCHEDULE_SUFFIXES) and not sampler.endswith(SCHEDULE_SUFFIXES) and "/" not in sampler:
+        return path, sampler
+    return text, None
+
+
+def make_systems(schedules, samplers, gla_grads=(0,)):
+    """The systems of a command line.
+
+    Args:
+        schedules: paths; `PATH@SAMPLER` goes with that sampler alone, any other with each of `samplers`, where None is
+            the one that the schedule was made for.
+        gla_grads: iterations of GLA-Grad's correction; each schedule and sampler goes with each.
+
+    Raises:
+        OSError, InputError: a schedule cannot be read, a sampler is unknown, iterations are below 0, or two
+            systems have the same name.
+    """
+    if min(gla_grads) < 0:
+        raise InputError(f"--gla_grad is {min(gla_grads)} (wanted: 0 or more)")
+    systems = [System(RECORDING), System(GRIFFIN_LIM)]
+    systems += [_named_by_method(System(NOISE, gla_grad=n_iter)) for n_iter in gla_grads if n_iter]
+    for text in schedules:
+        path, own_sampler = split_sampler(text)
+        schedule = NoiseSchedule.load(path)
+        for sampler in [own_sampler] if own_sampler is not None else samplers:
+            sampler = sampler_name(schedule, sampler)
+            find_sampler(sampler)
+            systems += [_named_by_method(System(schedule.name, schedule, sampler, n_iter)) for n_iter in gla_grads]
+    by_stem = {}  # the audio of both would go to one file
+    for system in systems:
+        if by_stem.setdefault(system.file_stem, system) is not system:
+            raise InputError(f"'{system.name}' is asked for twice (wanted: schedules of different names)")
+    return systems

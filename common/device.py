@@ -1,0 +1,99 @@
+"""Where to compute, and in which precision."""
+
+import os
+import re
+import time
+import warnings
+
+import torch
+
+from common.errors import InputError, shortened
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def fastest_dtype(device):
+    """The fastest precision that a device computes in natively: bfloat16 where there is hardware for it, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
+            return torch.bfloat16
+    return torch.float32
+
+
+def autocast(device, dtype):
+    """A context in which a network computes in `dtype`, one of `DTYPES`."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def synchronized_time(device):
+    """Seconds of a steady clock, once the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def exact_float32():
+    """Switches TF32 off on GPUs, so that float32 means float32."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def torchrun_place():
+    """Rank, rank on this machine, and number of processes, as torchrun says; 0, 0 and 1 without it.
+
+    The variables RANK and WORLD_SIZE alone may be left over from something else.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0, 0, 1
+    return tuple(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+
+
+def unusable_gpus():
+    """Why PyTorch cannot compute on the GPUs that are there, in one line; None if it can, or if there are none."""
+    n_gpus = torch.cuda.device_count()
+    if n_gpus == 0:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if not torch.cuda.is_available():
+            return (
+                f"{n_gpus} GPUs are there, but their driver is too old for this PyTorch, built for CUDA {torch.version.cuda} "
+                "(wanted: a newer driver, or an older PyTorch; on the CPU: CUDA_VISIBLE_DEVICES= )"
+            )
+        built_for = [int(re.sub(r"\D", "", name)) for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
+        for number in range(n_gpus):
+            major, minor = torch.cuda.get_device_capability(number)
+            # Machine code runs on later cards of the same major version.
+            if built_for and not any(code // 10 == major and code % 10 <= minor for code in built_for):
+                if not any(name.startswith("compute_") and int(name[8:]) <= 10 * major + minor for name in torch.cuda.get_arch_list()):
+                    return (
+                        f"cuda:{number}, {torch.cuda.get_device_name(number)}, has the architecture sm_{major}{minor}, which this "
+                        f"PyTorch is not built for (wanted: {', '.join(torch.cuda.get_arch_list())}; others are chosen by "
+                        "CUDA_VISIBLE_DEVICES)"
+                    )
+    return None
+
+
+def pick_device(name=None):
+    """The device of a name, or a GPU if there is one; `cuda` is the card of this process where torchrun started several.
+
+    Raises:
+        InputError: there is no such device, or PyTorch cannot use it.
+    """
+    problem = unusable_gpus()
+    if name is None:
+        if problem:
+            raise InputError(f"{problem}; or --device cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?|mps", name):
+        raise InputError(f"--device: '{shortened(name)}' (wanted: cpu, cuda, cuda:N or mps)")
+    if name.startswith("cuda") and problem:
+        raise InputError(f"--device {name}: {problem}")
+    try:
+        device = torch.device(f"cuda:{torchrun_place()[1]}" if name == "cuda" else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: not available ({str(error).splitlines()[0]})") from None
+    return device

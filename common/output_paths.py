@@ -1,0 +1,78 @@
+"""Where the waveforms of files go, so that no two share a file and none replaces what the user had."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from common.audio import is_ours
+from common.errors import InputError
+
+UNNAMED = "unnamed"  # for the root folder, which a list may name, though it cannot be read
+
+
+def entry(path):
+    """Where a file is, however its path is spelled: its real folder, and its name in it. A link is a file of its own."""
+    path = Path(path)
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def distinct(paths):
+    """The paths without those that name the same file again."""
+    return list({entry(path): path for path in reversed(paths)}.values())[::-1]
+
+
+def output_paths(inputs, output_dir):
+    """Where each input's waveform goes: its name with `.wav`.
+
+    Inputs that would share a file keep the folders below their common parent, and if that does not help their suffix.
+
+    Args:
+        inputs: paths, all of them `distinct`.
+    """
+    absolute = [Path(os.path.abspath(path)) for path in inputs]
+    names = [Path(path.stem or UNNAMED) for path in absolute]
+    if len(set(names)) < len(names):
+        parent = os.path.commonpath([path.parent for path in absolute])
+        whole_names = [Path(os.path.relpath(path, parent)) for path in absolute]
+        whole_names = [name if name.name else Path(UNNAMED) for name in whole_names]
+        names = [name.with_suffix("") for name in whole_names]
+        # A whole name may be another's without its suffix, so this is repeated until none is shared.
+        while shared := {name for name, count in Counter(names).items() if count > 1}:
+            names = [whole if name in shared else name for name, whole in zip(names, whole_names)]
+    return [Path(output_dir) / name.with_name(name.name + ".wav") for name in names]
+
+
+class OutputGuard:
+    """Refuses to write over what this program has not made, over an input, and over another output.
+
+    Args:
+        inputs, outputs: all the paths that are read, and where the result of each goes; those of other processes too.
+    """
+
+    def __init__(self, inputs, outputs):
+        self.files = {status: path for path in inputs if (status := _identity(path))}
+        folders = {folder: Path(os.path.realpath(folder)) for folder in {path.parent for path in outputs}}
+        self.places = {path: folders[path.parent] / path.name for path in outputs}
+        self.owners = {}
+        for path, output in zip(inputs, outputs):
+            self.owners.setdefault(self.places[output], path)
+
+    def check(self, path, output):
+        """Raises an `InputError` if the result of `path` must not be written to `output`."""
+        owner = self.owners[self.places[output]]
+        if owner != path:
+            raise InputError(f"{path}: the result would replace that of {owner}, {output} (wanted: another --output_dir)")
+        if not os.path.lexists(output):
+            return
+        if source := self.files.get(_identity(output)):
+            raise InputError(f"{path}: the result would overwrite {source} (wanted: another --output_dir)")
+        if os.path.isfile(output) and not is_ours(output):
+            raise InputError(f"{path}: {output} is there already, and not made by this program (wanted: another --output_dir)")
+
+
+def _identity(path):
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,1 @@
+"""Log-mel spectrograms: definition, presets, statistics, diagnosis."""

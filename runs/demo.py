@@ -1,0 +1,110 @@
+"""Vocodes the shipped mels with the shipped checkpoint, draws the results, and prints how good they are."""
+
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+
+from common.audio import read_audio, wav_writer
+from common.errors import CommandParser, InputError, run_command
+from common.files import save_atomically
+from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
+from model.mel.griffin_lim import griffin_lim
+from model.mel.input import read_mel
+from vocoder import Vocoder
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).parent.parent
+CHECKPOINT = ROOT / "checkpoints" / "small-16k.safetensors"
+SCHEDULE = ROOT / "schedules" / "small-16k-6.json"
+RECORDINGS = ROOT / "generated_samples" / "recordings"
+OUTPUT = ROOT / "generated_samples" / "demo"
+GLA_GRAD = 8  # iterations
+COLUMNS = ["PESQ", "STOI", "log-mel L1", "real-time factor"]
+
+
+def measure(recording, waveform, seconds, mel):
+    """The figures of one waveform, in the order of `COLUMNS`.
+
+    Args:
+        recording, waveform: `[T]`.
+        seconds: what it took.
+        mel: the `LogMelSpectrogram`.
+    """
+    sample_rate = mel.config.sample_rate
+    return [
+        pesq_wideband(recording, waveform, sample_rate),
+        short_time_intelligibility(recording, waveform, sample_rate),
+        log_mel_l1(mel(recording), mel(waveform)) * mel.config.std,
+        seconds / (len(waveform) / sample_rate),
+    ]
+
+
+def draw(path, title, recording_mel, result_mel, mel_config):
+    """A picture of the mel of a recording above that of the result."""
+    seconds = recording_mel.shape[1] * mel_config.hop_length / mel_config.sample_rate
+    figure, axes = plt.subplots(2, 1, figsize=(10, 5), sharex=True, sharey=True, constrained_layout=True)
+    for axis, name, mel in zip(axes, ["recording", title], [recording_mel, result_mel]):
+        image = axis.imshow(
+            mel,
+            origin="lower",
+            aspect="auto",
+            extent=(0, seconds, 0, mel_config.n_mels),
+            vmin=recording_mel.min(),
+            vmax=recording_mel.max(),
+            cmap="magma",
+        )
+        axis.set_title(name, loc="left", fontsize=10)
+        axis.set_ylabel("mel band")
+    axes[-1].set_xlabel("seconds")
+    figure.colorbar(image, ax=axes, label="log magnitude, normalised")
+    save_atomically(lambda temporary: figure.savefig(temporary, dpi=100, format="png"), path)
+    plt.close(figure)
+
+
+def timed(function, *arguments):
+    start = time.perf_counter()
+    result = function(*arguments)
+    return result, time.perf_counter() - start
+
+
+def main():
+    CommandParser(description=__doc__).parse_args()
+    mel_paths = sorted(RECORDINGS.glob("*.npy"))
+    if not mel_paths:
+        raise InputError(f"{RECORDINGS}: no mels (wanted: the .npy files that the repository has there)")
+    vocoder = Vocoder.load(CHECKPOINT, SCHEDULE)
+    mel_of, config = vocoder.mel, vocoder.mel.config
+    corrected = Vocoder(vocoder.network, config, vocoder.schedule, gla_grad=GLA_GRAD)
+    corrected.synthesize(torch.zeros(1, config.n_mels, 400))  # warm-up
+
+    systems = {  # name: (how to vocode, end of the files' names or None)
+        f"WaveGrad, {len(vocoder.schedule)} steps": (lambda mel: vocoder.synthesize(mel[None])[0], ""),
+        f"and GLA-Grad, {GLA_GRAD} iterations": (lambda mel: corrected.synthesize(mel[None])[0], "-gla-grad"),
+        "Griffin-Lim, 32 iterations": (lambda mel: griffin_lim(mel, config), None),
+    }
+    rows = {name: [] for name in systems}
+    print(f"{'recording':10} {'':28}" + "".join(f"{column:>18}" for column in COLUMNS), flush=True)
+    for mel_path in mel_paths:
+        mel = read_mel(mel_path, config.n_mels)
+        recording = read_audio(mel_path.with_suffix(".flac"), config.sample_rate)
+        for name, (vocode, end) in systems.items():
+            waveform, seconds = timed(vocode, mel)
+            if end is not None:
+                with wav_writer(OUTPUT / f"{mel_path.stem}{end}.wav", config.sample_rate) as write:
+                    write(waveform)
+                draw(OUTPUT / f"{mel_path.stem}{end}.png", name, mel, mel_of(waveform), config)
+            rows[name].append(measure(recording, waveform, seconds, mel_of))
+            print(f"{mel_path.stem:10} {name:28}" + "".join(f"{value:18.3f}" for value in rows[name][-1]), flush=True)
+    for name in systems:
+        print(f"{'mean':10} {name:28}" + "".join(f"{value:18.3f}" for value in np.nanmean(rows[name], axis=0)))
+    print(f"\nListen to {OUTPUT}/*.wav and look at the pictures beside them.")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

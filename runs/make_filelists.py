@@ -1,0 +1,85 @@
+"""Splits a folder of recordings into train.txt, validation.txt and test.txt, the same way every time."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from common.audio import check_audio
+from common.errors import CommandParser, InputError, non_negative_int, positive_int, run_command
+from common.files import check_regular, save_text
+from common.scan import scan
+
+ROOT = Path(__file__).parent.parent
+SUFFIXES = {".wav", ".flac"}
+
+
+def split(paths, n_validation, n_test, last=False):
+    """Splits paths into train, validation and test.
+
+    Args:
+        last: test and validation are the last by name; else those whose name has the smallest hash, which does not
+            change when recordings are added.
+    """
+    paths = sorted(paths)
+    ranked = paths[::-1] if last else sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path.stem)).hexdigest())
+    test, validation = set(ranked[:n_test]), set(ranked[n_test : n_test + n_validation])
+    train = [path for path in paths if path not in test | validation]
+    return {"train": train, "validation": sorted(validation), "test": sorted(test)}
+
+
+def is_listed(path, recordings):
+    """Whether a list is there, of these recordings in this order.
+
+    Raises:
+        OSError: it cannot be read.
+        InputError: it is there, of others.
+    """
+    if not path.exists():
+        return False
+    check_regular(path)
+    content = path.read_bytes()
+    *lines, rest = [os.fsdecode(line) for line in content.split(b"\n")]
+    is_other = rest or b"\0" in content or len(lines) != len(recordings)
+    if is_other or any(os.path.realpath(path.parent / line) != os.path.realpath(other) for line, other in zip(lines, recordings)):
+        raise InputError(f"{path}: is there already, of other recordings or another split (wanted: remove it, or give another OUTPUT_DIR)")
+    return True
+
+
+def main():
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder of .wav or .flac recordings, searched with all its subfolders")
+    parser.add_argument("output", type=Path, nargs="?", help="where the lists go (default: filelists/ and the folder's name)")
+    parser.add_argument("--validation", type=non_negative_int, default=20, help="number of validation recordings")
+    parser.add_argument("--test", type=non_negative_int, default=20, help="number of test recordings")
+    parser.add_argument("--sample_rate", type=positive_int, help="refuse recordings of another sample rate")
+    parser.add_argument("--last", action="store_true", help="test and validation recordings are the last by name")
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    if not folder.is_dir():
+        raise InputError(f"{arguments.folder}: not a folder (wanted: a folder of recordings)")
+    output = (arguments.output or ROOT / "filelists" / folder.name).resolve()
+    paths = scan(folder, SUFFIXES)
+    wanted = arguments.validation + arguments.test + 1
+    if len(paths) < wanted:
+        raise InputError(
+            f"{arguments.folder}: {len(paths)} recordings, .wav or .flac, are too few for --validation {arguments.validation}, "
+            f"--test {arguments.test} and one to train on (wanted: {wanted} or more, or a smaller --validation and --test)"
+        )
+    for path in paths:
+        if any(character in os.path.relpath(path, output) for character in "\r\n"):
+            raise InputError(f"{os.fspath(path)!r}: a line break in its name, which no list can hold (wanted: another name)")
+    if arguments.sample_rate:
+        for path in paths:
+            check_audio(path, arguments.sample_rate)
+    parts = {output / f"{name}.txt": part for name, part in split(paths, arguments.validation, arguments.test, arguments.last).items()}
+    missing = [path for path, part in parts.items() if not is_listed(path, part)]
+    output.mkdir(parents=True, exist_ok=True)
+    for path, part in parts.items():
+        if path in missing:
+            save_text("".join(f"{os.path.relpath(recording, output)}\n" for recording in part), path)
+        print(f"{path}: {len(part)} recordings")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,42 @@
+"""Imports run one way: each part of the project knows only what stands before it in the list."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# The parts from the ground up. Those of one line do not know each other.
+LAYERS = [
+    ("common",),
+    ("model",),
+    ("datasets", "metrics", "vocoder"),
+    ("training",),
+    ("benchmarking",),
+    ("train", "inference", "benchmark", "runs"),
+]
+HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
+MAY_ASK = {("training.launch", "train")}  # for the text of --help
+SOURCES = sorted(path for name in HEIGHT for path in [*ROOT.glob(f"{name}.py"), *ROOT.glob(f"{name}/**/*.py")])
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_import_upwards_or_sideways(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    own = module.split(".")[0]
+    for name in imported(path):
+        if name in HEIGHT and name != own and (module, name) not in MAY_ASK:
+            assert HEIGHT[name] < HEIGHT[own], f"{module} imports {name}"
+
+
+def test_the_parts_are_those_that_there_are():
+    found = {path.stem for path in ROOT.glob("*.py")} | {path.parent.name for path in ROOT.glob("*/*.py")}
+    assert found - {"tests", "onnx_inference"} == set(HEIGHT)

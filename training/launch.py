@@ -1,0 +1,99 @@
+"""Starts one training process per visible GPU, or several on the CPU, through torchrun: `python -m training.launch -c CONFIG`.
+
+CUDA_VISIBLE_DEVICES says which GPUs are visible. Everything after `--` goes to torchrun, for runs on several machines:
+    python -m training.launch -c CONFIG -- --nnodes 2 --node_rank 0 --master_addr 10.0.0.1 --master_port 29400
+"""
+
+import logging
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+from common.errors import CommandParser, positive_int
+
+TRAIN = Path(__file__).parent.parent / "train.py"
+SHUTDOWN_SECONDS = "40"  # for the processes to save and end after a signal, or after one of them has failed
+
+
+def parse_arguments(arguments):
+    """Splits a command line into the number of processes on the CPU, torchrun's options and those of `train.py`."""
+    own, torchrun_options = arguments, []
+    if "--" in arguments:
+        own, torchrun_options = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    if not {"-h", "--help"}.isdisjoint(own):
+        _print_help()
+        sys.exit(0)
+    parser = CommandParser(add_help=False, allow_abbrev=False)
+    _add_nproc(parser)
+    options, train_options = parser.parse_known_args(own)
+    return options.nproc, torchrun_options, train_options
+
+
+def _add_nproc(parser):
+    parser.add_argument("--nproc", type=positive_int, metavar="N", help="train on the CPU, with N processes that share its cores")
+
+
+def _print_help():
+    from train import command_parser
+
+    parser = command_parser(
+        usage="sh runs/train.sh -c CONFIG [-l LOGDIR] [--dry-run] [--nproc N] [-- TORCHRUN_OPTIONS]",
+        epilog="TORCHRUN_OPTIONS, for several machines: `-- --nnodes 2 --node_rank 0 --master_addr 10.0.0.1 --master_port 29400`. "
+        "One process is started for each visible GPU, or one on the CPU: CUDA_VISIBLE_DEVICES=0,1 leaves GPUs 0 and 1 visible, "
+        "CUDA_VISIBLE_DEVICES= none.",
+    )
+    _add_nproc(parser)
+    parser.print_help()
+
+
+def torchrun(arguments):
+    """Runs torchrun and returns the exit status of the process that was killed, or failed first, or 0."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.disable(logging.CRITICAL)  # torchrun's own reports, said below in one line
+    try:
+        run.run(run.parse_args(arguments))
+    except SignalException:
+        return 0  # the processes have saved and said so
+    except ChildFailedError as error:
+        # The death of one process ends the others, within so short a time that torchrun cannot say which was first.
+        rank, failure = min(error.failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
+        if failure.exitcode < 0:
+            print(f"error: process {rank} was killed by {signal.Signals(-failure.exitcode).name}", file=sys.stderr)
+            return 128 - failure.exitcode
+        if failure.exitcode > 2:  # below, it has explained itself
+            print(f"error: process {rank} ended with status {failure.exitcode}", file=sys.stderr)
+        return failure.exitcode
+    return 0
+
+
+def main():
+    nproc, torchrun_options, train_options = parse_arguments(sys.argv[1:])
+    if nproc is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    import torch
+
+    from common.device import unusable_gpus
+
+    problem = unusable_gpus()
+    if problem is not None:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    n_processes = nproc or max(torch.cuda.device_count(), 1)
+    if n_processes == 1 and not torchrun_options:
+        sys.argv = [str(TRAIN), *train_options]
+        runpy.run_path(str(TRAIN), run_name="__main__")  # exits
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // n_processes, 1)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup it stays so
+        os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
+    where = torchrun_options or ["--standalone"]
+    return torchrun([*where, "--nproc_per_node", str(n_processes), str(TRAIN), *train_options])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
