@@ -9,7 +9,7 @@ from benchmarking.tools.timing import device_name, matmul_peak
 from common.device import DTYPES, autocast, synchronized_time
 from common.errors import positive_int
 from model.config import load_config
-from model.layers import Conv1d
+from model.fast_layers import Conv1d
 from model.network import new_network
 
 WARM_UP_CALLS = 2

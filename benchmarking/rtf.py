@@ -4,7 +4,6 @@ Variants take turns on the same mels, each timing beside those of the others. GF
 the network as it is, on the samples that are asked for. The peak is that of a matrix product in the same precision.
 """
 
-import copy
 import itertools
 import os
 import statistics
@@ -19,8 +18,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarking.tools.excerpts import load_excerpts, say_which_are_shorter
-from benchmarking.tools.plain_network import plain
 from benchmarking.tools.tables import check_output, markdown_table, number, save_json
+from benchmarking.tools.textbook import textbook
 from benchmarking.tools.timing import device_name, matmul_peak, peak_memory, reset_peak_memory
 from common.device import DTYPES, autocast, fastest_dtype, synchronized_time
 from common.errors import InputError, positive_float, positive_int
@@ -80,7 +79,7 @@ def make_variants(names, network, config, arguments, device):
     variants = {}
     for name in names:
         if name == PLAIN:
-            variants[name] = _whole(sample, plain(copy.deepcopy(network)), device)
+            variants[name] = _whole(sample, textbook(network, config), device)
         elif name == ONNX:
             from model.export import OnnxNetwork  # only here: most have no ONNX file
 

@@ -5,16 +5,17 @@
 
 import platform
 import statistics
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from benchmarking.tools.plain_network import plain, with_convolutions
+from benchmarking.tools.textbook import textbook
 from common.device import synchronized_time
 from common.errors import positive_int
 from model.config import load_config
-from model.layers import UpsampledConv1d
+from model.fast_layers import Conv1d
 from training.memory import peak_live_bytes
 from training.optimization import learning_rate_factor
 from training.trainer import Trainer
@@ -41,17 +42,6 @@ class PresentTrainer(Trainer):
 
     def _recordings(self, filelist):
         return SyntheticRecordings(self.config.mel.hop_length)
-
-
-class PlainConv2d(nn.Conv2d):
-    """PyTorch's own channels-last convolution, with its own weight gradient."""
-
-    def __init__(self, conv):
-        shape = conv.in_channels, conv.out_channels, conv.kernel_size
-        options = {"padding": conv.padding, "dilation": conv.dilation}
-        super().__init__(*shape, **options, device=conv.weight.device, dtype=conv.weight.dtype)
-        self.load_state_dict(conv.state_dict())
-        self.to(memory_format=torch.channels_last)
 
 
 class PlainStep:
@@ -83,7 +73,7 @@ def plain_trainer(base):
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(config.training))
 
         def _new_network(self):
-            return plain(super()._new_network())
+            return textbook(super()._new_network(), self.config)
 
     return PlainTrainer
 
@@ -93,7 +83,10 @@ class StandardGradientTrainer(PresentTrainer):
 
     def _new_network(self):
         network = super()._new_network()
-        return with_convolutions(network, lambda conv: conv if isinstance(conv, UpsampledConv1d) else PlainConv2d(conv))
+        for conv in network.modules():
+            if type(conv) is Conv1d:
+                conv.forward = partial(nn.Conv2d.forward, conv)
+        return network
 
 
 class CompiledTrainer(PresentTrainer):

@@ -1,9 +1,14 @@
-"""The three blocks of WaveGrad (section 4.1, figures 3 to 5). All signals are `[B, C, 1, T]`, channels last."""
+"""The three blocks of WaveGrad (section 4.1, figures 3 to 5).
+
+Each takes the `layers` to build it of: `model.layers`, where a signal is `[B, C, T]`, or `model.fast_layers`, where it is `[B, C, 1, T]`.
+"""
+
+from functools import partial
 
 import torch
 from torch import nn
 
-from model.layers import Conv1d, NoiseLevelEncoding, UpsampledConv1d, downsample, leaky_relu, upsample
+from model.layers import NOISE_LEVEL_SCALE, leaky_relu
 
 
 class FiLM(nn.Module):
@@ -12,14 +17,14 @@ class FiLM(nn.Module):
     The scale gamma and the shift xi are one convolution, its first half of channels the scale.
     """
 
-    def __init__(self, in_channels, out_channels, noise_level_scale=5000.0):
+    def __init__(self, in_channels, out_channels, layers, noise_level_scale=NOISE_LEVEL_SCALE):
         super().__init__()
-        self.conv = Conv1d(in_channels, in_channels)
-        self.encoding = NoiseLevelEncoding(in_channels, noise_level_scale)
-        self.scale_shift = Conv1d(in_channels, 2 * out_channels)
+        self.conv = layers.Conv1d(in_channels, in_channels)
+        self.encoding = layers.NoiseLevelEncoding(in_channels, noise_level_scale)
+        self.scale_shift = layers.Conv1d(in_channels, 2 * out_channels)
 
     def forward(self, x, noise_level):
-        """`[B, in, 1, T]`, `[B]` -> scale and shift, `[B, out, 1, T]` each."""
+        """`[B, in, T]`, `[B]` -> scale and shift, `[B, out, T]` each."""
         x = leaky_relu(self.conv(x), inplace=True)
         x = x + self.encoding(noise_level).to(x.dtype)
         return self.scale_shift(x).chunk(2, dim=1)
@@ -28,41 +33,43 @@ class FiLM(nn.Module):
 class UBlock(nn.Module):
     """Upsamples by `factor`, modulated three times by one FiLM (figure 3)."""
 
-    def __init__(self, in_channels, out_channels, factor, dilations, interpolation="linear"):
+    def __init__(self, in_channels, out_channels, factor, dilations, layers, interpolation="linear"):
         super().__init__()
-        self.factor = factor
-        self.interpolation = interpolation
-        self.residual = Conv1d(in_channels, out_channels, kernel_size=1)
-        self.convs = nn.ModuleList([UpsampledConv1d(in_channels, out_channels, factor, dilations[0], interpolation)])
-        self.convs.extend(Conv1d(out_channels, out_channels, dilation=dilation) for dilation in dilations[1:])
+        self.residual = layers.UpsampledConv1d(in_channels, out_channels, factor, kernel_size=1, interpolation=interpolation)
+        first = layers.UpsampledConv1d(in_channels, out_channels, factor, dilation=dilations[0], interpolation=interpolation)
+        others = [layers.Conv1d(out_channels, out_channels, dilation=dilation) for dilation in dilations[1:]]
+        self.convs = nn.ModuleList([first, *others])
 
     def forward(self, x, scale, shift):
-        """`[B, in, 1, T]`, scale and shift `[B, out, 1, T * factor]` -> `[B, out, 1, T * factor]`."""
+        """`[B, in, T]`, scale and shift `[B, out, T * factor]` -> `[B, out, T * factor]`."""
 
-        def modulated(x):
+        def modulated(u):
             # gamma * U + xi (section 4.1), and the activation that follows it
-            return leaky_relu(torch.addcmul(shift, scale, x), inplace=True)
+            return leaky_relu(torch.addcmul(shift, scale, u), inplace=True)
 
-        h = self.convs[1](modulated(self.convs[0](leaky_relu(x))))
-        # A 1x1 convolution and an interpolation commute: the convolution goes on the shorter side.
-        h = h + upsample(self.residual(x), self.factor, self.interpolation)
-        return h + self.convs[3](modulated(self.convs[2](modulated(h))))
+        h = self.convs[0](leaky_relu(x))  # upsamples
+        h = self.convs[1](modulated(h))
+        h = h + self.residual(x)  # upsamples
+
+        residual = h
+        h = self.convs[2](modulated(h))
+        h = self.convs[3](modulated(h))
+        return h + residual
 
 
 class DBlock(nn.Module):
     """Downsamples by `factor` (figure 4)."""
 
-    def __init__(self, in_channels, out_channels, factor, dilations, interpolation="linear"):
+    def __init__(self, in_channels, out_channels, factor, dilations, layers, interpolation="linear"):
         super().__init__()
-        self.factor = factor
-        self.interpolation = interpolation
-        self.residual = Conv1d(in_channels, out_channels, kernel_size=1)
+        self.downsample = partial(layers.downsample, factor=factor, mode=interpolation)
+        self.residual = layers.Conv1d(in_channels, out_channels, kernel_size=1)
         channels = [in_channels] + [out_channels] * (len(dilations) - 1)
-        self.convs = nn.ModuleList(Conv1d(channels[i], out_channels, dilation=dilation) for i, dilation in enumerate(dilations))
+        self.convs = nn.ModuleList(layers.Conv1d(channels[i], out_channels, dilation=dilation) for i, dilation in enumerate(dilations))
 
     def forward(self, x):
-        """`[B, in, 1, T]` -> `[B, out, 1, T / factor]`."""
-        x = downsample(x, self.factor, self.interpolation)
+        """`[B, in, T]` -> `[B, out, T / factor]`."""
+        x = self.downsample(x)  # for both branches: it commutes with the residual's convolution of one tap
         h = self.convs[0](leaky_relu(x))
         for conv in self.convs[1:]:
             h = conv(leaky_relu(h, inplace=True))

@@ -6,8 +6,8 @@ import math
 import torch
 from torch import nn
 
+from model import fast_layers
 from model.blocks import DBlock, FiLM, UBlock
-from model.layers import Conv1d
 from model.prior import StandardNormalPrior, make_prior
 
 
@@ -18,9 +18,10 @@ class WaveGrad(nn.Module):
         config: a `model.config.NetworkConfig`.
         n_mels: number of mel bands of the conditioning features.
         prior: what its waveforms are whitened by, of `model.prior`; None is the standard normal one. The network itself does not use it.
+        layers: what it is built of: `model.fast_layers`, or `model.layers`, their textbook form.
     """
 
-    def __init__(self, config, n_mels, prior=None):
+    def __init__(self, config, n_mels, prior=None, layers=fast_layers):
         super().__init__()
         self.prior = prior or StandardNormalPrior()
         self.n_mels, self.hop_length = n_mels, config.hop_length
@@ -28,9 +29,10 @@ class WaveGrad(nn.Module):
         up_channels, down_channels = config.upsampling_channels, config.downsampling_channels
         interpolation, scale = config.interpolation, config.noise_level_scale
 
-        self.mel_conv = Conv1d(n_mels, config.upsampling_preconv_channels)
+        self.to_signal, self.from_signal = layers.to_signal, layers.from_signal
+        self.mel_conv = layers.Conv1d(n_mels, config.upsampling_preconv_channels)
         self.ublocks = nn.ModuleList(
-            UBlock(in_channels, out_channels, factor, dilations, interpolation)
+            UBlock(in_channels, out_channels, factor, dilations, layers, interpolation)
             for in_channels, out_channels, factor, dilations in zip(
                 [config.upsampling_preconv_channels, *up_channels],
                 up_channels,
@@ -38,12 +40,12 @@ class WaveGrad(nn.Module):
                 config.upsampling_dilations,
             )
         )
-        self.output_conv = Conv1d(up_channels[-1], 1)
+        self.output_conv = layers.Conv1d(up_channels[-1], 1)
 
-        self.waveform_conv = Conv1d(1, config.downsampling_preconv_channels, kernel_size=5)
+        self.waveform_conv = layers.Conv1d(1, config.downsampling_preconv_channels, kernel_size=5)
         signal_channels = [config.downsampling_preconv_channels, *down_channels]
         self.dblocks = nn.ModuleList(
-            DBlock(in_channels, out_channels, factor, dilations, interpolation)
+            DBlock(in_channels, out_channels, factor, dilations, layers, interpolation)
             for in_channels, out_channels, factor, dilations in zip(
                 signal_channels, down_channels, config.dblock_factors, config.downsampling_dilations
             )
@@ -53,11 +55,11 @@ class WaveGrad(nn.Module):
         self.ublock_strides, self.signal_strides = config.ublock_strides, config.dblock_strides
         signal_of = dict(zip(self.signal_strides, signal_channels))
         modulated_of = dict(zip(self.ublock_strides, up_channels))
-        self.films = nn.ModuleList(FiLM(signal_of[stride], modulated_of[stride], scale) for stride in sorted(modulated_of))
+        self.films = nn.ModuleList(FiLM(signal_of[stride], modulated_of[stride], layers, scale) for stride in sorted(modulated_of))
 
         if config.zero_output:
             nn.init.zeros_(self.output_conv.weight)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # of the weights that have four dimensions
 
     @staticmethod
     def receptive_field(config):
@@ -96,7 +98,7 @@ class WaveGrad(nn.Module):
                 f"of {self.hop_length} samples make {mel.shape[-1] * self.hop_length}"
             )
         with self._precision(1, y_n.device):
-            h = self.waveform_conv(y_n[:, None, None, :])
+            h = self.waveform_conv(self.to_signal(y_n[:, None]))
         signals = {1: h}
         for dblock, stride in zip(self.dblocks, self.signal_strides[1:]):
             h = signals[stride] = dblock(h)
@@ -105,12 +107,12 @@ class WaveGrad(nn.Module):
             with self._precision(stride, y_n.device):
                 modulations[stride] = film(signals[stride], noise_level)
 
-        h = self.mel_conv(mel[:, :, None, :].contiguous(memory_format=torch.channels_last))
+        h = self.mel_conv(self.to_signal(mel))
         for ublock, stride in zip(self.ublocks, self.ublock_strides):
             with self._precision(stride, y_n.device):
                 h = ublock(h.to(modulations[stride][0].dtype), *modulations[stride])
         with self._precision(1, y_n.device):
-            return self.output_conv(h)[:, 0, 0, :].to(y_n.dtype)
+            return self.from_signal(self.output_conv(h))[:, 0].to(y_n.dtype)
 
     def _precision(self, stride, device):
         """In inference under autocast, what is at the waveform's own rate computes in float32: fewer bits would be heard there."""

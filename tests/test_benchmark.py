@@ -1,6 +1,5 @@
 """benchmark.py's other commands: rtf, quality and report."""
 
-import copy
 import fcntl
 import json
 import re
@@ -23,13 +22,13 @@ import model.export
 from benchmarking import rtf as real_time_factor
 from benchmarking.rtf import make_variants, operations_per_sample
 from benchmarking.tools.measuring import Measurer
-from benchmarking.tools.plain_network import PlainConv1d, plain, with_convolutions
 from benchmarking.tools.systems import make_systems, split_sampler
 from benchmarking.tools.tables import markdown_table
-from benchmarking.training import VARIANTS, PlainConv2d
+from benchmarking.tools.textbook import textbook
+from benchmarking.training import VARIANTS
 from common.errors import InputError, run_command
 from model.config import load_config
-from model.layers import Conv1d
+from model.fast_layers import Conv1d
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule
 from model.sampler import DEFAULT_SAMPLER
@@ -153,27 +152,20 @@ def test_plain_network_is_the_same_network():
         }
     )
     torch.manual_seed(0)
+    config = config.model_copy(update={"network": small})
     network = WaveGrad(small, 80)
-    textbook = plain(copy.deepcopy(network))
+    plain = textbook(network, config)
     y, mel, noise_level = torch.randn(2, 3000), torch.randn(2, 80, 10), torch.rand(2, dtype=torch.float64)
     with torch.inference_mode():
-        torch.testing.assert_close(textbook(y, mel, noise_level), network(y, mel, noise_level), atol=1e-4, rtol=1e-4)
-    assert operations_per_sample(textbook, 80) > operations_per_sample(network, 80)
+        torch.testing.assert_close(plain(y, mel, noise_level), network(y, mel, noise_level), atol=1e-4, rtol=1e-4)
+    assert operations_per_sample(plain, 80) > operations_per_sample(network, 80)
 
 
-@pytest.mark.parametrize("convolution", [PlainConv1d, PlainConv2d])
 @pytest.mark.parametrize("device, dtype", [("meta", torch.float32), ("cpu", torch.float64)])
-def test_replaced_convolutions_are_where_the_network_is(tiny_network, convolution, device, dtype):
-    """Fails if a variant of a network on a GPU has weights on the CPU, or of another precision."""
-    network = with_convolutions(tiny_network.to(device, dtype), convolution)
-    tensors = [*network.parameters(), *network.buffers()]
-    assert {(tensor.device.type, tensor.dtype) for tensor in tensors} == {(device, dtype)}
-
-
-def test_the_plain_network_computes_on_its_device(tiny_network):
-    network = plain(tiny_network.to("meta")).train()  # autocast, which inference asks about, knows no "meta"
-    y, mel, noise_level = (torch.zeros(*shape, device="meta") for shape in [(2, 240), (2, 20, 6), (2,)])
-    assert network(y, mel, noise_level).device.type == "meta"
+def test_the_textbook_network_is_where_the_network_is(tiny_network, tiny_config, device, dtype):
+    """Fails if the baseline of a network on a GPU has weights on the CPU, or of another precision."""
+    plain = textbook(tiny_network.to(device, dtype), tiny_config)
+    assert {(parameter.device.type, parameter.dtype) for parameter in plain.parameters()} == {(device, dtype)}
 
 
 def test_profile_shows_every_convolution(command, tiny_config, tiny_network, tmp_path, capsys):

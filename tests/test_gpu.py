@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from common.device import exact_float32
 from model.config import load_config
-from model.layers import _upsample_by_neighbours
+from model.fast_layers import _upsample_by_neighbours
 from model.network import new_network
 from model.noise_schedule import NoiseSchedule
 from model.published import load_published

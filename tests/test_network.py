@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import NetworkConfig, load_config
-from model.layers import Conv1d, UpsampledConv1d, downsample, upsample
+from model.fast_layers import Conv1d
 from model.network import WaveGrad
 from model.published import from_ivanvovk, from_lmnt
 from tests.conftest import DATA, ROOT, tiny_config_values
@@ -156,31 +156,6 @@ def test_weights_start_orthogonal():
     torch.testing.assert_close(weight @ weight.T, torch.eye(4))
 
 
-@pytest.mark.parametrize("factor", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("mode", ["linear", "nearest"])
-def test_resampling_is_torch_interpolation(factor, mode):
-    x = torch.randn(2, 3, 1, 60)
-    for resample, scale in [(upsample, factor), (downsample, 1 / factor)]:
-        wanted = torch.nn.functional.interpolate(x[:, :, 0], scale_factor=scale, mode=mode)
-        torch.testing.assert_close(resample(x, factor, mode)[:, :, 0], wanted)
-
-
-@pytest.mark.parametrize("kernel_size, dilation", [(1, 1), (3, 1), (3, 8), (5, 1)])
-def test_convolution_has_the_gradients_of_torch(kernel_size, dilation):
-    ours = Conv1d(3, 4, kernel_size, dilation)
-    theirs = torch.nn.Conv1d(3, 4, kernel_size, padding=dilation * (kernel_size - 1) // 2, dilation=dilation)
-    theirs.load_state_dict({name: value.reshape(theirs.state_dict()[name].shape) for name, value in ours.state_dict().items()})
-    x = torch.randn(2, 3, 20)
-    inputs = [x[:, :, None].clone().requires_grad_(), x.clone().requires_grad_()]
-    outputs = [ours(inputs[0])[:, :, 0], theirs(inputs[1])]
-    torch.testing.assert_close(*outputs)
-    for output in outputs:
-        output.pow(2).sum().backward()
-    torch.testing.assert_close(inputs[0].grad[:, :, 0], inputs[1].grad)
-    torch.testing.assert_close(ours.weight.grad[:, :, 0], theirs.weight.grad)
-    torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
-
-
 def test_bfloat16_stays_near_float32(tiny_network):
     torch.manual_seed(0)
     arguments = torch.randn(1, 480), torch.randn(1, 20, 12), torch.full((1,), 0.5)
@@ -190,25 +165,6 @@ def test_bfloat16_stays_near_float32(tiny_network):
             rounded = tiny_network(*arguments)
     assert rounded.dtype == torch.float32
     assert (exact - rounded).abs().mean() < 0.02 * exact.abs().mean()
-
-
-@settings(max_examples=30)
-@given(factor=st.integers(1, 6), length=st.integers(1, 9), mode=st.sampled_from(["linear", "nearest"]), dilation=st.integers(1, 2))
-def test_upsampled_convolution_is_upsampling_and_convolution(factor, length, mode, dilation):
-    """Fails if the shortcut through three matrices differs at an end, in a batch, or in its gradients."""
-    torch.manual_seed(factor)
-    upsampled_conv = UpsampledConv1d(3, 2, factor, dilation, mode)
-    conv = Conv1d(3, 2, dilation=dilation)
-    conv.load_state_dict(upsampled_conv.state_dict())
-    conv.bias.data.normal_()
-    upsampled_conv.bias.data.copy_(conv.bias)
-    x = torch.randn(2, 3, 1, length, requires_grad=True)
-    weights = torch.randn(2, 2, 1, length * factor)
-    results = []
-    for module, y in [(upsampled_conv, upsampled_conv(x)), (conv, conv(upsample(x, factor, mode)))]:
-        results.append([y, *torch.autograd.grad((weights * y).sum(), [x, module.weight, module.bias])])
-    for found, wanted in zip(*results):
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("training", [True, False])
