@@ -80,12 +80,14 @@ class NetworkConfig(_Section):
     """The network's shape; channels and dilations are given for each block, in the order of the signal.
 
     Keys:
-        factors: upsampling factor of each UBlock; their product is the hop length. 1 is a block that does not resample.
+        factors: upsampling factor of each UBlock; their product, times `phases`, is the hop length. 1 is a block that does not resample.
         downsampling_factors: downsampling factor of each DBlock, likewise. Every rate that a UBlock works at must be one
             that the DBlocks pass. Left out, it is the factors other than 1, reversed, without the last.
         interpolation: "linear" (the default) or "nearest" (lmnt-com/wavegrad).
         noise_level_scale: 5000 in the paper; 1 in lmnt-com/wavegrad.
         zero_output: start with the output convolution at zero, so that the network first predicts no noise.
+        phases: signals that the waveform is split into; the network works at its rate divided by them. See `model.polyphase`.
+        mel_mean, mel_std: the network works on (mel - mel_mean) / mel_std, for mels that are not normalised.
     """
 
     factors: tuple[Size, ...] = Field(min_length=1)
@@ -99,10 +101,13 @@ class NetworkConfig(_Section):
     interpolation: Literal["linear", "nearest"] = "linear"
     noise_level_scale: PositiveFloat = 5000.0
     zero_output: bool = False
+    phases: Size = 1
+    mel_mean: float = 0.0
+    mel_std: PositiveFloat = 1.0
 
     @property
     def hop_length(self):
-        return math.prod(self.factors)
+        return math.prod(self.factors) * self.phases
 
     @property
     def dblock_factors(self):
@@ -112,12 +117,12 @@ class NetworkConfig(_Section):
 
     @property
     def ublock_strides(self):
-        """Samples of waveform per sample of each UBlock's output."""
+        """Samples of a phase per sample of each UBlock's output."""
         return [math.prod(self.factors[i + 1 :]) for i in range(len(self.factors))]
 
     @property
     def dblock_strides(self):
-        """Samples of waveform per sample of the first convolution's output and of each DBlock's."""
+        """Samples of a phase per sample of the first convolution's output and of each DBlock's."""
         return list(itertools.accumulate(self.dblock_factors, operator.mul, initial=1))
 
     @model_validator(mode="after")
@@ -278,7 +283,8 @@ class Config(_Section):
     @model_validator(mode="after")
     def _check(self):
         if self.network.hop_length != self.mel.hop_length:
-            raise ValueError(f"the product of network.factors is {self.network.hop_length}, but mel.hop_length is {self.mel.hop_length}")
+            product = "product of network.factors" + " and network.phases" * (self.network.phases > 1)
+            raise ValueError(f"the {product} is {self.network.hop_length}, but mel.hop_length is {self.mel.hop_length}")
         return self
 
 

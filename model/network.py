@@ -6,7 +6,7 @@ import math
 import torch
 from torch import nn
 
-from model import fast_layers
+from model import fast_layers, polyphase
 from model.blocks import DBlock, FiLM, UBlock
 from model.prior import StandardNormalPrior, make_prior
 
@@ -24,7 +24,8 @@ class WaveGrad(nn.Module):
     def __init__(self, config, n_mels, prior=None, layers=fast_layers):
         super().__init__()
         self.prior = prior or StandardNormalPrior()
-        self.n_mels, self.hop_length = n_mels, config.hop_length
+        self.n_mels, self.hop_length, self.n_phases = n_mels, config.hop_length, config.phases
+        self.mel_mean, self.mel_std = config.mel_mean, config.mel_std
         self.context_frames = self.receptive_field(config)
         up_channels, down_channels = config.upsampling_channels, config.downsampling_channels
         interpolation, scale = config.interpolation, config.noise_level_scale
@@ -40,9 +41,9 @@ class WaveGrad(nn.Module):
                 config.upsampling_dilations,
             )
         )
-        self.output_conv = layers.Conv1d(up_channels[-1], 1)
+        self.output_conv = layers.Conv1d(up_channels[-1], config.phases)
 
-        self.waveform_conv = layers.Conv1d(1, config.downsampling_preconv_channels, kernel_size=5)
+        self.waveform_conv = layers.Conv1d(config.phases, config.downsampling_preconv_channels, kernel_size=5)
         signal_channels = [config.downsampling_preconv_channels, *down_channels]
         self.dblocks = nn.ModuleList(
             DBlock(in_channels, out_channels, factor, dilations, layers, interpolation)
@@ -75,8 +76,9 @@ class WaveGrad(nn.Module):
             film_reach = signal_reach[stride] + 2 * stride
             reach = max(reach, film_reach + sum(dilations[1:]) * stride + upsampling_reach)
             upsampling_reach += sum(dilations) * stride + factor * stride  # interpolation looks one sample to each side
-        reach = max(reach, upsampling_reach + config.hop_length)
-        return math.ceil(reach / config.hop_length)
+        frame_length = math.prod(config.factors)
+        reach = max(reach, upsampling_reach + frame_length)
+        return math.ceil(reach / frame_length)
 
     def forward(self, y_n, mel, noise_level):
         """Predicts the noise in a waveform.
@@ -98,7 +100,7 @@ class WaveGrad(nn.Module):
                 f"of {self.hop_length} samples make {mel.shape[-1] * self.hop_length}"
             )
         with self._precision(1, y_n.device):
-            h = self.waveform_conv(self.to_signal(y_n[:, None]))
+            h = self.waveform_conv(self.to_signal(polyphase.split(y_n, self.n_phases)))
         signals = {1: h}
         for dblock, stride in zip(self.dblocks, self.signal_strides[1:]):
             h = signals[stride] = dblock(h)
@@ -107,12 +109,12 @@ class WaveGrad(nn.Module):
             with self._precision(stride, y_n.device):
                 modulations[stride] = film(signals[stride], noise_level)
 
-        h = self.mel_conv(self.to_signal(mel))
+        h = self.mel_conv(self.to_signal((mel - self.mel_mean) / self.mel_std))
         for ublock, stride in zip(self.ublocks, self.ublock_strides):
             with self._precision(stride, y_n.device):
                 h = ublock(h.to(modulations[stride][0].dtype), *modulations[stride])
         with self._precision(1, y_n.device):
-            return self.from_signal(self.output_conv(h))[:, 0].to(y_n.dtype)
+            return polyphase.merge(self.from_signal(self.output_conv(h))).to(y_n.dtype)
 
     def _precision(self, stride, device):
         """In inference under autocast, what is at the waveform's own rate computes in float32: fewer bits would be heard there."""

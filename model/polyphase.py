@@ -1,0 +1,15 @@
+"""The waveform as several signals of a lower rate, for a network that works at that rate; `network.phases` in the configuration.
+
+The rearrangement is orthonormal: white noise stays white, so diffusion, schedules and samplers do not know of it.
+With one phase, WaveGrad's own network, it does nothing.
+"""
+
+
+def split(y, n_phases):
+    """`[B, T]` -> `[B, n_phases, T / n_phases]`: the k-th signal holds the samples k, k + n_phases, k + 2 n_phases, ..."""
+    return y.unflatten(-1, (-1, n_phases)).transpose(1, 2)
+
+
+def merge(signals):
+    """The inverse of `split`: `[B, n_phases, T / n_phases]` -> `[B, T]`."""
+    return signals.transpose(1, 2).flatten(1)
