@@ -103,9 +103,10 @@ def test_every_weight_of_the_published_models_has_its_place(name, renamed, defau
     frames=st.integers(1, 9),
     batch=st.integers(1, 3),
     interpolation=st.sampled_from(["linear", "nearest"]),
+    phases=st.sampled_from([1, 2, 4]),
 )
 @torch.inference_mode()
-def test_any_factors_give_as_many_samples_as_the_mel_says(factors, frames, batch, interpolation):
+def test_any_factors_give_as_many_samples_as_the_mel_says(factors, frames, batch, interpolation, phases):
     factors = [5, *factors]
     n_dblocks = len([factor for factor in factors if factor > 1]) - 1
     config = network_config(
@@ -117,6 +118,7 @@ def test_any_factors_give_as_many_samples_as_the_mel_says(factors, frames, batch
         downsampling_channels=[4] * n_dblocks,
         downsampling_dilations=[[1, 3]] * n_dblocks,
         interpolation=interpolation,
+        phases=phases,
     )
     network = WaveGrad(config, n_mels=5)
     y_n = torch.randn(batch, frames * config.hop_length)
