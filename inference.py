@@ -22,7 +22,7 @@ from datasets import read_filelist
 from model.checkpoint import build_network, read_checkpoint
 from model.config import load_config
 from model.mel.input import MEL_SUFFIXES, read_mel
-from model.noise_schedule import NoiseSchedule
+from model.noise_schedule import FORMS, find_schedule
 from model.sampler import DEFAULT_SAMPLER, STREAMABLE
 from vocoder import Vocoder, WaveformCheck
 
@@ -201,7 +201,10 @@ def main(argv=None):
     parser = CommandParser(description="Vocode mel files, or resynthesise audio files.")
     parser.add_argument("-c", "--config", help="configuration that the checkpoint must agree with (it carries its own)")
     parser.add_argument("-ch", "--checkpoint", required=True, help="weights: .safetensors, or a training checkpoint .pt")
-    parser.add_argument("-ns", "--noise_schedule", required=True, help="noise schedule: .json, .pt or .npy")
+    parser.add_argument("-ns", "--noise_schedule", required=True, help=f"noise schedule: {FORMS}")
+    changes = parser.add_mutually_exclusive_group()
+    changes.add_argument("--steps", type=positive_int, metavar="N", help="follow the curve of the schedule in N steps; not with --repeat")
+    changes.add_argument("--repeat", type=positive_int, metavar="K", help="take each beta of the schedule K times; not with --steps")
     parser.add_argument(
         "-m", "--mel_filelist", required=True, help="list or folder of .npy or .pt mels, or .wav or .flac recordings, or one of these"
     )
@@ -228,7 +231,7 @@ def main(argv=None):
 
     config = load_config(arguments.config) if arguments.config else None
     inputs = read_inputs(arguments.mel_filelist, arguments.output_dir)
-    schedule = NoiseSchedule.load(arguments.noise_schedule)
+    schedule = find_schedule(arguments.noise_schedule, arguments.steps, arguments.repeat)
     checkpoint = read_checkpoint(arguments.checkpoint, config)
     network = build_network(checkpoint, arguments.checkpoint)
     exact_float32()

@@ -13,7 +13,7 @@ from model.gla_grad import GlaGrad
 from model.mel.diagnosis import diagnose
 from model.mel.input import as_mel
 from model.mel.transform import LogMelSpectrogram
-from model.noise_schedule import NoiseSchedule
+from model.noise_schedule import find_schedule
 from model.sampler import find_sampler, sampler_name
 from model.streaming import SynthesisStream, push_together
 
@@ -122,14 +122,20 @@ class Vocoder:
         self.mel_statistics = mel_statistics
 
     @classmethod
-    def load(cls, checkpoint, schedule, **options):
-        """A vocoder from the paths of a checkpoint and of a noise schedule; options as in the constructor.
+    def load(cls, checkpoint, schedule, steps=None, **options):
+        """A vocoder from files.
+
+        Args:
+            checkpoint: path of the weights.
+            schedule: path or text of the noise schedule; see `model.noise_schedule.find_schedule`.
+            steps: number of denoising steps, along the curve of the schedule; None is its own.
+            options: as in the constructor.
 
         Raises:
-            OSError, InputError: a file cannot be used.
+            OSError, InputError: a file or the schedule cannot be used.
         """
         content = read_checkpoint(checkpoint)
-        network, schedule = build_network(content, checkpoint), NoiseSchedule.load(schedule)
+        network, schedule = build_network(content, checkpoint), find_schedule(schedule, steps)
         return cls(network, content.config.mel, schedule, mel_statistics=content.mel_statistics, **options)
 
     def diagnose(self, mel):

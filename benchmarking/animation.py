@@ -13,11 +13,11 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 
 from benchmarking.tools.tables import check_output
 from common.audio import read_audio
-from common.errors import InputError, naming, positive_float, seed_int
+from common.errors import InputError, naming, positive_float, positive_int, seed_int
 from common.files import save_atomically
 from model.checkpoint import load_network
 from model.mel.transform import LogMelSpectrogram
-from model.noise_schedule import NoiseSchedule
+from model.noise_schedule import FORMS, find_schedule, split_text
 from model.sampler import SAMPLERS, find_sampler, sampler_name
 
 MOST_FRAMES = 50  # of a schedule with more steps, as many are shown, evenly spaced
@@ -60,7 +60,8 @@ def draw(states, recording_mel, mel, path, frames_per_second):
 
 def add_arguments(parser):
     parser.add_argument("-ch", "--checkpoint", required=True, help="network to sample with")
-    parser.add_argument("-ns", "--noise_schedule", required=True, help="noise schedule")
+    parser.add_argument("-ns", "--noise_schedule", required=True, help=f"noise schedule: {FORMS}")
+    parser.add_argument("--steps", type=positive_int, metavar="N", help="follow the curve of the schedule in N steps")
     parser.add_argument("-r", "--recording", required=True, help="recording whose mel is vocoded")
     parser.add_argument("-o", "--output", type=Path, required=True, help="file to write, .gif")
     parser.add_argument("--sampler", help=f"one of {', '.join(SAMPLERS)} (default: what the schedule was made for)")
@@ -71,8 +72,8 @@ def add_arguments(parser):
 def run(arguments):
     if arguments.output.suffix != ".gif":
         raise InputError(f"{arguments.output}: an animation file ends in .gif")
-    check_output(arguments.output, [arguments.checkpoint, arguments.noise_schedule, arguments.recording])
-    schedule = NoiseSchedule.load(arguments.noise_schedule)
+    check_output(arguments.output, [arguments.checkpoint, split_text(arguments.noise_schedule)[0], arguments.recording])
+    schedule = find_schedule(arguments.noise_schedule, arguments.steps)
     network, config = load_network(arguments.checkpoint)
     mel = LogMelSpectrogram(config.mel)
     recording = read_audio(arguments.recording, config.mel.sample_rate)

@@ -25,13 +25,14 @@ from common.device import DTYPES
 from common.errors import InputError, non_negative_int, positive_float, positive_int, seed_int
 from common.files import save_text
 from metrics import METRICS
+from model.noise_schedule import FORMS
 
 
 def add_arguments(parser):
     parser.add_argument("-ch", "--checkpoint", required=True, help="network to measure")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for quality.json, quality.md, the journal and audio/")
     parser.add_argument("--filelist", required=True, help="test recordings")
-    parser.add_argument("--schedules", nargs="+", required=True, help="schedule files; FILE@SAMPLER goes with that sampler alone")
+    parser.add_argument("--schedules", nargs="+", required=True, help=f"each {FORMS}; SCHEDULE@SAMPLER goes with that sampler alone")
     parser.add_argument("--samplers", nargs="+", default=[None], help="(default: what each schedule was made for)")
     parser.add_argument(
         "--gla_grad",

@@ -18,7 +18,7 @@ from benchmarking.tools.workers import default_jobs, start_workers
 from common.errors import InputError, positive_float, positive_int, seed_int
 from common.files import check_not_input
 from metrics import METRICS
-from model.noise_schedule import NoiseSchedule
+from model.noise_schedule import NoiseSchedule, find_schedule, split_text
 from model.sampler import sampler_name
 
 METHODS = ["grid", *OPTIMIZERS]
@@ -134,7 +134,7 @@ def add_arguments(parser):
     grid.add_argument("--ladder", type=float, nargs="*", help="one value a step (default: 1e-6 to 0.1 at equal ratios)")
     grid.add_argument("--non_decreasing", action="store_true", help="only betas that never fall towards the noise")
     optimizer = parser.add_argument_group("optimisers")
-    optimizer.add_argument("--start", type=Path, help="schedule to start from, of any number of steps")
+    optimizer.add_argument("--start", help="schedule to start from, of any number of steps, as -ns of inference.py")
     optimizer.add_argument("--knots", type=positive_int, default=6, help="of the curve of noise levels (default: %(default)s)")
 
 
@@ -147,7 +147,8 @@ def _check(arguments):
         raise InputError(f"{arguments.output}: a schedule file ends in .json")
     if arguments.output.is_dir():
         raise InputError(f"{arguments.output}: cannot be written (wanted: the name of a file)")
-    check_not_input(arguments.output, [arguments.start, arguments.checkpoint, arguments.filelist])
+    start = split_text(arguments.start)[0] if arguments.start else None
+    check_not_input(arguments.output, [start, arguments.checkpoint, arguments.filelist])
     journal = _journal_path(arguments)
     if arguments.output.exists() and not journal.exists():
         raise InputError(f"{arguments.output}: is there already, and not of this search: {journal} is missing (wanted: another --output)")
@@ -181,7 +182,7 @@ def _batches(arguments):
     if arguments.knots < 2:
         raise InputError(f"--knots is {arguments.knots} (wanted: 2 or more)")
     curves = ScheduleCurves(arguments.steps, arguments.knots, arguments.final_noise_level or FINAL_NOISE_LEVEL)
-    start = curves.point(NoiseSchedule.load(arguments.start)) if arguments.start else curves.middle
+    start = curves.point(find_schedule(arguments.start)) if arguments.start else curves.middle
     settings |= {"knots": arguments.knots, "start": start.tolist()}
     batches = optimizer_batches(arguments.method, curves, start, arguments.seed, n_candidates)
     return batches, n_candidates, settings
@@ -189,7 +190,7 @@ def _batches(arguments):
 
 def run(arguments):
     _check(arguments)
-    arguments.sampler = sampler_name(NoiseSchedule.load(arguments.start) if arguments.start else None, arguments.sampler)
+    arguments.sampler = sampler_name(find_schedule(arguments.start) if arguments.start else None, arguments.sampler)
     scoring = Scoring(
         arguments.checkpoint,
         arguments.filelist,

@@ -3,7 +3,8 @@
 import functools
 import json
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -15,7 +16,10 @@ from scipy.special import expit
 from common.errors import InputError, naming, shortened
 from common.files import read_json, reading, save_text
 
-JSON_KEYS = ("name", "betas", "source", "sampler")
+SUFFIXES = (".json", ".npy", ".pt")
+JSON_KEYS = ("name", "source", "sampler", "many_steps_sampler", "betas")
+MANY_STEPS = 12  # from here on the released model is better with its `many_steps_sampler`: docs/journal/2026-11-25-training-small.md
+MOST_STEPS = 1_000_000  # that a text or a change can ask for
 MOST_SIGNAL_LEFT = 0.75  # a final noise level above this leaves most of the signal (0.56 of the power); two good steps have 0.72
 
 
@@ -30,6 +34,7 @@ class NoiseSchedule:
         name: what to call it.
         source: where the betas come from.
         sampler: name of the sampler that they were made for (see `model.sampler.sampler_name`), or None.
+        many_steps_sampler: name of the sampler for schedules of `MANY_STEPS` or more that are derived from this one, or None.
 
     Attributes:
         alphas: 1 - betas.
@@ -45,9 +50,11 @@ class NoiseSchedule:
     name: str = "unnamed"
     source: str = ""
     sampler: Optional[str] = None
+    many_steps_sampler: Optional[str] = None
 
     def __post_init__(self):
-        for key, value in [("name", self.name), ("source", self.source), ("sampler", self.sampler or "")]:
+        samplers = {"sampler": self.sampler or "", "many_steps_sampler": self.many_steps_sampler or ""}
+        for key, value in ({"name": self.name, "source": self.source} | samplers).items():
             if not isinstance(value, str):
                 raise InputError(f"{key} must be text, found {shortened(repr(value))}")
         betas = _numbers(self.betas)
@@ -101,21 +108,20 @@ class NoiseSchedule:
 
     def save(self, path):
         """Writes the schedule as JSON, atomically."""
-        content = {"name": self.name, "source": self.source, "sampler": self.sampler, "betas": self.betas.tolist()}
-        if self.sampler is None:
-            del content["sampler"]
+        content = {key: getattr(self, key) for key in JSON_KEYS} | {"betas": self.betas.tolist()}
+        content = {key: value for key, value in content.items() if value is not None}
         save_text(json.dumps(content, indent=2) + "\n", path)
 
     @classmethod
     def load(cls, path):
-        """Reads a schedule from `.json` (`name`, `betas`, `source`, `sampler`), `.npy`, or `.pt` (a tensor or list of betas).
+        """Reads a schedule from `.json` (an object with `JSON_KEYS`, or a list of betas), `.npy`, or `.pt` (a tensor or list of betas).
 
         Raises:
             OSError: the file cannot be read.
             InputError: the file is not a schedule; the message names the file.
         """
         path = Path(path)
-        readers = {".json": _read_json, ".npy": _read_npy, ".pt": _read_pt}
+        readers = dict(zip(SUFFIXES, (_read_json, _read_npy, _read_pt)))
         if path.suffix.lower() not in readers:
             raise InputError(f"{path}: a noise schedule is a .json, .npy or .pt file, found '{path.suffix}'")
         content = readers[path.suffix.lower()](path)
@@ -161,26 +167,34 @@ def _read_pt(path):
 
 def linear(n_steps, start, stop):
     """`n_steps` betas from `start` to `stop` at equal distances; training uses linear(1000, 1e-6, 0.01)."""
-    return NoiseSchedule(np.linspace(start, stop, n_steps), f"linear-{n_steps}", f"linear({start:g}, {stop:g}, {n_steps})")
+    return _built(linear, np.linspace(start, stop, n_steps), start, stop)
 
 
 def geometric(n_steps, start, stop):
     """`n_steps` betas from `start` to `stop` at equal ratios."""
-    return NoiseSchedule(np.geomspace(start, stop, n_steps), f"geometric-{n_steps}", f"geometric({start:g}, {stop:g}, {n_steps})")
+    return _built(geometric, np.geomspace(start, stop, n_steps), start, stop)
 
 
 def quadratic(n_steps, start, stop):
     """`n_steps` betas whose square roots are at equal distances."""
-    betas = np.linspace(math.sqrt(start), math.sqrt(stop), n_steps) ** 2
-    return NoiseSchedule(betas, f"quadratic-{n_steps}", f"quadratic({start:g}, {stop:g}, {n_steps})")
+    return _built(quadratic, np.linspace(math.sqrt(start), math.sqrt(stop), n_steps) ** 2, start, stop)
 
 
 def fibonacci(n_steps, start):
     """`n_steps` betas, `start` times the Fibonacci numbers 1, 2, 3, 5, ... (WaveGrad's 25-step schedule, section 4.4)."""
-    numbers = [1, 2]
+    numbers = [1.0, 2.0]  # in whole numbers, those of a million steps would fill the memory
     while len(numbers) < n_steps:
         numbers.append(numbers[-1] + numbers[-2])
-    return NoiseSchedule(np.array(numbers[:n_steps], dtype=np.float64) * start, f"fibonacci-{n_steps}", f"fibonacci({start:g}, {n_steps})")
+    return _built(fibonacci, np.array(numbers[:n_steps]) * start, start)
+
+
+def _built(builder, betas, *ends):
+    """The betas of a builder, by the name of its arguments."""
+    arguments = [str(len(betas)), *(f"{end:g}" for end in ends)]
+    return NoiseSchedule(betas, "-".join([builder.__name__, *arguments]), f"{builder.__name__}({', '.join(arguments)})")
+
+
+BUILDERS = {"linear": linear, "geometric": geometric, "quadratic": quadratic, "fibonacci": fibonacci}
 
 
 def from_log_snr(log_snr, name="unnamed", source=""):
@@ -201,11 +215,25 @@ def interpolate(schedule, n_steps):
     """The same curve of log-SNR in another number of steps, with the same ends (monotone cubic interpolation).
 
     Raises:
-        InputError: one of the two has a single step, which is no curve.
+        InputError: there are no such steps, or one of the two schedules has a single step, which is no curve.
     """
+    _check_whole("number of steps", n_steps, MOST_STEPS)
     if n_steps == len(schedule):
         return schedule
     return _along(schedule, np.linspace(0, 1, n_steps))
+
+
+def repeat(schedule, times):
+    """Each beta `times` times: the README of ivanvovk/WaveGrad makes 50 steps from 25 in this way.
+
+    Raises:
+        InputError: it cannot be repeated as often.
+    """
+    _check_whole("number of repetitions", times, MOST_STEPS // len(schedule))
+    if times == 1:
+        return schedule
+    source = f"each beta {times} times, from {schedule.name} ({schedule.source})"
+    return _derived(schedule, np.repeat(schedule.betas, times), f"{schedule.name}-x{times}", source)
 
 
 def random_along(schedule, n_steps, rng):
@@ -228,9 +256,75 @@ def _along(schedule, places):
     """The schedule at places between 0, the step nearest to the clean waveform, and 1, the first of sampling."""
     if min(len(places), len(schedule)) < 2:
         raise InputError(f"a schedule of {len(schedule)} steps has no curve to take {len(places)} from (wanted: 2 or more)")
+    if not np.isfinite(schedule.log_snr).all():
+        raise InputError("a beta that vanishes beside 1 has no log-SNR to interpolate (wanted: 1e-15 or more)")
     curve = PchipInterpolator(np.linspace(0, 1, len(schedule)), schedule.log_snr)
     source = f"interpolated in log-SNR from {schedule.name} ({schedule.source})"
-    return from_log_snr(curve(places), f"{schedule.name}-in-{len(places)}", source)
+    return _derived(schedule, from_log_snr(curve(places)).betas, f"{schedule.name}-in-{len(places)}", source)
 
 
-BUILDERS = {"linear": linear, "geometric": geometric, "quadratic": quadratic, "fibonacci": fibonacci}
+def _derived(schedule, betas, name, source):
+    """Betas that follow from a schedule, with the sampler of its two that is for so many steps."""
+    sampler = schedule.many_steps_sampler if len(betas) >= MANY_STEPS else None
+    return replace(schedule, betas=betas, name=name, source=source, sampler=sampler or schedule.sampler)
+
+
+def _check_whole(what, number, most):
+    if not (isinstance(number, (int, np.integer)) and 1 <= number <= most):
+        raise InputError(f"{what} is {shortened(number)} (wanted: a whole number, 1 to {most})")
+
+
+FORMS = (
+    "a .json, .npy or .pt file, linear:N:START:STOP, geometric:N:START:STOP, quadratic:N:START:STOP or fibonacci:N:START; "
+    "after it :N for the same curve in N steps, or :xK for each beta K times"
+)
+_BASE = r".*\.(?:json|npy|pt)|(?:linear|geometric|quadratic)(?::[^:]*){3}|fibonacci(?::[^:]*){2}"
+_TEXT = re.compile(f"({_BASE})(?::(x?)([0-9]{{1,7}}))?", re.IGNORECASE | re.DOTALL)
+
+
+def find_schedule(text, n_steps=None, times=None):
+    """The schedule of a text, which is what commands take.
+
+    Args:
+        text: as `FORMS` says. What ends in `.json`, `.npy` or `.pt` is a file, and its name may hold colons.
+        n_steps, times: the same changes as numbers, see `interpolate` and `repeat`; None changes nothing.
+
+    Raises:
+        OSError: the file cannot be read.
+        InputError: the text is none of these, or gives no schedule; the message begins with the text or the file.
+    """
+    base, x, number = split_text(text)
+    schedule = NoiseSchedule.load(base) if base.lower().endswith(SUFFIXES) else _build(base)
+    with naming(text):
+        if number is not None:
+            schedule = (repeat if x else interpolate)(schedule, int(number))
+        if n_steps is not None:
+            schedule = interpolate(schedule, n_steps)
+        if times is not None:
+            schedule = repeat(schedule, times)
+    return schedule
+
+
+def split_text(text):
+    """`find_schedule`'s text in three parts: the file or builder, and of the change `x` and the number; None where there is none.
+
+    Raises:
+        InputError: it is no such text.
+    """
+    match = _TEXT.fullmatch(str(text))
+    if not match:
+        raise InputError(f"{text}: no noise schedule (wanted: {FORMS})")
+    return match.groups()
+
+
+def _build(text):
+    """The schedule of a builder and its arguments in a text."""
+    name, *values = text.lower().split(":")
+    try:
+        n_steps, *ends = int(values[0]), *map(float, values[1:])
+    except ValueError:
+        n_steps, ends = 0, []
+    if not (1 <= n_steps <= MOST_STEPS and all(0 < end < 1 for end in ends)):
+        raise InputError(f"{text}: no noise schedule (wanted: 1 to {MOST_STEPS} steps, and betas inside (0, 1))")
+    with naming(text):
+        return BUILDERS[name](n_steps, *ends)

@@ -30,7 +30,7 @@ from common.errors import InputError, run_command
 from model.config import load_config
 from model.fast_layers import Conv1d
 from model.network import WaveGrad
-from model.noise_schedule import NoiseSchedule
+from model.noise_schedule import NoiseSchedule, interpolate, linear, repeat
 from model.sampler import DEFAULT_SAMPLER
 
 ROOT = Path(__file__).parent.parent
@@ -329,6 +329,10 @@ def test_other_settings_do_not_mix(quality, tmp_path, capsys):
         ("a@1.json", "a@1.json", None),
         ("old.json@home/a.pt", "old.json@home/a.pt", None),
         ("a.json@", "a.json", ""),
+        ("a.json:25@heun", "a.json:25", "heun"),
+        ("me@home/a.json:x2", "me@home/a.json:x2", None),
+        ("a@1.JSON:25", "a@1.JSON:25", None),
+        ("linear:50:1e-6:0.01@ddim:0.5", "linear:50:1e-6:0.01", "ddim:0.5"),
     ],
 )
 def test_an_at_sign_in_a_path_names_no_sampler(text, path, sampler):
@@ -352,6 +356,25 @@ def test_schedules_go_with_the_sampler_that_they_were_made_for(tmp_path):
     found = make_systems([f"{tmp_path}/a.json", SCHEDULES[0]], [None])[2:]
     assert [system.name for system in found] == ["made-for-ddim ddim", f"wg-3 {DEFAULT_SAMPLER}"]
     assert [system.sampler for system in make_systems([f"{tmp_path}/a.json@heun"], [None])[2:]] == ["heun"]
+
+
+def test_schedules_of_each_form_are_systems(tmp_path):
+    """Fails if a derived schedule is another one than Python's, or has not the sampler for its number of steps."""
+    schedule = NoiseSchedule(linear(6, 1e-3, 0.6).betas, "six", "", "ddim", "ancestral")
+    schedule.save(tmp_path / "six.json")
+    texts = [f"{tmp_path}/six.json:3", f"{tmp_path}/six.json:x2", f"{tmp_path}/six.json:12@heun", "linear:50:1e-6:0.01"]
+    found = make_systems(texts, [None])[2:]
+    names = ["six-in-3 ddim", "six-x2 ancestral", "six-in-12 heun", f"linear-50-1e-06-0.01 {DEFAULT_SAMPLER}"]
+    assert [system.name for system in found] == names
+    wanted = [interpolate(schedule, 3), repeat(schedule, 2), interpolate(schedule, 12), linear(50, 1e-6, 0.01)]
+    assert all(np.array_equal(system.schedule.betas, of.betas) for system, of in zip(found, wanted))
+
+
+@pytest.mark.parametrize("text", ["none.json:3", "linear:50:1e-6@ddim", "six.json", "linear:3:0.1:0.5:0@ddim"])
+def test_what_is_no_schedule_is_said_in_one_line(quality, capsys, text):
+    assert quality("--schedules", text) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and text.partition("@")[0].removesuffix(":3") in error
 
 
 def test_results_with_and_without_correction(quality, tmp_path, capsys, monkeypatch):
@@ -549,5 +572,8 @@ def test_animation_goes_from_noise_to_speech(command, tiny_checkpoint, filelist,
             image.seek(frame)
             durations.append(image.info["duration"])
     assert len(durations) == 7 and durations[-1] > durations[0]  # six steps and the result, which stays
+    assert command(*arguments, "--steps", 3, "-o", tmp_path / "three.gif") == 0, capsys.readouterr().err
+    with PIL.Image.open(tmp_path / "three.gif") as image:
+        assert image.n_frames == 4
     assert command(*arguments, "-o", tmp_path / "animation.mp4") == 2
     assert "ends in .gif" in capsys.readouterr().err

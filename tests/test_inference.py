@@ -21,7 +21,7 @@ from common.errors import run_command
 from inference import main, vocode_files
 from model.config import NetworkConfig
 from model.network import WaveGrad
-from model.noise_schedule import linear
+from model.noise_schedule import NoiseSchedule, interpolate, linear, repeat
 from tests.conftest import ROOT, tiny_config_values
 from vocoder import Vocoder, compiled
 
@@ -206,6 +206,24 @@ def test_a_schedule_that_cannot_start_from_noise_is_used_with_a_warning(setup, r
     assert "final noise level 0.964" in result.err
 
 
+def test_derived_schedules_give_what_files_of_their_betas_give(setup, run):
+    """Fails if `--steps`, `--repeat` or a text is another schedule than Python's, or takes another sampler."""
+    arguments, folder = setup
+    schedule = NoiseSchedule(linear(3, 1e-3, 0.6).betas, sampler="ddim", many_steps_sampler="ancestral")
+    schedule.save(folder / "schedule.json")
+    for derived, options in [
+        (interpolate(schedule, 5), [["--steps", 5], ["-ns", f"{folder}/schedule.json:5"]]),
+        (repeat(schedule, 4), [["--repeat", 4], ["-ns", f"{folder}/schedule.json:x4"]]),
+    ]:
+        np.save(folder / "betas.npy", derived.betas)
+        found = []
+        for option in [["-ns", folder / "betas.npy", "--sampler", derived.sampler], *options]:
+            result = run(*arguments, "-v", "yes", *option)
+            assert result.returncode == 0 and f"({len(derived)} steps" in result.out, result.err
+            found.append([(folder / "out" / name).read_bytes() for name in names(folder / "out")])
+        assert found[0] == found[1] == found[2]
+
+
 def corrupt(path, content):
     path.write_bytes(content)
     return path
@@ -218,6 +236,13 @@ def corrupt(path, content):
         (lambda d: ["-ch", corrupt(d / "cut.safetensors", b"abc")], "cut.safetensors: .*damaged"),
         (lambda d: ["-ns", d / "none.json"], "none.json: No such file"),
         (lambda d: ["-ns", corrupt(d / "s.json", b"[2]")], "s.json: betas must be inside"),
+        (lambda d: ["-ns", f"{d}/none.json:6"], "none.json: No such file"),
+        (lambda d: ["-ns", f"{d}/schedule.json:six"], "schedule.json:six: no noise schedule"),
+        (lambda d: ["-ns", "linear:6:1e-6"], "linear:6:1e-6: no noise schedule"),
+        (lambda d: ["--steps", "0"], "--steps is 0"),
+        (lambda d: ["--steps", "1"], "schedule.json: .* no curve"),
+        (lambda d: ["--repeat", "1000000"], "schedule.json: number of repetitions is 1000000"),
+        (lambda d: ["--steps", "6", "--repeat", "2"], "--repeat: not allowed with argument --steps"),
         (lambda d: ["-m", d / "none.txt"], "none.txt: No such file"),
         (lambda d: ["-m", corrupt(d / "empty.txt", b"\n")], "empty.txt: the filelist is empty"),
         (lambda d: ["-m", corrupt(d / "l.txt", b"none.npy\n")], "none.npy: No such file"),

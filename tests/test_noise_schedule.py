@@ -9,8 +9,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import InputError
-from model.noise_schedule import BUILDERS, NoiseSchedule, fibonacci, interpolate, linear, random_along
+from common.errors import InputError, describe
+from model.noise_schedule import (
+    BUILDERS,
+    MANY_STEPS,
+    NoiseSchedule,
+    fibonacci,
+    find_schedule,
+    geometric,
+    interpolate,
+    linear,
+    quadratic,
+    random_along,
+    repeat,
+)
 from tests.conftest import ROOT
 
 betas_inside = st.lists(st.floats(1e-9, 0.999, exclude_max=True), min_size=1, max_size=30)
@@ -95,6 +107,22 @@ def test_shipped_schedules_say_where_they_come_from(path):
     assert schedule.name == path.stem and schedule.source
 
 
+BETAS = {
+    3: ("dpm-solver", [0.000281669, 0.0991602, 0.816611]),
+    12: (
+        "sde-dpm-solver",
+        [0.000281669, 0.0010611, 0.00368672, 0.0093211, 0.0199528, 0.0393041, 0.0685162, 0.140191, 0.283248, 0.347101, 0.33356, 0.28753],
+    ),
+}
+
+
+@pytest.mark.parametrize("n_steps, wanted", BETAS.items())
+def test_the_shipped_schedule_in_other_numbers_of_steps(n_steps, wanted):
+    """Fails if a change of the interpolation would make the figures in checkpoints/README.md those of other schedules."""
+    schedule = find_schedule(ROOT / "schedules" / "small-16k-6.json", n_steps)
+    assert (schedule.sampler, [float(f"{beta:.6g}") for beta in schedule.betas]) == wanted
+
+
 def test_warns_of_a_schedule_that_cannot_start_from_noise():
     assert "final noise level 0.964" in NoiseSchedule.load(ROOT / "schedules" / "ivanvovk-6.json").warning
     assert NoiseSchedule.load(ROOT / "schedules" / "wg-6.json").warning is None
@@ -108,9 +136,10 @@ def test_a_byte_order_mark_is_no_part_of_a_schedule(tmp_path):
 @given(betas=betas_inside)
 def test_json_gives_back_the_same_bits(tmp_path_factory, betas):
     path = tmp_path_factory.mktemp("schedule") / "s.json"
-    NoiseSchedule(betas, "s", "made up", "ddim").save(path)
+    NoiseSchedule(betas, "s", "made up", "ddim", "ancestral").save(path)
     loaded = NoiseSchedule.load(path)
-    assert list(loaded.betas) == betas and (loaded.name, loaded.source, loaded.sampler) == ("s", "made up", "ddim")
+    assert list(loaded.betas) == betas
+    assert (loaded.name, loaded.source, loaded.sampler, loaded.many_steps_sampler) == ("s", "made up", "ddim", "ancestral")
     assert [entry.name for entry in path.parent.iterdir()] == ["s.json"]
 
 
@@ -135,6 +164,7 @@ class Anything:
         ("no_betas.json", lambda path: path.write_text("{}")),
         ("unknown_key.json", lambda path: path.write_text('{"betas": [0.1], "bteas": [0.1]}')),
         ("number_as_sampler.json", lambda path: path.write_text('{"betas": [0.1], "sampler": 5}')),
+        ("number_as_many_steps_sampler.json", lambda path: path.write_text('{"betas": [0.1], "many_steps_sampler": 5}')),
         ("number_as_name.json", lambda path: path.write_text('{"betas": [0.1], "name": 5}')),
         ("deep.json", lambda path: path.write_text("[" * 100_000)),
         ("huge_number.json", lambda path: path.write_text('{"betas": [1' + "0" * 400 + "]}")),
@@ -210,3 +240,144 @@ def test_a_byte_order_mark_is_no_part_of_json(tmp_path):
 @pytest.mark.parametrize("path", sorted((ROOT / "schedules").glob("small-16k-*.json")), ids=lambda path: path.stem)
 def test_our_own_schedules_do_not_warn_against_themselves(path):
     assert NoiseSchedule.load(path).warning is None
+
+
+SIX = NoiseSchedule([3e-4, 6e-3, 0.04, 0.16, 0.5, 0.6], "six", "searched", "dpm-solver", "sde-dpm-solver")
+
+
+def test_the_same_curve_in_another_number_of_steps():
+    """Fails if the ends move, or if every other step of twice as many is not a step of the curve."""
+    finer = interpolate(SIX, 11)
+    np.testing.assert_allclose(finer.log_snr[::2], SIX.log_snr, rtol=1e-12)
+    assert (finer.name, finer.source) == ("six-in-11", "interpolated in log-SNR from six (searched)")
+    assert interpolate(SIX, 6) is SIX
+
+
+def test_each_beta_is_repeated():
+    for times in (2, 4):
+        repeated = repeat(fibonacci(25, 1e-6), times)
+        assert np.array_equal(repeated.betas, np.repeat(fibonacci(25, 1e-6).betas, times))
+        assert repeated.name == f"fibonacci-25-1e-06-x{times}" and repeated.source.endswith("(fibonacci(25, 1e-06))")
+    assert repeat(SIX, 1) is SIX
+
+
+@pytest.mark.parametrize(
+    "derived, sampler",
+    [
+        (interpolate(SIX, 3), "dpm-solver"),
+        (interpolate(SIX, MANY_STEPS - 1), "dpm-solver"),
+        (interpolate(SIX, MANY_STEPS), "sde-dpm-solver"),
+        (interpolate(SIX, 1000), "sde-dpm-solver"),
+        (repeat(SIX, 2), "sde-dpm-solver"),
+        (repeat(interpolate(SIX, 5), 2), "dpm-solver"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_the_number_of_steps_decides_on_the_sampler(derived, sampler):
+    """Fails if a derived schedule is sampled as no file of such steps was, or forgets one of the two samplers."""
+    assert (derived.sampler, derived.many_steps_sampler) == (sampler, "sde-dpm-solver")
+
+
+def test_without_a_sampler_for_many_steps_there_is_one_for_all():
+    for sampler in (None, "ddim"):
+        schedule = NoiseSchedule(SIX.betas, sampler=sampler)
+        for derived in (interpolate(schedule, 12), repeat(schedule, 2), interpolate(schedule, 3)):
+            assert (derived.sampler, derived.many_steps_sampler) == (sampler, None)
+
+
+@pytest.mark.parametrize("change", [interpolate, repeat])
+@pytest.mark.parametrize("number", [0, -1, 2.5, "3", None, 10**9, 10**400])
+def test_impossible_changes_are_one_clear_error(change, number):
+    with pytest.raises(InputError, match="number of .* is .* .wanted: a whole number, 1 to "):
+        change(SIX, number)
+
+
+def test_a_beta_without_a_log_snr_is_on_no_curve():
+    with pytest.raises(InputError, match="vanishes beside 1"):
+        interpolate(NoiseSchedule([1e-17, 0.5]), 3)
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("six.json", SIX),
+        ("six.npy", SIX),
+        ("six.PT", SIX),
+        ("six.json:25", interpolate(SIX, 25)),
+        ("six.npy:3", interpolate(SIX, 3)),
+        ("six.json:x3", repeat(SIX, 3)),
+        ("six:25.json", linear(3, 0.1, 0.2)),  # files whose names hold colons
+        ("six:25.json:12", interpolate(linear(3, 0.1, 0.2), 12)),
+        ("six.json:25.json", linear(3, 0.1, 0.2)),
+        ("six.json:25.json:x2", repeat(linear(3, 0.1, 0.2), 2)),
+        ("linear:4:1e-6:0.01.json", linear(3, 0.1, 0.2)),
+        ("linear:50:1e-6:0.01", linear(50, 1e-6, 0.01)),
+        ("linear:50:1e-6:0.01:12", interpolate(linear(50, 1e-6, 0.01), 12)),
+        ("geometric:4:1e-4:.5", geometric(4, 1e-4, 0.5)),
+        ("quadratic:4:1e-4:.5:x2", repeat(quadratic(4, 1e-4, 0.5), 2)),
+        ("fibonacci:25:1e-6", fibonacci(25, 1e-6)),
+        ("fibonacci:25:1e-6:7", interpolate(fibonacci(25, 1e-6), 7)),
+        ("fibonacci:25:1e-6:x2", repeat(fibonacci(25, 1e-6), 2)),
+    ],
+)
+def test_texts_of_each_form(tmp_path, monkeypatch, text, wanted):
+    monkeypatch.chdir(tmp_path)
+    SIX.save("six.json")
+    np.save("six.npy", SIX.betas)
+    torch.save(torch.from_numpy(SIX.betas.copy()), "six.PT")
+    for name in ("six:25.json", "six.json:25.json", "linear:4:1e-6:0.01.json"):
+        linear(3, 0.1, 0.2).save(name)
+    assert np.array_equal(find_schedule(text).betas, wanted.betas)
+
+
+def test_changes_as_numbers_come_after_the_text(tmp_path):
+    SIX.save(tmp_path / "six.json")
+    assert find_schedule(tmp_path / "six.json", 25).name == "six-in-25"
+    assert find_schedule(f"{tmp_path}/six.json:12", times=2).name == "six-in-12-x2"
+
+
+def test_builders_with_other_arguments_have_other_names():
+    """Fails if `quality` refuses two of them as the same."""
+    texts = ["linear:50:1e-6:0.01", "linear:50:1e-4:0.05", "linear:25:1e-6:0.01", "geometric:50:1e-6:0.01", "fibonacci:25:1e-6"]
+    assert len({find_schedule(text).name for text in texts}) == len(texts)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("none.json", "none.json: No such file"),
+        ("none.json:12", "none.json: No such file"),
+        ("six.txt", "six.txt: no noise schedule (wanted: a .json"),
+        ("six.json:", "six.json:: no noise schedule"),
+        ("six.json:-3", "six.json:-3: no noise schedule"),
+        ("six.json:2.5", "six.json:2.5: no noise schedule"),
+        ("six.json:y2", "six.json:y2: no noise schedule"),
+        ("six.json:25:x2", "six.json:25:x2: no noise schedule"),
+        ("six.json:0", "six.json:0: number of steps is 0"),
+        ("six.json:1", "six.json:1: a schedule of 6 steps has no curve"),
+        ("six.json:x0", "six.json:x0: number of repetitions is 0"),
+        ("six.json:x999999", "six.json:x999999: number of repetitions is 999999"),
+        ("", "no noise schedule"),
+        ("cosine:25", "cosine:25: no noise schedule"),
+        ("linear", "linear: no noise schedule"),
+        ("linear:50:1e-6", "linear:50:1e-6: no noise schedule"),
+        ("linear:50:1e-6:1", "betas inside (0, 1)"),
+        ("linear:50:1e-6:inf", "betas inside (0, 1)"),
+        ("linear:50:nan:0.1", "betas inside (0, 1)"),
+        ("geometric:50:0:0.1", "betas inside (0, 1)"),
+        ("quadratic:50:-1:0.1", "betas inside (0, 1)"),
+        ("linear:many:1e-6:0.01", "1 to 1000000 steps"),
+        ("linear:0:1e-6:0.01", "1 to 1000000 steps"),
+        (f"linear:{10**30}:1e-6:0.01", "1 to 1000000 steps"),
+        ("fibonacci:30:1e-6", "found 1.346269 at index 29"),
+        ("fibonacci:1000000:1e-300", "fibonacci:1000000:1e-300: betas must be inside"),
+        ("\ud800\0.json:3", "not a file name"),
+    ],
+)
+def test_bad_texts_are_one_line(tmp_path, monkeypatch, text, words):
+    """Fails if one of them is an error of NumPy's, a warning, or takes minutes."""
+    monkeypatch.chdir(tmp_path)
+    SIX.save("six.json")
+    with pytest.raises((InputError, OSError)) as error:
+        find_schedule(text)
+    assert words in describe(error.value) and len(str(error.value)) < 300

@@ -280,11 +280,13 @@ def test_a_killed_search_resumes_to_the_same_result(search, method, capsys):
     assert journal.read_bytes() == whole
 
 
-@pytest.mark.parametrize("arguments, sampler", [([], "ddim"), (["--sampler", "ancestral"], "ancestral")])
-def test_samples_with_what_its_start_was_made_for(search, arguments, sampler, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "change, arguments, sampler", [("", [], "ddim"), ("", ["--sampler", "ancestral"], "ancestral"), (":12", [], "dpm-solver")]
+)
+def test_samples_with_what_its_start_was_made_for(search, change, arguments, sampler, tmp_path, capsys):
     """Fails if a schedule is sought for a sampler that it will not be used with."""
-    NoiseSchedule([0.001, 0.05, 0.6], sampler="ddim").save(tmp_path / "start.json")
-    status, output, _ = search("--start", str(tmp_path / "start.json"), "--candidates", "1", *arguments)
+    NoiseSchedule([0.001, 0.05, 0.6], sampler="ddim", many_steps_sampler="dpm-solver").save(tmp_path / "start.json")
+    status, output, _ = search("--start", f"{tmp_path}/start.json{change}", "--candidates", "1", *arguments)
     assert status == 0, capsys.readouterr().err
     schedule = json.loads(output.read_text())
     assert schedule["sampler"] == sampler and f"with the sampler {sampler} on" in schedule["source"]
@@ -334,6 +336,7 @@ def test_an_interrupted_search_has_saved_its_best(tmp_path, tiny_checkpoint, fil
         (["-o", "empty.txt/found.json"], "empty.txt"),
         (["-o", "folder.json"], "folder.json: cannot be written"),
         (["--start", "deep.json"], "deep.json: "),
+        (["--start", "deep.json:x"], "deep.json:x: no noise schedule"),
         (["--seconds", "0.005"], "--seconds is 0.005, too short for this model's mels (wanted: 0.015 or more)"),
     ],
 )
@@ -355,8 +358,8 @@ def test_a_search_replaces_no_schedule_but_its_own(search, capsys, tmp_path):
     NoiseSchedule([0.001, 0.05, 0.6]).save(output)
     link.symlink_to(output)
     content = output.read_bytes()
-    for start in (output, link):
-        assert search("--start", str(start), "--candidates", "1")[0] == 2
+    for start, change in [(output, ""), (link, ""), (output, ":12"), (link, ":x2")]:
+        assert search("--start", f"{start}{change}", "--candidates", "1")[0] == 2
         assert capsys.readouterr().err == f"error: {output}: the result would overwrite {start} (wanted: another name)\n"
     status, _, journal = search("--candidates", "1")
     error = capsys.readouterr().err

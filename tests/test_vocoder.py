@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.errors import InputError
-from model.noise_schedule import NoiseSchedule, linear
+from model.noise_schedule import NoiseSchedule, interpolate, linear
 from vocoder import Vocoder, WaveformCheck
 
 MEL = torch.rand(20, 9, generator=torch.Generator().manual_seed(0)) * 4 - 6
@@ -46,6 +46,15 @@ def test_what_is_no_mel_is_one_clear_error(vocoder, mel, words):
 def test_options_that_cannot_be_are_one_clear_error(tiny_network, tiny_config, options):
     with pytest.raises(InputError, match=f"{next(iter(options))} is "):
         Vocoder(tiny_network, tiny_config.mel, linear(3, 1e-3, 0.6), **options)
+
+
+def test_loads_a_schedule_in_another_number_of_steps(tiny_checkpoint, tmp_path):
+    linear(3, 1e-3, 0.6).save(tmp_path / "s.json")
+    wanted = interpolate(linear(3, 1e-3, 0.6), 5).betas
+    for schedule, options in [(tmp_path / "s.json", {"steps": 5}), (f"{tmp_path}/s.json:5", {}), ("linear:3:1e-3:0.6", {"steps": 5})]:
+        assert np.array_equal(Vocoder.load(tiny_checkpoint, schedule, **options).schedule.betas, wanted)
+    with pytest.raises(InputError, match="s.json: number of steps is 2.5"):
+        Vocoder.load(tiny_checkpoint, tmp_path / "s.json", steps=2.5)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 0.5, None])

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Optional
 
 from common.errors import InputError
-from model.noise_schedule import NoiseSchedule
+from model.noise_schedule import SUFFIXES, NoiseSchedule, find_schedule
 from model.sampler import find_sampler, sampler_name
 
-SCHEDULE_SUFFIXES = (".json", ".npy", ".pt")
 RECORDING, GRIFFIN_LIM, NOISE = "recording", "griffin-lim", "noise"
 
 
@@ -59,19 +58,19 @@ def _named_by_method(system):
 
 
 def split_sampler(text):
-    """`PATH@SAMPLER` as path and sampler; the sampler is None where the only @ is in the path."""
-    path, separator, sampler = text.rpartition("@")
-    if separator and path.endswith(SCHEDULE_SUFFIXES) and not sampler.endswith(SCHEDULE_SUFFIXES) and "/" not in sampler:
-        return path, sampler
-    return text, None
+    """`SCHEDULE@SAMPLER` as schedule and sampler; the sampler is None where the only @ is in a path."""
+    schedule, separator, sampler = text.rpartition("@")
+    if not separator or any(part in sampler.lower() for part in ("/", *SUFFIXES)):
+        return text, None
+    return schedule, sampler
 
 
 def make_systems(schedules, samplers, gla_grads=(0,)):
     """The systems of a command line.
 
     Args:
-        schedules: paths; `PATH@SAMPLER` goes with that sampler alone, any other with each of `samplers`, where None is
-            the one that the schedule was made for.
+        schedules: texts of `find_schedule`; `SCHEDULE@SAMPLER` goes with that sampler alone, any other with each of `samplers`,
+            where None is the one that the schedule was made for.
         gla_grads: iterations of GLA-Grad's correction; each schedule and sampler goes with each.
 
     Raises:
@@ -83,8 +82,8 @@ def make_systems(schedules, samplers, gla_grads=(0,)):
     systems = [System(RECORDING), System(GRIFFIN_LIM)]
     systems += [_named_by_method(System(NOISE, gla_grad=n_iter)) for n_iter in gla_grads if n_iter]
     for text in schedules:
-        path, own_sampler = split_sampler(text)
-        schedule = NoiseSchedule.load(path)
+        schedule_text, own_sampler = split_sampler(text)
+        schedule = find_schedule(schedule_text)
         for sampler in [own_sampler] if own_sampler is not None else samplers:
             sampler = sampler_name(schedule, sampler)
             find_sampler(sampler)
