@@ -22,8 +22,8 @@ from datasets import read_filelist
 from model.checkpoint import build_network, read_checkpoint
 from model.config import load_config
 from model.mel.input import MEL_SUFFIXES, read_mel
-from model.noise_schedule import FORMS, find_schedule
 from model.sampler import DEFAULT_SAMPLER, STREAMABLE
+from model.schedule_text import FORMS, find_schedule
 from vocoder import Vocoder, WaveformCheck
 
 try:

@@ -13,8 +13,8 @@ from model.gla_grad import GlaGrad
 from model.mel.diagnosis import diagnose
 from model.mel.input import as_mel
 from model.mel.transform import LogMelSpectrogram
-from model.noise_schedule import find_schedule
 from model.sampler import find_sampler, sampler_name
+from model.schedule_text import find_schedule
 from model.streaming import SynthesisStream, push_together
 
 MOST_AT_FULL_SCALE = 0.25  # of the samples; mels in decibels give 0.4 to 0.9, speech at any level below 0.01
@@ -127,7 +127,7 @@ class Vocoder:
 
         Args:
             checkpoint: path of the weights.
-            schedule: path or text of the noise schedule; see `model.noise_schedule.find_schedule`.
+            schedule: path or text of the noise schedule; see `model.schedule_text.find_schedule`.
             steps: number of denoising steps, along the curve of the schedule; None is its own.
             options: as in the constructor.
 

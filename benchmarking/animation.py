@@ -17,8 +17,8 @@ from common.errors import InputError, naming, positive_float, positive_int, seed
 from common.files import save_atomically
 from model.checkpoint import load_network
 from model.mel.transform import LogMelSpectrogram
-from model.noise_schedule import FORMS, find_schedule, split_text
 from model.sampler import SAMPLERS, find_sampler, sampler_name
+from model.schedule_text import FORMS, find_schedule, split_text
 
 MOST_FRAMES = 50  # of a schedule with more steps, as many are shown, evenly spaced
 REST = 4  # the result is shown for as many frames

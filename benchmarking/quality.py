@@ -25,7 +25,7 @@ from common.device import DTYPES
 from common.errors import InputError, non_negative_int, positive_float, positive_int, seed_int
 from common.files import save_text
 from metrics import METRICS
-from model.noise_schedule import FORMS
+from model.schedule_text import FORMS
 
 
 def add_arguments(parser):

@@ -18,8 +18,9 @@ from benchmarking.tools.workers import default_jobs, start_workers
 from common.errors import InputError, positive_float, positive_int, seed_int
 from common.files import check_not_input
 from metrics import METRICS
-from model.noise_schedule import NoiseSchedule, find_schedule, split_text
+from model.noise_schedule import NoiseSchedule
 from model.sampler import sampler_name
+from model.schedule_text import find_schedule, split_text
 
 METHODS = ["grid", *OPTIMIZERS]
 WORST_LOSS = 1e6  # where a metric has no value; an optimiser wants a number

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Optional
 
 from common.errors import InputError
-from model.noise_schedule import SUFFIXES, NoiseSchedule, find_schedule
+from model.noise_schedule import SUFFIXES, NoiseSchedule
 from model.sampler import find_sampler, sampler_name
+from model.schedule_text import find_schedule
 
 RECORDING, GRIFFIN_LIM, NOISE = "recording", "griffin-lim", "noise"
 
