@@ -5,11 +5,12 @@ The same command again goes on where the run ended, however it ended.
 
 from pathlib import Path
 
-from common.errors import CommandParser, open_closed_streams, run_command
+from common.errors import open_closed_streams, run_command
 from model.config import load_config
 from training import processes
 from training.dry_run import dry_run
 from training.explained import explained_deaths, explained_out_of_memory
+from training.launch import train_parser
 from training.loop import Loop
 from training.monitor import Monitor
 from training.previews import PreviewSampling
@@ -90,17 +91,8 @@ def _go_on(trainer, folder, checkpoint, state):
     return [*lines, f"going on from {checkpoint}"], trainer.best_validation_loss
 
 
-def command_parser(**options):
-    """The parser of this command; `options` go to `CommandParser`."""
-    parser = CommandParser(description="Train a WaveGrad; the same command again goes on where the run ended.", **options)
-    parser.add_argument("-c", "--config", required=True, help="configuration file")
-    parser.add_argument("-l", "--logdir", help="checkpoints and TensorBoard files (default: logs/ and the name of CONFIG)")
-    parser.add_argument("--dry-run", action="store_true", help="check configuration, data and memory, and measure a step")
-    return parser
-
-
 def main():
-    arguments = command_parser().parse_args()
+    arguments = train_parser().parse_args()
     with explained_deaths():
         processes.start()
         config = processes.agree(lambda: load_config(arguments.config))

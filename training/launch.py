@@ -17,6 +17,15 @@ TRAIN = Path(__file__).parent.parent / "train.py"
 SHUTDOWN_SECONDS = "40"  # for the processes to save and end after a signal, or after one of them has failed
 
 
+def train_parser(**options):
+    """The parser of `train.py`; `options` go to `CommandParser`."""
+    parser = CommandParser(description="Train a WaveGrad; the same command again goes on where the run ended.", **options)
+    parser.add_argument("-c", "--config", required=True, help="configuration file")
+    parser.add_argument("-l", "--logdir", help="checkpoints and TensorBoard files (default: logs/ and the name of CONFIG)")
+    parser.add_argument("--dry-run", action="store_true", help="check configuration, data and memory, and measure a step")
+    return parser
+
+
 def parse_arguments(arguments):
     """Splits a command line into the number of processes on the CPU, torchrun's options and those of `train.py`."""
     own, torchrun_options = arguments, []
@@ -36,9 +45,7 @@ def _add_nproc(parser):
 
 
 def _print_help():
-    from train import command_parser
-
-    parser = command_parser(
+    parser = train_parser(
         usage="sh runs/train.sh -c CONFIG [-l LOGDIR] [--dry-run] [--nproc N] [-- TORCHRUN_OPTIONS]",
         epilog="TORCHRUN_OPTIONS, for several machines: `-- --nnodes 2 --node_rank 0 --master_addr 10.0.0.1 --master_port 29400`. "
         "One process is started for each visible GPU, or one on the CPU: CUDA_VISIBLE_DEVICES=0,1 leaves GPUs 0 and 1 visible, "
