@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.audio import AUDIO_SUFFIXES, check_audio, read_audio
+from common.audio import AS_IT_IS, AUDIO_SUFFIXES, check_audio, read_audio
 from common.errors import InputError
 from common.files import check_regular
 from common.scan import scan
@@ -84,7 +84,7 @@ class Recordings(Dataset):
     Args:
         filelist: path of a filelist.
         mel_config: a `model.config.MelConfig`; recordings must have its sample rate.
-        mix_to_mono: average the channels of a recording with several instead of refusing it.
+        conversions: what may be done to recordings that are not as wanted; see `common.audio.Conversions`.
 
     Attributes:
         paths, n_samples: of each recording.
@@ -94,11 +94,11 @@ class Recordings(Dataset):
         OSError, InputError: the filelist or one of its files cannot be used; the message names the file.
     """
 
-    def __init__(self, filelist, mel_config, mix_to_mono=False):
+    def __init__(self, filelist, mel_config, conversions=AS_IT_IS):
         self.paths = read_filelist(filelist)
         self.mel_config = mel_config
-        self.mix_to_mono = mix_to_mono
-        checked = [check_audio(path, mel_config.sample_rate, mix_to_mono) for path in self.paths]
+        self.conversions = conversions
+        checked = [check_audio(path, mel_config.sample_rate, conversions) for path in self.paths]
         self.n_samples = [n_samples for n_samples, _ in checked]
         shortest = mel_config.n_fft // 2 + mel_config.hop_length
         for path, n_samples in zip(self.paths, self.n_samples):
@@ -116,7 +116,7 @@ class Recordings(Dataset):
         return self.n_samples[index] // self.mel_config.hop_length * self.mel_config.hop_length
 
     def _read(self, index, start, stop):
-        return read_audio(self.paths[index], self.mel_config.sample_rate, self.mix_to_mono, start, stop)
+        return read_audio(self.paths[index], self.mel_config.sample_rate, self.conversions, start, stop)
 
     def __getitem__(self, index):
         return self._read(index, 0, self.length(index))

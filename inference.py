@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.audio import AUDIO_SUFFIXES, is_ours, read_audio, wav_writer
+from common.audio import AS_IT_IS, AUDIO_SUFFIXES, Conversions, is_ours, read_audio, wav_writer
 from common.device import DTYPES, exact_float32, pick_device, torchrun_place
 from common.errors import CommandParser, InputError, describe, naming, non_negative_int, one_line, positive_int, run_command, seed_int
 from common.jobs import device_of_job, end_with_parent, run_jobs
@@ -34,6 +34,10 @@ except ImportError:  # Windows
 FILES_BESIDE = 24  # that are open beside the results: libraries, standard streams, the input
 
 
+def names(suffixes):
+    return ", ".join(sorted(suffixes))
+
+
 def read_inputs(filelist, output_dir):
     """The files of a filelist, of a folder without earlier results, or the one file, each of them once.
 
@@ -52,7 +56,7 @@ def read_inputs(filelist, output_dir):
     return inputs
 
 
-def features(path, vocoder, mix_to_mono=False):
+def features(path, vocoder, conversions=AS_IT_IS):
     """The mel `[n_mels, frames]` of a mel or audio file, as `vocoder` wants it.
 
     Raises:
@@ -62,13 +66,12 @@ def features(path, vocoder, mix_to_mono=False):
     if path.suffix.lower() in MEL_SUFFIXES:
         return read_mel(path, config.n_mels)
     if path.suffix.lower() in AUDIO_SUFFIXES:
-        audio = read_audio(path, config.sample_rate, mix_to_mono)
+        audio = read_audio(path, config.sample_rate, conversions)
         if (peak := audio.abs().max()) > 1:
             warn(f"{path}: samples of up to {peak:.3g} (wanted: within [-1, 1])")
         with naming(path):
             return vocoder.mel(audio)
-    wanted = ", ".join(sorted(MEL_SUFFIXES | AUDIO_SUFFIXES))
-    raise InputError(f"{path}: unknown kind of file '{path.suffix}' (wanted: one of {wanted})")
+    raise InputError(f"{path}: unknown kind of file '{path.suffix}' (wanted: one of {names(MEL_SUFFIXES | AUDIO_SUFFIXES)})")
 
 
 def warn(message):
@@ -83,12 +86,12 @@ class Usable(NamedTuple):
     mel: torch.Tensor
 
 
-def usable_files(vocoder, inputs, outputs, guard, mix_to_mono, refuse):
+def usable_files(vocoder, inputs, outputs, guard, conversions, refuse):
     """Yields a `Usable` for each file; those that cannot be used are handed to `refuse(error)` instead."""
     for path, output in zip(inputs, outputs):
         try:
             guard.check(path, output)
-            mel = features(path, vocoder, mix_to_mono)
+            mel = features(path, vocoder, conversions)
         except (InputError, OSError) as error:
             refuse(error)
             continue
@@ -167,7 +170,7 @@ def most_open_files():
     return max((sys.maxsize if soft == resource.RLIM_INFINITY else soft) - FILES_BESIDE, 1)
 
 
-def vocode_files(vocoder, inputs, outputs, guard=None, batch_size=1, seed=0, mix_to_mono=False, progress=True):
+def vocode_files(vocoder, inputs, outputs, guard=None, batch_size=1, seed=0, conversions=AS_IT_IS, progress=True):
     """Vocodes files to files, `batch_size` at a time.
 
     Args:
@@ -185,7 +188,7 @@ def vocode_files(vocoder, inputs, outputs, guard=None, batch_size=1, seed=0, mix
 
     seconds_per_frame = vocoder.mel.config.hop_length / vocoder.mel.config.sample_rate
     with tqdm(total=len(inputs), unit="file", disable=not progress) as bar:
-        files = usable_files(vocoder, inputs, outputs, guard or OutputGuard(inputs, outputs), mix_to_mono, refuse)
+        files = usable_files(vocoder, inputs, outputs, guard or OutputGuard(inputs, outputs), conversions, refuse)
         batch_size = min(batch_size, most_open_files())
         while batch := list(itertools.islice(files, batch_size)):
             n_before = len(failures)
@@ -206,7 +209,10 @@ def main(argv=None):
     changes.add_argument("--steps", type=positive_int, metavar="N", help="follow the curve of the schedule in N steps; not with --repeat")
     changes.add_argument("--repeat", type=positive_int, metavar="K", help="take each beta of the schedule K times; not with --steps")
     parser.add_argument(
-        "-m", "--mel_filelist", required=True, help="list or folder of .npy or .pt mels, or .wav or .flac recordings, or one of these"
+        "-m",
+        "--mel_filelist",
+        required=True,
+        help=f"list or folder of mels ({names(MEL_SUFFIXES)}) or recordings ({names(AUDIO_SUFFIXES)}), or one of these",
     )
     parser.add_argument("-v", "--verbose", choices=["yes", "no"], default="yes", help="show progress and speed")
     parser.add_argument("-o", "--output_dir", default="outputs", help="folder for the wav files (default: outputs)")
@@ -222,6 +228,7 @@ def main(argv=None):
         help="iterations that bring the result closer to its mel (GLA-Grad; default: 0)",
     )
     parser.add_argument("--mix_to_mono", action="store_true", help="average the channels of recordings that have several")
+    parser.add_argument("--resample", action="store_true", help="convert recordings of another sample rate (band-limited)")
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="precision (default: the device's fastest)")
     parser.add_argument("--chunk_frames", type=positive_int, default=400, help="mel frames at once; bounds the memory")
     parser.add_argument("--jobs", type=positive_int, default=1, help="processes that share the files and the cores (default: 1)")
@@ -263,8 +270,9 @@ def main(argv=None):
     outputs = output_paths(inputs, arguments.output_dir)
     guard = OutputGuard(inputs, outputs)
     inputs, outputs = inputs[rank::world_size], outputs[rank::world_size]
+    conversions = Conversions(arguments.mix_to_mono, arguments.resample)
     factors, n_failures = vocode_files(
-        vocoder, inputs, outputs, guard, arguments.batch_size, arguments.seed, arguments.mix_to_mono, verbose and rank == 0
+        vocoder, inputs, outputs, guard, arguments.batch_size, arguments.seed, conversions, verbose and rank == 0
     )
     if verbose and factors:
         spread = f" ± {np.std(factors):.3f}" if len(factors) > 1 else ""

@@ -4,6 +4,7 @@ import contextlib
 import os
 import struct
 import wave
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -11,13 +12,30 @@ import torch
 
 from common.errors import InputError
 from common.files import reading, replacing
+from common.resampling import resample, resampled_length, source_range
 
-AUDIO_SUFFIXES = {".wav", ".flac"}
+AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 LARGEST_SAMPLE = 4.0  # louder than any recording made too loud; floats scaled as 16-bit integers go up to 32768
 UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's number for a FLAC file whose encoder wrote to a pipe
 MOST_DATA = 0x7FFFF000  # bytes of samples; more in the head of a wav file stand for an unknown length
 BLOCK = 1 << 16
 INTEGER_SUBTYPES = ("PCM_", "ULAW", "ALAW", "ALAC_")  # these hold neither NaN nor samples beyond [-1, 1]
+INEXACT_SUBTYPES = ("MPEG_",)  # after a seek, their decoder gives other samples
+
+
+class Conversions(NamedTuple):
+    """What may be done to a recording that is not as wanted, instead of refusing it.
+
+    Args:
+        mix_to_mono: average its channels.
+        resample: convert its sample rate (`common.resampling`).
+    """
+
+    mix_to_mono: bool = False
+    resample: bool = False
+
+
+AS_IT_IS = Conversions()
 
 
 class _SoundFile(soundfile.SoundFile):
@@ -37,10 +55,13 @@ class _SoundFile(soundfile.SoundFile):
             yield block
 
 
-def _check_header(file, path, sample_rate, mix_to_mono):
-    if file.samplerate != sample_rate:
-        raise InputError(f"{path}: sample rate is {file.samplerate} Hz (wanted: {sample_rate} Hz)")
-    if file.channels != 1 and not mix_to_mono:
+def _check_header(file, path, sample_rate, conversions):
+    if file.samplerate != sample_rate and not conversions.resample:
+        raise InputError(
+            f"{path}: sample rate is {file.samplerate} Hz (wanted: {sample_rate} Hz; --resample, or data.resample in a configuration, "
+            "converts it)"
+        )
+    if file.channels != 1 and not conversions.mix_to_mono:
         raise InputError(
             f"{path}: {file.channels} channels (wanted: 1; --mix_to_mono, or data.mix_to_mono in a configuration, averages them)"
         )
@@ -73,8 +94,11 @@ def _check_samples(audio, path):
         raise InputError(f"{path}: samples of up to {peak:g} (wanted: within [-1, 1]; floats scaled as integers?)")
 
 
-def check_audio(path, sample_rate, mix_to_mono=False):
+def check_audio(path, sample_rate, conversions=AS_IT_IS):
     """Reads the header of a recording, and all of it where samples may be anything or the header does not tell the length.
+
+    Args:
+        sample_rate, conversions: as in `read_audio`.
 
     Returns:
         number of samples, and their largest magnitude (1 for recordings of integers).
@@ -84,39 +108,61 @@ def check_audio(path, sample_rate, mix_to_mono=False):
         InputError: the file is unreadable, empty, of another sample rate, has several channels, or no possible samples.
     """
     with reading(path, "a readable audio file"), _SoundFile(path) as file:
-        _check_header(file, path, sample_rate, mix_to_mono)
+        _check_header(file, path, sample_rate, conversions)
         _check_data_chunk(path)
-        is_plain = file.frames < UNKNOWN_LENGTH and file.subtype.startswith(INTEGER_SUBTYPES)
-        if is_plain:
-            return file.frames, 1.0
-    audio = read_audio(path, sample_rate, mix_to_mono)
+        if file.frames < UNKNOWN_LENGTH and file.subtype.startswith(INTEGER_SUBTYPES):
+            return resampled_length(file.frames, file.samplerate, sample_rate), 1.0
+    audio = read_audio(path, sample_rate, conversions)
     return len(audio), audio.abs().max().item()
 
 
-def read_audio(path, sample_rate, mix_to_mono=False, start=0, stop=None):
-    """Reads a recording, or samples `start` to `stop` of it, as `[T]` float32, in [-1, 1] unless it was made too loud.
+def read_audio(path, sample_rate, conversions=AS_IT_IS, start=0, stop=None):
+    """Reads a recording, or a part of it, as `[T]` float32, in [-1, 1] unless it was made too loud.
+
+    Args:
+        sample_rate: in Hz.
+        conversions: what may be done to a recording of several channels or another rate.
+        start, stop: the part, in samples of `sample_rate`; all of it without them.
 
     Raises:
         OSError, InputError: as `check_audio`; or the file ends before its header says, or before `stop`.
     """
     with reading(path, "a readable audio file"), _SoundFile(path) as file:
-        _check_header(file, path, sample_rate, mix_to_mono)
+        _check_header(file, path, sample_rate, conversions)
         if stop is None:
             _check_data_chunk(path)
-        end = file.frames if stop is None else stop
-        if start and file.frames < UNKNOWN_LENGTH:
-            file.seek(start)
-            skip = 0
+        if file.samplerate == sample_rate:
+            audio = _read(file, path, start, file.frames if stop is None else stop)
         else:
-            skip = start
-        blocks = [block.mean(axis=1) for block in file.blocks_until(end - start + skip)]
-        audio = torch.from_numpy(np.concatenate(blocks)[skip:]) if blocks else torch.empty(0)
-        if len(audio) < end - start and end < UNKNOWN_LENGTH:
-            raise InputError(f"{path}: ends after {start + len(audio)} samples (wanted: {end}; damaged, or changed meanwhile)")
+            audio = _read_resampled(file, path, sample_rate, start, stop)
     if len(audio) == 0:
         raise InputError(f"{path}: the recording is empty")
     _check_samples(audio, path)
     return audio
+
+
+def _read(file, path, start, stop):
+    """Samples `start` to `stop` of an open file; all that there are where `stop` is `UNKNOWN_LENGTH`."""
+    skip = start
+    if start and file.frames < UNKNOWN_LENGTH and not file.subtype.startswith(INEXACT_SUBTYPES):
+        file.seek(start)
+        skip = 0
+    blocks = [block.mean(axis=1) for block in file.blocks_until(stop - start + skip)]
+    audio = torch.from_numpy(np.concatenate(blocks)[skip:]) if blocks else torch.empty(0)
+    if len(audio) < stop - start and stop < UNKNOWN_LENGTH:
+        raise InputError(f"{path}: ends after {start + len(audio)} samples (wanted: {stop}; damaged, or changed meanwhile)")
+    return audio
+
+
+def _read_resampled(file, path, sample_rate, start, stop):
+    """As `_read`, with the numbers of samples at another rate than the file's; `stop` may be None."""
+    rates = file.samplerate, sample_rate
+    if stop is None or file.frames == UNKNOWN_LENGTH:
+        audio = _read(file, path, 0, file.frames)
+        return resample(audio, *rates)[: resampled_length(len(audio), *rates)][start:stop]
+    first, last, offset = source_range(start, stop, *rates)
+    audio = _read(file, path, first, min(last, file.frames))
+    return resample(audio, *rates)[offset : offset + stop - start]
 
 
 SOFTWARE = b"LIST\x16\0\0\0INFOISFT\x09\0\0\0WaveGrad\0\0"  # a chunk that names the program that made a wav file

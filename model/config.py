@@ -175,12 +175,19 @@ class EnergyPriorConfig(_Section):
 
 
 class DataConfig(_Section):
-    """Where the recordings are. Filelists are relative to the configuration file, or absolute."""
+    """Where the recordings are. Filelists are relative to the configuration file, or absolute.
+
+    Keys:
+        segment_frames: length of an example in mel frames.
+        mix_to_mono, resample: see `common.audio.Conversions`.
+        n_workers: processes that read examples beside each training process.
+    """
 
     train_filelist: str
     validation_filelist: str
     segment_frames: PositiveInt
     mix_to_mono: bool = False
+    resample: bool = False
     n_workers: NonNegativeInt = 1
 
 

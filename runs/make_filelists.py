@@ -4,13 +4,12 @@ import hashlib
 import os
 from pathlib import Path
 
-from common.audio import check_audio
+from common.audio import AUDIO_SUFFIXES, check_audio
 from common.errors import CommandParser, InputError, non_negative_int, positive_int, run_command
 from common.files import check_regular, save_text
 from common.scan import scan
 
 ROOT = Path(__file__).parent.parent
-SUFFIXES = {".wav", ".flac"}
 
 
 def split(paths, n_validation, n_test, last=False):
@@ -47,7 +46,7 @@ def is_listed(path, recordings):
 
 def main():
     parser = CommandParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder of .wav or .flac recordings, searched with all its subfolders")
+    parser.add_argument("folder", type=Path, help="folder of recordings, searched with all its subfolders")
     parser.add_argument("output", type=Path, nargs="?", help="where the lists go (default: filelists/ and the folder's name)")
     parser.add_argument("--validation", type=non_negative_int, default=20, help="number of validation recordings")
     parser.add_argument("--test", type=non_negative_int, default=20, help="number of test recordings")
@@ -58,12 +57,12 @@ def main():
     if not folder.is_dir():
         raise InputError(f"{arguments.folder}: not a folder (wanted: a folder of recordings)")
     output = (arguments.output or ROOT / "filelists" / folder.name).resolve()
-    paths = scan(folder, SUFFIXES)
+    paths = scan(folder, AUDIO_SUFFIXES)
     wanted = arguments.validation + arguments.test + 1
     if len(paths) < wanted:
         raise InputError(
-            f"{arguments.folder}: {len(paths)} recordings, .wav or .flac, are too few for --validation {arguments.validation}, "
-            f"--test {arguments.test} and one to train on (wanted: {wanted} or more, or a smaller --validation and --test)"
+            f"{arguments.folder}: {len(paths)} recordings ({', '.join(sorted(AUDIO_SUFFIXES))}) are too few for "
+            f"--validation {arguments.validation}, --test {arguments.test} and one to train on (wanted: {wanted} or more, or a smaller --validation and --test)"
         )
     for path in paths:
         if any(character in os.path.relpath(path, output) for character in "\r\n"):

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from common.audio import LARGEST_SAMPLE, check_audio, is_ours, read_audio, wav_writer
+from common.audio import LARGEST_SAMPLE, Conversions, check_audio, is_ours, read_audio, wav_writer
 from common.errors import InputError
 from tests.conftest import ROOT, with_flac_length
 
@@ -31,7 +31,19 @@ def test_stereo_is_mixed_only_on_request(tmp_path):
     soundfile.write(tmp_path / "s.wav", stereo, 8000, "FLOAT")
     with pytest.raises(InputError, match="s.wav: 2 channels .*--mix_to_mono, or data.mix_to_mono"):
         read_audio(tmp_path / "s.wav", 8000)
-    assert torch.equal(read_audio(tmp_path / "s.wav", 8000, mix_to_mono=True), torch.full((800,), 0.375))
+    assert torch.equal(read_audio(tmp_path / "s.wav", 8000, Conversions(mix_to_mono=True)), torch.full((800,), 0.375))
+
+
+@pytest.mark.parametrize("name", ["a.OGG", "a.opus", "a.mp3"])
+def test_a_part_of_a_compressed_recording_is_that_of_the_whole(tmp_path, name):
+    """Fails if a seek gives other samples, as in MP3 it does."""
+    subtypes = {"ogg": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS"), "mp3": ("MP3", "MPEG_LAYER_III")}
+    audio = 0.1 * np.random.default_rng(0).standard_normal(48000 * 3)
+    kind, subtype = subtypes[name[2:].lower()]
+    soundfile.write(tmp_path / name, audio, 48000, format=kind, subtype=subtype)
+    whole = read_audio(tmp_path / name, 48000)
+    assert check_audio(tmp_path / name, 48000) == (len(whole), whole.abs().max().item())
+    assert torch.equal(read_audio(tmp_path / name, 48000, start=70_001, stop=80_000), whole[70_001:80_000])
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,7 @@ def test_an_interrupted_search_has_saved_its_best(tmp_path, tiny_checkpoint, fil
         (["--sampler", "euler"], "'euler' is unknown"),
         (["--final_noise_level", "0.9", "0.1"], "--final_noise_level"),
         (["--filelist", "empty.txt"], "empty.txt: the filelist is empty"),
-        (["--filelist", "wrong_rate.txt"], "sample rate is 16000 Hz (wanted: 8000 Hz)"),
+        (["--filelist", "wrong_rate.txt"], "sample rate is 16000 Hz (wanted: 8000 Hz;"),
         (["--checkpoint", "missing.safetensors"], "missing.safetensors: No such file"),
         (["-o", "found.txt"], "found.txt: a schedule file ends in .json"),
         (["-o", "empty.txt/found.json"], "empty.txt"),

@@ -81,7 +81,7 @@ def folder_for_list(folder):
     "spoil, words",
     [
         (vanish, "train_1.wav: No such file"),
-        (another_rate, "sample rate is 32000 Hz (wanted: 16000 Hz)"),
+        (another_rate, "sample rate is 32000 Hz (wanted: 16000 Hz;"),
         (stereo, "2 channels"),
         (not_audio, "not a readable audio file"),
         (empty_list, "train.txt: the filelist is empty"),

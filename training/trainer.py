@@ -10,6 +10,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from common.audio import Conversions
 from common.device import autocast
 from common.errors import InputError, shortened
 from datasets import Recordings
@@ -145,7 +146,8 @@ class Trainer:
                 f"{filelist}: No such filelist (wanted: an existing one; `sh runs/make_filelists.sh FOLDER` makes those of a folder "
                 "of recordings)"
             )
-        return Recordings(filelist, self.config.mel, self.config.data.mix_to_mono)
+        data = self.config.data
+        return Recordings(filelist, self.config.mel, Conversions(data.mix_to_mono, data.resample))
 
     def warnings(self):
         """Lines on what is unusual about the recordings."""
