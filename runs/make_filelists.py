@@ -26,6 +26,40 @@ def split(paths, n_validation, n_test, last=False):
     return {"train": train, "validation": sorted(validation), "test": sorted(test)}
 
 
+def split_by_speaker(paths, n_validation, n_test, last=False, validation_speakers=(), unseen=()):
+    """Splits the recordings of each speaker, who is named by their folder.
+
+    Args:
+        n_validation, n_test: recordings of each speaker.
+        validation_speakers: all of their recordings are for validation.
+        unseen: speakers whose recordings are for a list of their own, `unseen`.
+
+    Raises:
+        InputError: there is no such speaker, or one has too few recordings.
+    """
+    by_speaker = {}
+    for path in sorted(paths):
+        by_speaker.setdefault(path.parent.name, []).append(path)
+    for name in [*validation_speakers, *unseen]:
+        if name not in by_speaker:
+            raise InputError(f"speaker '{name}' has no folder of recordings (wanted: one of {', '.join(by_speaker)})")
+    parts = {"train": [], "validation": [], "test": []} | ({"unseen": []} if unseen else {})
+    for name, of_speaker in by_speaker.items():
+        if name in unseen:
+            parts["unseen"] += of_speaker
+        elif name in validation_speakers:
+            parts["validation"] += of_speaker
+        elif len(of_speaker) <= n_validation + n_test:
+            raise InputError(
+                f"speaker '{name}': {len(of_speaker)} recordings are too few for --validation {n_validation}, --test {n_test} and one to "
+                f"train on (wanted: {n_validation + n_test + 1} or more, or --unseen {name})"
+            )
+        else:
+            for part, some in split(of_speaker, n_validation, n_test, last).items():
+                parts[part] += some
+    return parts
+
+
 def is_listed(path, recordings):
     """Whether a list is there, of these recordings in this order.
 
@@ -44,25 +78,37 @@ def is_listed(path, recordings):
     return True
 
 
-def main():
+def make_parser():
     parser = CommandParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of recordings, searched with all its subfolders")
     parser.add_argument("output", type=Path, nargs="?", help="where the lists go (default: filelists/ and the folder's name)")
-    parser.add_argument("--validation", type=non_negative_int, default=20, help="number of validation recordings")
-    parser.add_argument("--test", type=non_negative_int, default=20, help="number of test recordings")
+    parser.add_argument("--validation", type=non_negative_int, help="number of validation recordings (default: 20; 1 a speaker)")
+    parser.add_argument("--test", type=non_negative_int, help="number of test recordings (default: 20; 1 a speaker)")
+    parser.add_argument("--by_folder", action="store_true", help="each folder of recordings is a speaker, whose recordings are split")
+    parser.add_argument("--validation_speakers", nargs="+", default=[], metavar="NAME", help="all recordings are for validation; by folder")
+    parser.add_argument("--unseen", nargs="+", default=[], metavar="NAME", help="speakers for a list of their own, unseen.txt; by folder")
     parser.add_argument("--sample_rate", type=positive_int, help="refuse recordings of another sample rate")
     parser.add_argument("--last", action="store_true", help="test and validation recordings are the last by name")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main():
+    arguments = make_parser().parse_args()
+    if (arguments.unseen or arguments.validation_speakers) and not arguments.by_folder:
+        raise InputError("--unseen and --validation_speakers name folders (wanted: --by_folder too)")
     folder = arguments.folder.resolve()
     if not folder.is_dir():
         raise InputError(f"{arguments.folder}: not a folder (wanted: a folder of recordings)")
     output = (arguments.output or ROOT / "filelists" / folder.name).resolve()
     paths = scan(folder, AUDIO_SUFFIXES)
-    wanted = arguments.validation + arguments.test + 1
+    default = 1 if arguments.by_folder else 20
+    n_validation, n_test = (default if n is None else n for n in (arguments.validation, arguments.test))
+    wanted = n_validation + n_test + 1
     if len(paths) < wanted:
         raise InputError(
             f"{arguments.folder}: {len(paths)} recordings ({', '.join(sorted(AUDIO_SUFFIXES))}) are too few for "
-            f"--validation {arguments.validation}, --test {arguments.test} and one to train on (wanted: {wanted} or more, or a smaller --validation and --test)"
+            f"--validation {n_validation}, --test {n_test} and one to train on (wanted: {wanted} or more, or a smaller --validation and "
+            "--test)"
         )
     for path in paths:
         if any(character in os.path.relpath(path, output) for character in "\r\n"):
@@ -70,10 +116,14 @@ def main():
     if arguments.sample_rate:
         for path in paths:
             check_audio(path, arguments.sample_rate)
-    parts = {output / f"{name}.txt": part for name, part in split(paths, arguments.validation, arguments.test, arguments.last).items()}
-    missing = [path for path, part in parts.items() if not is_listed(path, part)]
+    if arguments.by_folder:
+        parts = split_by_speaker(paths, n_validation, n_test, arguments.last, arguments.validation_speakers, arguments.unseen)
+    else:
+        parts = split(paths, n_validation, n_test, arguments.last)
+    lists = {output / f"{name}.txt": part for name, part in parts.items()}
+    missing = [path for path, part in lists.items() if not is_listed(path, part)]
     output.mkdir(parents=True, exist_ok=True)
-    for path, part in parts.items():
+    for path, part in lists.items():
         if path in missing:
             save_text("".join(f"{os.path.relpath(recording, output)}\n" for recording in part), path)
         print(f"{path}: {len(part)} recordings")

@@ -262,3 +262,25 @@ def test_setup_installs_once_and_again_after_an_interruption(clone, fake_python)
 @pytest.mark.parametrize("script", sorted((ROOT / "runs").glob("*.sh")), ids=lambda path: path.name)
 def test_scripts_are_posix(script):
     assert subprocess.run(["sh", "-n", str(script)]).returncode == 0
+
+
+def test_make_filelists_splits_within_each_speaker(make_filelists, tmp_path, write_recording):
+    """Fails if a speaker's recordings are all in one list, or an unseen speaker's in another than `unseen.txt`."""
+    for speaker, n_recordings in {"anna": 5, "bert": 3, "carla": 2, "dora": 1}.items():
+        for n in range(n_recordings):
+            write_recording(tmp_path / "recordings" / speaker / f"{n}.wav", seconds=0.05)
+    arguments = ["--by_folder", "--validation", 1, "--test", 1]
+    status, error, lists = make_filelists(*arguments, "--unseen", "dora")
+    assert status == 2 and lists == {} and error.count("\n") == 1
+    assert "speaker 'carla': 2 recordings are too few" in error and "3 or more, or --unseen carla" in error
+    assert "speaker 'emil' has no folder" in make_filelists(*arguments, "--unseen", "emil")[1]
+    assert "wanted: --by_folder too" in make_filelists("--unseen", "dora")[1]
+    status, error, lists = make_filelists(*arguments, "--unseen", "dora", "--validation_speakers", "carla")
+    assert (status, error) == (0, "")
+    speakers = {name: sorted(line.split(b"/")[2].decode() for line in lines) for name, lines in lists.items()}
+    assert speakers == {
+        "train": ["anna"] * 3 + ["bert"],
+        "validation": ["anna", "bert", "carla", "carla"],
+        "test": ["anna", "bert"],
+        "unseen": ["dora"],
+    }
