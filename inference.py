@@ -14,9 +14,9 @@ import torch
 from tqdm import tqdm
 
 from common.audio import AS_IT_IS, AUDIO_SUFFIXES, Conversions, is_ours, read_audio, wav_writer
-from common.device import DTYPES, exact_float32, pick_device, torchrun_place
+from common.device import DTYPES, exact_float32, pick_device
 from common.errors import CommandParser, InputError, describe, naming, non_negative_int, one_line, positive_int, run_command, seed_int
-from common.jobs import device_of_job, end_with_parent, run_jobs
+from common.jobs import device_of_job, end_with_parent, run_jobs, torchrun_place
 from common.output_paths import OutputGuard, distinct, entry, output_paths
 from datasets import read_filelist
 from model.checkpoint import build_network, read_checkpoint

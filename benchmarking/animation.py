@@ -3,18 +3,16 @@
 import tempfile
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.figure import Figure
 
 from benchmarking.tools.tables import check_output
 from common.audio import read_audio
 from common.errors import InputError, naming, positive_float, positive_int, seed_int
 from common.files import save_atomically
+from common.mel_plot import draw_mel, limits_of
 from model.checkpoint import load_network
 from model.mel.transform import LogMelSpectrogram
 from model.sampler import SAMPLERS, find_sampler, sampler_name
@@ -35,27 +33,24 @@ def denoising_states(network, mel, schedule, sampler, seed=0):
 
 def draw(states, recording_mel, mel, path, frames_per_second):
     """Writes the animation, a GIF: waveform above, mel below, in the colours of the recording's mel."""
-    figure, (above, below) = plt.subplots(2, 1, figsize=(7, 3.6), dpi=80, layout="constrained")
-    hop_length, sample_rate = mel.config.hop_length, mel.config.sample_rate
-    seconds = recording_mel.shape[1] * hop_length / sample_rate
+    figure = Figure(figsize=(7, 3.6), dpi=80, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    sample_rate = mel.config.sample_rate
 
     def draw_state(k):
         n, y = states[min(k, len(states) - 1)]
         for axes in (above, below):
             axes.clear()
         above.plot(np.arange(len(y)) / sample_rate, y.numpy(), linewidth=0.3)
-        above.set(xlim=(0, seconds), ylim=(-1.5, 1.5), xticks=[], title=f"{n} steps to go" if n else "done")
-        limits = {"vmin": float(recording_mel.min()), "vmax": float(recording_mel.max())}
-        extent = (0, seconds, 0, recording_mel.shape[0])
-        below.imshow(mel(y.clamp(-1, 1)).numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma", **limits)
-        below.set(xlabel="seconds", ylabel="mel band")
+        above.set(ylim=(-1.5, 1.5), title=f"{n} steps to go" if n else "done")
+        draw_mel(below, mel(y.clamp(-1, 1)), mel.config, limits_of(recording_mel))
+        above.label_outer()
 
     animation = FuncAnimation(figure, draw_state, frames=len(states) + REST)
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder) / "animation.gif"  # the writer goes by the ending
         animation.save(drawn, PillowWriter(frames_per_second))
         save_atomically(lambda temporary: temporary.write_bytes(drawn.read_bytes()), path)
-    plt.close(figure)
 
 
 def add_arguments(parser):

@@ -21,7 +21,7 @@ from benchmarking.tools.systems import make_systems
 from benchmarking.tools.tables import markdown_table, number, save_json
 from benchmarking.tools.timing import device_name
 from benchmarking.tools.workers import default_jobs, start_workers
-from common.device import DTYPES
+from common.device import DTYPES, pick_device
 from common.errors import InputError, non_negative_int, positive_float, positive_int, seed_int
 from common.files import save_text
 from metrics import METRICS
@@ -179,7 +179,7 @@ def run(arguments):
         by_system = measure_all(systems, measurer, measure, journal, arguments.output)
 
     rows = [summarize(system, some, arguments.metrics) for system, some in zip(systems, by_system)]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device()
     content = settings | {
         "checkpoint": f"{Path(arguments.checkpoint).name}, sha256 {settings['checkpoint']}",
         "device": device_name(device) if device.type == "cuda" else f"{device_name(device)}, one thread",

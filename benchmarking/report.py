@@ -13,6 +13,7 @@ from benchmarking.tools.tables import number
 from common.audio import read_audio
 from common.errors import InputError, naming
 from common.files import save_atomically, save_text
+from common.mel_plot import limits_of
 from metrics import METRICS
 from model.mel.transform import LogMelSpectrogram
 
@@ -66,7 +67,7 @@ def _example(example, mel, source, folder):
             save_atomically(lambda temporary: temporary.write_bytes(content), copy)
         picture = Path("pictures", *Path(system.audio).parts[1:]).with_suffix(".png")
         inside(folder, picture).parent.mkdir(parents=True, exist_ok=True)
-        limits = limits or (float(spectrogram.min()), float(spectrogram.max()))  # the recording's, which comes first
+        limits = limits or limits_of(spectrogram)  # the recording's, which comes first
         save_mel_picture(spectrogram, mel.config, folder / picture, limits)
         links = {"audio": quote(system.audio), "picture": quote(picture.as_posix())}
         systems.append({"system": system.system, "figures": system.figures, **links})

@@ -21,7 +21,7 @@ from benchmarking.tools.excerpts import load_excerpts, say_which_are_shorter
 from benchmarking.tools.tables import check_output, markdown_table, number, save_json
 from benchmarking.tools.textbook import textbook
 from benchmarking.tools.timing import device_name, matmul_peak, peak_memory, reset_peak_memory
-from common.device import DTYPES, autocast, fastest_dtype, synchronized_time
+from common.device import DTYPES, autocast, fastest_dtype, pick_device, synchronized_time
 from common.errors import InputError, positive_float, positive_int
 from common.files import save_text
 from model.checkpoint import load_network
@@ -199,7 +199,7 @@ def run(arguments):
             check_output(arguments.output.with_suffix(suffix), [arguments.checkpoint, arguments.config, arguments.filelist, arguments.onnx])
     # oneDNN keeps 1,024 compiled kernels, fewer than a few variants need: each would push those of the others out.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "20000")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.checkpoint:

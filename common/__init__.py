@@ -1,1 +1,1 @@
-"""What every part uses: errors, files, devices, audio."""
+"""What every part uses: errors, files, devices, processes, audio, pictures of mels."""

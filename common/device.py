@@ -1,6 +1,5 @@
 """Where to compute, and in which precision."""
 
-import os
 import re
 import time
 import warnings
@@ -8,6 +7,7 @@ import warnings
 import torch
 
 from common.errors import InputError, shortened
+from common.jobs import device_of_job, torchrun_place
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,16 +40,6 @@ def exact_float32():
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def torchrun_place():
-    """Rank, rank on this machine, and number of processes, as torchrun says; 0, 0 and 1 without it.
-
-    The variables RANK and WORLD_SIZE alone may be left over from something else.
-    """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return 0, 0, 1
-    return tuple(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-
-
 def unusable_gpus():
     """Why PyTorch cannot compute on the GPUs that are there, in one line; None if it can, or if there are none."""
     n_gpus = torch.cuda.device_count()
@@ -70,7 +60,7 @@ def unusable_gpus():
                 if not any(name.startswith("compute_") and int(name[8:]) <= 10 * major + minor for name in torch.cuda.get_arch_list()):
                     return (
                         f"cuda:{number}, {torch.cuda.get_device_name(number)}, has the architecture sm_{major}{minor}, which this "
-                        f"PyTorch is not built for (wanted: {', '.join(torch.cuda.get_arch_list())}; others are chosen by "
+                        f"PyTorch is not built for (wanted: {', '.join(torch.cuda.get_arch_list())}; others, or none, are chosen by "
                         "CUDA_VISIBLE_DEVICES)"
                     )
     return None
@@ -85,14 +75,14 @@ def pick_device(name=None):
     problem = unusable_gpus()
     if name is None:
         if problem:
-            raise InputError(f"{problem}; or --device cpu")
+            raise InputError(problem)
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?|mps", name):
         raise InputError(f"--device: '{shortened(name)}' (wanted: cpu, cuda, cuda:N or mps)")
     if name.startswith("cuda") and problem:
         raise InputError(f"--device {name}: {problem}")
     try:
-        device = torch.device(f"cuda:{torchrun_place()[1]}" if name == "cuda" else name)
+        device = torch.device(device_of_job(name, torchrun_place()[1]))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not available ({str(error).splitlines()[0]})") from None

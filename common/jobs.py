@@ -1,5 +1,6 @@
-"""A command as several processes that share its work."""
+"""Several processes that share the work of one command: what each of them computes with, and that none outlives the command."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -7,6 +8,35 @@ import sys
 import threading
 
 import torch
+
+
+def usable_cores():
+    """Number of the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores_each(n_processes):
+    """Number of cores for each of several processes, at least 1."""
+    return max(usable_cores() // n_processes, 1)
+
+
+def device_of_job(name, k):
+    """The device that the K-th process computes on where `name`, or None, was asked for: the GPUs in turn."""
+    if name in (None, "cuda") and torch.cuda.is_available():
+        return f"cuda:{k % torch.cuda.device_count()}"
+    return name
+
+
+def under_torchrun():
+    """Whether torchrun started this process. The variables RANK and WORLD_SIZE alone may be left over from something else."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def torchrun_place():
+    """Rank, rank on this machine, and number of processes, as torchrun says; 0, 0 and 1 without it."""
+    if not under_torchrun():
+        return 0, 0, 1
+    return tuple(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
 
 
 def run_jobs(command, n_jobs):
@@ -17,8 +47,7 @@ def run_jobs(command, n_jobs):
     Returns:
         an exit status: that of all, or 1 where they differ; a job that was killed is said, and counts as 2.
     """
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(n_cores // n_jobs, 1))}
+    environment = os.environ | {"OMP_NUM_THREADS": str(cores_each(n_jobs))}
     jobs = [subprocess.Popen([*command, "--job", str(k)], env=environment, stdin=subprocess.PIPE) for k in range(n_jobs)]
     try:
         statuses = [job.wait() for job in jobs]
@@ -44,17 +73,14 @@ def _end(job, seconds=10):
 
 
 def end_with_parent():
-    """In a job: ends it, as SIGTERM does, when the process that started it has ended."""
+    """In a process that `run_jobs` or multiprocessing started: ends it, as SIGTERM does, when the one that started it has ended."""
+    parent = multiprocessing.parent_process()
 
     def watch():
-        os.read(sys.stdin.fileno(), 1)  # nothing is written to it, so this returns when the other end is closed
+        if parent:
+            parent.join()
+        else:
+            os.read(sys.stdin.fileno(), 1)  # nothing is written to it, so this returns when the other end is closed
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def device_of_job(name, k):
-    """The device that the K-th job computes on where `name`, or None, was asked for: the GPUs in turn."""
-    if name in (None, "cuda") and torch.cuda.is_available():
-        return f"cuda:{k % torch.cuda.device_count()}"
-    return name

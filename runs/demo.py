@@ -3,20 +3,17 @@
 import time
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 
 from common.audio import read_audio, wav_writer
 from common.errors import CommandParser, InputError, run_command
 from common.files import save_atomically
+from common.mel_plot import mel_pair
 from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
 from model.mel.griffin_lim import griffin_lim
 from model.mel.input import read_mel
 from vocoder import Vocoder
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "checkpoints" / "small-16k.safetensors"
@@ -46,24 +43,8 @@ def measure(recording, waveform, seconds, mel):
 
 def draw(path, title, recording_mel, result_mel, mel_config):
     """A picture of the mel of a recording above that of the result."""
-    seconds = recording_mel.shape[1] * mel_config.hop_length / mel_config.sample_rate
-    figure, axes = plt.subplots(2, 1, figsize=(10, 5), sharex=True, sharey=True, constrained_layout=True)
-    for axis, name, mel in zip(axes, ["recording", title], [recording_mel, result_mel]):
-        image = axis.imshow(
-            mel,
-            origin="lower",
-            aspect="auto",
-            extent=(0, seconds, 0, mel_config.n_mels),
-            vmin=recording_mel.min(),
-            vmax=recording_mel.max(),
-            cmap="magma",
-        )
-        axis.set_title(name, loc="left", fontsize=10)
-        axis.set_ylabel("mel band")
-    axes[-1].set_xlabel("seconds")
-    figure.colorbar(image, ax=axes, label="log magnitude, normalised")
+    figure = mel_pair(recording_mel, result_mel, mel_config, title)
     save_atomically(lambda temporary: figure.savefig(temporary, dpi=100, format="png"), path)
-    plt.close(figure)
 
 
 def timed(function, *arguments):

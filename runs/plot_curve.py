@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.errors import CommandParser, InputError, run_command
@@ -38,7 +38,8 @@ def main():
     parser.add_argument("folders", type=Path, nargs="+", help="folders of TensorBoard files, one a run")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the picture, .png")
     arguments = parser.parse_args()
-    figure, axes = plt.subplots(1, len(CURVES), figsize=(3.2 * len(CURVES), 3), layout="constrained")
+    figure = Figure(figsize=(3.2 * len(CURVES), 3), layout="constrained")
+    axes = figure.subplots(1, len(CURVES))
     for folder in arguments.folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder")

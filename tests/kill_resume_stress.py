@@ -13,8 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from training_fixtures import run, same, start, weights_of, write_run
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from tests.processes import TRAINING, run_to_end, start
+from tests.training_fixtures import same, weights_of, write_run
 from training.run_folder import RunFolder
 
 
@@ -24,8 +26,8 @@ def newest_step(logdir):
 
 
 def train_whole(config, logdir, nproc):
-    status, _, errors = run(["-c", config, "-l", logdir, "--nproc", nproc], timeout=None)
-    assert status == 0, errors
+    result = run_to_end(*TRAINING, "-c", config, "-l", logdir, "--nproc", nproc, timeout=None)
+    assert result.returncode == 0, result.stderr
 
 
 def kill_once(config, logdir, nproc, rng):
@@ -33,7 +35,7 @@ def kill_once(config, logdir, nproc, rng):
 
     Mostly within the time that a few steps take; one time in five at any moment of the start.
     """
-    process = start(["-c", config, "-l", logdir, "--nproc", nproc])
+    process = start(*TRAINING, "-c", config, "-l", logdir, "--nproc", nproc)
     began = time.monotonic()
     if rng.random() < 0.8:
         line = process.stdout.readline()  # it has begun

@@ -2,8 +2,6 @@
 
 import os
 import resource
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +10,8 @@ import torch
 
 from common.audio import LARGEST_SAMPLE, Conversions, check_audio, is_ours, read_audio, wav_writer
 from common.errors import InputError
-from tests.conftest import ROOT, with_flac_length
+from tests.conftest import with_flac_length
+from tests.processes import PYTHON, run_to_end
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])
@@ -149,12 +148,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
         "        for _ in range(100):\n            write(torch.zeros(1000))\n"
         "run_command(main)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script, tmp_path / "a.wav"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
-    )
+    limit = (50_000, 50_000)
+    result = run_to_end(PYTHON, "-c", script, tmp_path / "a.wav", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
     assert (result.returncode, result.stderr) == (2, f"error: {tmp_path / 'a.wav'}: File too large\n")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.wav", b"as it was")]

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import PIL.Image
 import pytest
 import soundfile
 import torch
-from training_fixtures import write_run
 
 import benchmark
 import model.export
@@ -32,6 +30,8 @@ from model.fast_layers import Conv1d
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule, interpolate, linear, repeat
 from model.sampler import DEFAULT_SAMPLER
+from tests.processes import PYTHON, run_to_end, start, wait_for
+from tests.training_fixtures import write_run
 
 ROOT = Path(__file__).parent.parent
 SCHEDULES = [str(ROOT / "schedules" / f"{name}.json") for name in ("wg-3", "wg-6")]
@@ -284,12 +284,11 @@ def test_a_terminated_measurement_leaves_whole_files(quality, tiny_checkpoint, f
     """Killed with all its processes: what is there is whole, what is in the journal has its audio, and no process stays."""
     folder = tmp_path / "quality"
     arguments = ["-ch", tiny_checkpoint, "--filelist", filelist, "-o", folder, "--audio", 2, "--schedules", *SCHEDULES]
-    command = [sys.executable, ROOT / "benchmark.py", "quality", *arguments, "--metrics", "ffe", "--jobs", 2]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    journal, deadline = folder / "journal.jsonl", time.monotonic() + 200
+    command = [PYTHON, "benchmark.py", "quality", *arguments, "--metrics", "ffe", "--jobs", 2]
+    process = start(*command, stderr=subprocess.STDOUT)
+    journal = folder / "journal.jsonl"
     try:
-        while not (journal.exists() and journal.read_bytes().count(b"\n") > 1) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 1)
         process.terminate()
         said, _ = process.communicate(timeout=200)  # ends when no process has the pipe open any more
     finally:
@@ -525,14 +524,11 @@ def test_every_player_of_the_report_knows_its_duration(report):
         const note = () => audio.setAttribute("data-seconds", audio.duration.toFixed(2));
         audio.readyState ? note() : audio.addEventListener("loadedmetadata", note); });</script>"""
     (report / "check.html").write_text(page.read_text().replace("</body>", script + "</body>"))
-    result = subprocess.run(
-        [
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            f"--user-data-dir={report / 'profile'}", "--virtual-time-budget=20000", "--dump-dom",
-            (report / "check.html").as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120,
+    result = run_to_end(
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={report / 'profile'}", "--virtual-time-budget=20000", "--dump-dom",
+        (report / "check.html").as_uri(), timeout=120,
     )  # fmt: skip
     seconds = re.findall(r'<audio[^>]*data-seconds="([\d.]+)"', result.stdout)
     assert len(seconds) == 8, result.stderr[-2000:]

@@ -3,23 +3,9 @@
 import pytest
 import torch
 
-from common.device import pick_device, torchrun_place, unusable_gpus
+from common.device import pick_device, unusable_gpus
 from common.errors import InputError
-from common.jobs import device_of_job
-
-
-@pytest.fixture
-def gpus(monkeypatch):
-    """gpus(n, usable, capability, architectures): as if there were such GPUs."""
-
-    def pretend(n, usable=True, capability=(9, 0), architectures=("sm_80", "sm_90", "compute_90")):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
-        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(architectures))
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: capability)
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "Pretended GPU")
-
-    return pretend
+from common.jobs import torchrun_place
 
 
 @pytest.mark.parametrize("name", ["nonsense", "", "cuda:-1", "cuda:99999999999999999999", "meta", "xla", "CPU", "cpu:0\n", "cuda:0:0"])
@@ -65,11 +51,3 @@ def test_cuda_under_torchrun_is_this_processs_card(gpus, monkeypatch):
     assert torchrun_place() == (6, 2, 8)
     assert pick_device("cuda") == pick_device() == torch.device("cuda:2")
     assert pick_device("cuda:1") == torch.device("cuda:1")
-
-
-def test_jobs_take_the_gpus_in_turn(gpus):
-    gpus(2)
-    assert [device_of_job(None, k) for k in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert device_of_job("cuda:1", 0) == "cuda:1" and device_of_job("cpu", 1) == "cpu"
-    gpus(0, usable=False)
-    assert device_of_job(None, 1) is None

@@ -2,14 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from common.errors import CommandParser, InputError, describe, non_negative_int, positive_float, positive_int, run_command, seed_int
-from tests.conftest import ROOT
+from tests.processes import PYTHON, start
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "a", "nan", "9" * 5000, str(2**31)])
@@ -38,15 +36,7 @@ SCRIPT = "import sys, time\nfrom common.errors import InputError, run_command\nd
 
 
 def python(body, on_hangup=signal.SIG_DFL, **options):
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(body)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, on_hangup),
-        **options,
-    )
+    return start(PYTHON, "-c", SCRIPT.format(body), preexec_fn=lambda: signal.signal(signal.SIGHUP, on_hangup), **options)
 
 
 def test_standard_output_without_the_characters_has_words_for_them():

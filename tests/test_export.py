@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import wave
 
@@ -24,7 +23,8 @@ from model.network import WaveGrad
 from model.noise_schedule import linear
 from model.published import load_published
 from model.sampler import DEFAULT_SAMPLER, SAMPLERS
-from tests.conftest import ROOT, config_of, tiny_config_values
+from tests.conftest import config_of, tiny_config_values
+from tests.processes import PYTHON, run_to_end
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_synthesises_with_onnxruntime_and_numpy_alone(arguments, tmp_path):
         f"sys.argv = {['onnx_inference.py', *map(str, arguments)]!r}\n"
         "import onnx_inference; sys.exit(onnx_inference.main())"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    result = run_to_end(PYTHON, "-c", code)
     assert result.returncode == 0, result.stderr
     info = soundfile.info(tmp_path / "out.wav")
     assert (info.frames, info.samplerate, info.subtype) == (240, 8000, "PCM_16")
@@ -265,7 +265,7 @@ def test_a_hangup_ends_the_command_unless_it_is_ignored(arguments, tmp_path, is_
         f"sys.argv = {['onnx_inference.py', *map(str, arguments)]!r}\n"
         "import onnx_inference; sys.exit(onnx_inference.main())"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    result = run_to_end(PYTHON, "-c", code)
     assert (result.returncode, result.stderr) == (0 if is_ignored else 128 + signal.SIGHUP, "")
     assert (tmp_path / "out.wav").exists() == is_ignored and not list(tmp_path.glob(".*"))
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from synthetic_speech import synthetic_speech
 
 from common.errors import InputError
 from metrics import log_mel_l1
@@ -12,6 +11,7 @@ from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule
 from model.streaming import SynthesisStream, synthesize_stream
 from tests.conftest import config_of, tiny_config_values
+from tests.synthetic_speech import synthetic_speech
 from vocoder import Vocoder
 
 MELS = {

@@ -1,8 +1,6 @@
 """What needs a CUDA GPU, in a process that sees it; and what every network must do on a device that is not the CPU."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,6 +15,7 @@ from model.published import load_published
 from model.sampler import SAMPLERS, STREAMABLE
 from model.streaming import SynthesisStream
 from tests.conftest import DATA, ROOT, VISIBLE_GPUS
+from tests.processes import PYTHON, run_to_end
 from vocoder import Vocoder
 
 SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
@@ -29,11 +28,11 @@ def environment_with_gpus():
 
 def test_what_is_marked_gpu():
     environment = environment_with_gpus()
-    count = [sys.executable, "-c", "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"]
-    if subprocess.run(count, env=environment, capture_output=True, text=True).stdout.strip() in ("", "0"):
+    count = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
+    if run_to_end(PYTHON, "-c", count, env=environment).stdout.strip() in ("", "0"):
         pytest.skip("no GPU on this machine")
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
-    result = subprocess.run(command, env=environment | {"WAVEGRAD_TESTS": "gpu"}, cwd=ROOT, capture_output=True, text=True)
+    command = [PYTHON, "-m", "pytest", "-q", "-m", "gpu", "tests"]
+    result = run_to_end(*command, env=environment | {"WAVEGRAD_TESTS": "gpu"}, timeout=None)
     assert result.returncode == 0, result.stdout + result.stderr
 
 

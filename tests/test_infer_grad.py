@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from training_fixtures import SAMPLE_RATE, one_thread, run, same, train_to_end, weights_of, write_run  # noqa: F401
 
 from common.errors import InputError
 from model.config import load_config
 from model.sampler import SAMPLERS
+from tests.processes import TRAINING, run_to_end
+from tests.training_fixtures import SAMPLE_RATE, one_thread, same, train_to_end, weights_of, write_run  # noqa: F401
 from training.examples import Batch
 from training.loudness_distance import LoudnessDistance
 from training.previews import PreviewSampling, make_previews
@@ -186,9 +187,9 @@ def test_may_be_added_to_a_run(tmp_path):
 
 
 def test_dry_run_measures_both_kinds_of_step(tmp_path):
-    status, output, errors = run(["-c", write_infer_grad_run(tmp_path), "--dry-run", "--nproc", 1])
-    assert (status, errors) == (0, "")
-    assert "measured step: " in output and "measured step with inference: " in output
+    result = run_to_end(*TRAINING, "-c", write_infer_grad_run(tmp_path), "--dry-run", "--nproc", 1)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "measured step: " in result.stdout and "measured step with inference: " in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +20,10 @@ from model.config import NetworkConfig
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule, interpolate, linear, repeat
 from tests.conftest import ROOT, tiny_config_values
+from tests.processes import PYTHON, children, run_to_end, start, wait_for
 from vocoder import Vocoder, compiled
+
+INFERENCE = (PYTHON, "inference.py")
 
 
 @pytest.fixture
@@ -80,17 +80,11 @@ def test_the_seed_decides_and_batches_and_chunks_do_not(setup, run):
         assert not np.array_equal(one, seed)
 
 
-def start(arguments, **options):
-    """The command in a process of its own; returns it when it has ended."""
-    command = [sys.executable, ROOT / "inference.py", *arguments]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, **options)
-
-
 def test_jobs_give_what_one_process_gives(setup):
     """Fails if a job leaves out a file, computes another one's, or hides that one could not be used."""
     arguments, folder = setup
     for jobs in (1, 2):
-        result = start([*arguments, "-v", "no", "--jobs", jobs, "-o", folder / f"jobs-{jobs}"])
+        result = run_to_end(*INFERENCE, *arguments, "-v", "no", "--jobs", jobs, "-o", folder / f"jobs-{jobs}")
         assert result.returncode == 0, result.stderr
     for name in names(folder / "jobs-1"):
         one, two = (soundfile.read(folder / f"jobs-{jobs}" / name, dtype="int16")[0] for jobs in (1, 2))
@@ -98,9 +92,9 @@ def test_jobs_give_what_one_process_gives(setup):
     assert names(folder / "jobs-2") == ["a.wav", "b.wav", "c.wav"]
 
     (folder / "c.npy").write_bytes(b"no mel")
-    result = start([*arguments, "-v", "no", "--jobs", "2"])
+    result = run_to_end(*INFERENCE, *arguments, "-v", "no", "--jobs", "2")
     assert result.returncode == 1 and result.stderr.count("error: ") == 1
-    result = start([*arguments, "--sampler", "euler", "--jobs", "2"])
+    result = run_to_end(*INFERENCE, *arguments, "--sampler", "euler", "--jobs", "2")
     assert result.returncode == 2 and result.stderr.count("error: ") == 1 and "Traceback" not in result.stderr
 
 
@@ -341,8 +335,8 @@ def test_more_files_at_once_than_can_be_open(setup):
     (folder / "data").mkdir()
     for i in range(60):
         shutil.copy(folder / "c.npy", folder / "data" / f"{i}.npy")
-    result = start(
-        [*arguments, "-m", folder / "data", "-v", "no", "--batch_size", "60"],
+    result = run_to_end(
+        *(*INFERENCE, *arguments, "-m", folder / "data", "-v", "no", "--batch_size", "60"),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
     )
     assert result.returncode == 0, result.stderr
@@ -352,8 +346,8 @@ def test_more_files_at_once_than_can_be_open(setup):
 def test_standard_streams_may_be_closed(setup):
     """As a service manager or `>&- 2>&-` starts it."""
     arguments, folder = setup
-    command = " ".join(f"'{part}'" for part in [sys.executable, ROOT / "inference.py", *arguments, "-v", "yes"])
-    assert subprocess.run(["sh", "-c", f"{command} >&- 2>&-"], timeout=300).returncode == 0
+    command = " ".join(f"'{part}'" for part in [*INFERENCE, *arguments, "-v", "yes"])
+    assert run_to_end("sh", "-c", f"{command} >&- 2>&-").returncode == 0
     assert names(folder / "out") == ["a.wav", "b.wav", "c.wav"]
 
 
@@ -393,7 +387,7 @@ def test_a_full_disk_costs_the_file_that_does_not_fit_and_no_other(setup):
     np.save(folder / "long.npy", np.full((20, 1000), -5.0))
     (folder / "list.txt").write_text("a.npy\nlong.npy\nc.npy\n")
     limit = (50_000, 50_000)
-    result = start([*arguments, "-v", "no"], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    result = run_to_end(*INFERENCE, *arguments, "-v", "no", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
     assert result.returncode == 1, result.stderr
     assert f"error: {folder / 'out' / 'long.wav'}: File too large" in result.stderr and "Traceback" not in result.stderr
     assert names(folder / "out") == ["a.wav", "c.wav"]
@@ -425,21 +419,10 @@ def slow_jobs(setup):
     for name in "ac":
         np.save(folder / f"{name}.npy", np.full((20, 20_000), -5.0))
     (folder / "list.txt").write_text("a.npy\nc.npy\n")
-    command = [sys.executable, ROOT / "inference.py", *arguments, "-v", "no", "--jobs", "2"]
-    with subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True) as parent:
-        deadline = time.monotonic() + 120
-        while not (folder / "out").exists() or len(list((folder / "out").iterdir())) < 2:
-            assert parent.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        yield parent, [int(pid) for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()], folder / "out"
+    with start(*INFERENCE, *arguments, "-v", "no", "--jobs", "2") as parent:
+        wait_for(lambda: parent.poll() is not None or len(list((folder / "out").glob(".*"))) == 2)
+        yield parent, children(parent.pid), folder / "out"
         parent.kill()
-
-
-def wait_until_gone(pids, seconds=30):
-    deadline = time.monotonic() + seconds
-    while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids):
-        assert time.monotonic() < deadline, "a job outlives its parent"
-        time.sleep(0.1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
@@ -448,8 +431,8 @@ def test_jobs_end_with_their_parent_and_leave_nothing(slow_jobs, number):
     parent, jobs, output = slow_jobs
     assert len(jobs) == 2
     parent.send_signal(number)
-    assert parent.wait(timeout=30) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
-    wait_until_gone(jobs)
+    parent.communicate(timeout=30)  # ends when no process has a pipe open any more
+    assert parent.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL)
     assert list(output.iterdir()) == []
 
 

@@ -4,8 +4,8 @@ import pytest
 import soundfile
 import torch
 from pesq import pesq
-from training_fixtures import ROOT
 
+from tests.conftest import ROOT
 from training.loudness_distance import LoudnessDistance, bark, hearing_threshold
 
 SAMPLE_RATE = 16000

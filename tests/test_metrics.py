@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from synthetic_speech import synthetic_speech
 
 from metrics import (
     METRICS,
@@ -21,6 +20,7 @@ from metrics import (
 )
 from model.config import MelConfig
 from model.mel.transform import LogMelSpectrogram
+from tests.synthetic_speech import synthetic_speech
 
 SAMPLE_RATE = 16000
 MEL = LogMelSpectrogram(

@@ -1,6 +1,5 @@
 """The notebooks run top to bottom on what is shipped, and are committed with what they then show."""
 
-import subprocess
 import sys
 
 import nbformat
@@ -14,6 +13,7 @@ from common.errors import run_command
 from runs import keep_scalars, plot_curve
 from runs.plot_curve import hours_at_steps
 from tests.conftest import ROOT
+from tests.processes import PYTHON, run_to_end
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LARGEST = 2_500_000  # bytes, each
@@ -60,14 +60,14 @@ def test_hours_of_training_leave_out_interruptions(tmp_path):
 
 
 def test_curves_are_drawn(tmp_path):
-    script = [sys.executable, "-m", "runs.plot_curve"]
+    script = [PYTHON, "-m", "runs.plot_curve"]
     command = [*script, ROOT / "notebooks" / "small-16k-run", "-o", tmp_path / "curve.png"]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).returncode == 0
+    assert run_to_end(*command).returncode == 0
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-    result = subprocess.run([*script, tmp_path, "-o", tmp_path / "none.png"], cwd=ROOT, capture_output=True, text=True)
+    result = run_to_end(*script, tmp_path, "-o", tmp_path / "none.png")
     assert (result.returncode, result.stderr) == (2, f"error: {tmp_path}: no curves\n")
     assert not (tmp_path / "none.png").exists()
-    result = subprocess.run([*command[:-1], tmp_path / "none" / "curve.png"], cwd=ROOT, capture_output=True, text=True)
+    result = run_to_end(*command[:-1], tmp_path / "none" / "curve.png")
     assert (result.returncode, result.stderr) == (2, f"error: {tmp_path / 'none' / 'curve.png'}: No such file or directory\n")
 
 

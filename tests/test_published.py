@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,7 +13,8 @@ from model.mel.presets import preset
 from model.network import WaveGrad
 from model.published import IVANVOVK_TABLES, load_published, recognise
 from runs.convert import main
-from tests.conftest import DATA, ROOT
+from tests.conftest import DATA
+from tests.processes import PYTHON, run_to_end
 
 GOLDEN_TOLERANCE = 1e-5
 NAMES = ["ivanvovk", "lmnt"]
@@ -146,8 +145,7 @@ def test_convert_records_the_statistics_of_recordings(tiny_checkpoint, tmp_path,
     """As a command of its own, as a user starts it."""
     write_recording(tmp_path / "recordings" / "a.wav", seconds=0.5)
     target = tmp_path / "with statistics.safetensors"
-    command = [sys.executable, "-m", "runs.convert", tiny_checkpoint, target, "-r", tmp_path / "recordings"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    result = run_to_end(PYTHON, "-m", "runs.convert", tiny_checkpoint, target, "-r", tmp_path / "recordings")
     assert result.returncode == 0, result.stderr
     assert read_checkpoint(target).mel_statistics.n_frames == 100
 

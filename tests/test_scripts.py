@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -12,10 +11,12 @@ import soundfile
 import runs.make_filelists
 from common.errors import run_command
 from tests.conftest import ROOT
+from tests.processes import run_to_end
 
 
-def sh(script, *arguments, root=ROOT, cwd=None):
-    return subprocess.run(["sh", str(root / "runs" / script), *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+def sh(script, *arguments, root=ROOT, **options):
+    """Runs a script of the repository at `root`, where its modules are."""
+    return run_to_end("sh", root / "runs" / script, *arguments, **{"cwd": root} | options)
 
 
 @pytest.fixture
@@ -246,7 +247,7 @@ def test_setup_installs_once_and_again_after_an_interruption(clone, fake_python)
     environment = {**os.environ, "PATH": f"{fake_python}:{os.environ['PATH']}"}
 
     def inference():
-        subprocess.run(["sh", str(clone / "runs" / "inference.sh"), "-x"], env=environment, check=True, capture_output=True)
+        assert sh("inference.sh", "-x", root=clone, env=environment).returncode == 0
         return [line for line in (venv / "asked").read_text().splitlines() if "pip install" in line]
 
     assert len(inference()) == 1
@@ -261,7 +262,7 @@ def test_setup_installs_once_and_again_after_an_interruption(clone, fake_python)
 
 @pytest.mark.parametrize("script", sorted((ROOT / "runs").glob("*.sh")), ids=lambda path: path.name)
 def test_scripts_are_posix(script):
-    assert subprocess.run(["sh", "-n", str(script)]).returncode == 0
+    assert run_to_end("sh", "-n", script).returncode == 0
 
 
 def test_make_filelists_splits_within_each_speaker(make_filelists, tmp_path, write_recording):

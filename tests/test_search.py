@@ -3,9 +3,7 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from model.checkpoint import save_weights
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule, fibonacci
 from model.sampler import DEFAULT_SAMPLER
+from tests.processes import PYTHON, start, wait_for
 
 ROOT = Path(__file__).parent.parent
 WG_6 = NoiseSchedule.load(ROOT / "schedules" / "wg-6.json")
@@ -243,7 +242,7 @@ time.sleep(600)
 
 def test_a_journal_is_one_processs_until_it_ends_however_it_ends(tmp_path):
     path = tmp_path / "journal"
-    process = subprocess.Popen([sys.executable, "-c", HOLD_JOURNAL, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = start(PYTHON, "-c", HOLD_JOURNAL, path)
     try:
         assert process.stdout.readline() == "open\n"
         content = path.read_bytes()
@@ -252,7 +251,7 @@ def test_a_journal_is_one_processs_until_it_ends_however_it_ends(tmp_path):
         assert path.read_bytes() == content
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     Journal(path, {"seed": 0}, Entry).close()
 
 
@@ -297,13 +296,10 @@ def test_an_interrupted_search_has_saved_its_best(tmp_path, tiny_checkpoint, fil
     """Ctrl-C reaches all processes, `kill` and batch systems end the first."""
     output = tmp_path / "found.json"
     command = command_of(tiny_checkpoint, filelist, output, "--method", "grid", "--steps", "6", "--candidates", "all")
-    command = [sys.executable, str(ROOT / command[0]), *command[1:], "--jobs", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = start(PYTHON, *command, "--jobs", "2")
     journal = output.with_suffix(".journal.jsonl")
-    deadline = time.monotonic() + 300
     try:
-        while not (journal.exists() and journal.read_bytes().count(b"\n") > 3) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 3)
         kill(process.pid, number)
         _, error = process.communicate(timeout=300)  # ends when no process has standard error open any more
     finally:

@@ -9,20 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_fixtures import (
-    children,
-    finish,
-    kill,
-    run,
-    start,
-    start_processes,
-    train_command,
-    train_to_end,
-    wait_for,
-    write_run,
-)
 
 from model.config import load_config
+from tests.processes import TRAINING, children, finish, kill, run_to_end, start, start_processes, wait_for
+from tests.training_fixtures import train_command, train_to_end, write_run
 from training import processes
 from training.examples import BatchNumbers
 from training.trainer import Trainer
@@ -172,7 +162,7 @@ def rank_of(pid):
 def test_dead_process_ends_the_run(tmp_path):
     """Fails if the others wait for it: the run must end within a minute, and say who died of what."""
     config = write_run(tmp_path, training__n_steps=100_000)
-    process = start(["-c", config, "-l", tmp_path / "log", "--nproc", 2])
+    process = start(*TRAINING, "-c", config, "-l", tmp_path / "log", "--nproc", 2)
     wait_for(lambda: "step 5 " in process.stdout.readline())
     ranks = {rank_of(pid): pid for pid in children(process.pid)}
     os.kill(ranks[1], signal.SIGKILL)
@@ -188,10 +178,10 @@ def test_bad_input_is_said_once_by_several_processes(tmp_path):
     """Fails if the processes all complain, or torchrun's report covers it."""
     config = write_run(tmp_path)
     (tmp_path / "train_3.wav").unlink()
-    status, output, errors = run(["-c", config, "-l", tmp_path / "log", "--nproc", 2])
-    assert status == 2
-    assert errors == f"error: {tmp_path}/train_3.wav: No such file or directory\n"
-    assert output == ""
+    result = run_to_end(*TRAINING, "-c", config, "-l", tmp_path / "log", "--nproc", 2)
+    assert result.returncode == 2
+    assert result.stderr == f"error: {tmp_path}/train_3.wav: No such file or directory\n"
+    assert result.stdout == ""
 
 
 def train_where(folders, *options):
@@ -296,9 +286,9 @@ def test_two_gpus_do_what_one_does(tmp_path):
     config = write_run(tmp_path, training__n_steps=5)
     weights = []
     for devices in ("0", "0,1"):
-        variables = {"CUDA_VISIBLE_DEVICES": devices}
-        status, _, errors = run(["-c", config, "-l", tmp_path / devices], variables=variables)
-        assert status == 0, errors
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": devices}
+        result = run_to_end(*TRAINING, "-c", config, "-l", tmp_path / devices, env=environment)
+        assert result.returncode == 0, result.stderr
         weights.append(torch.load(tmp_path / devices / "checkpoint-00000005.pt", map_location="cpu")["network"])
     assert largest_difference(*weights) < 1e-4
 

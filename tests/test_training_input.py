@@ -11,22 +11,12 @@ import soundfile
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributed.run import parse_args
-from training_fixtures import (
-    ROOT,
-    SAMPLE_RATE,
-    finish,
-    kill,
-    run,
-    speech_like,
-    start_processes,
-    train_command,
-    train_to_end,
-    wait_for,
-    write_run,
-)
 
 import train
 from common.errors import run_command
+from tests.conftest import ROOT
+from tests.processes import TRAINING, finish, kill, run_to_end, start_processes, wait_for
+from tests.training_fixtures import SAMPLE_RATE, speech_like, train_command, train_to_end, write_run
 from training import launch, run_folder
 from training.previews import Preview, preview_names
 from training.run_folder import RunFolder
@@ -205,8 +195,8 @@ def test_recording_that_vanishes_mid_run(tmp_path, n_workers):
 def test_dry_run(tmp_path):
     """The real script: says what a run would be like, and leaves nothing behind."""
     config = write_run(tmp_path, training__micro_batch_size=2)
-    status, output, errors = run(["-c", config, "-l", tmp_path / "log", "--dry-run", "--nproc", 1])
-    assert (status, errors) == (0, "")
+    result = run_to_end(*TRAINING, "-c", config, "-l", tmp_path / "log", "--dry-run", "--nproc", 1)
+    assert (result.returncode, result.stderr) == (0, "")
     for words in [
         "3,261 parameters, fp32, 1 processes on cpu",
         "6 recordings, 0.00 hours",
@@ -218,7 +208,7 @@ def test_dry_run(tmp_path):
         "forecast: ",
         "peak memory of a process: ",
     ]:
-        assert words in output
+        assert words in result.stdout
     assert not (tmp_path / "log").exists()
 
 

@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 import torch
-from training_fixtures import same, speech_like, write_corpus, write_run
 
 from common.errors import InputError
 from model.config import load_config
+from tests.training_fixtures import same, speech_like, write_corpus, write_run
 from training.loop import Loop
 from training.monitor import Monitor
 from training.previews import PreviewSampling, make_previews, mean_figures

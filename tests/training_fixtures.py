@@ -1,13 +1,7 @@
 """A run so small that it trains in seconds: two seconds of tones and noise, a network of a few hundred weights."""
 
 import json
-import multiprocessing
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +9,8 @@ import pytest
 import soundfile
 import torch
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-import train  # noqa: E402
+import train
+from tests.processes import finish, start_processes
 
 SAMPLE_RATE = 16000
 HOP_LENGTH = 20
@@ -101,27 +93,6 @@ def write_run(folder, **changes):
     return path
 
 
-def start(arguments, script="training/launch.py", variables=None, **options):
-    """Starts the real script in a session of its own, on one thread of the CPU; returns the process."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), **(variables or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also where the tests run under nohup
-        **options,
-    )
-
-
-def run(arguments, script="training/launch.py", timeout=300, **options):
-    """Runs the real script to its end; returns status, output and error output."""
-    process = start(arguments, script, **options)
-    output, errors = process.communicate(timeout=timeout)
-    return process.returncode, output, errors
-
-
 def weights_of(path):
     """The training state in a checkpoint without what may differ: versions and the configuration."""
     state = torch.load(path, weights_only=True)
@@ -139,12 +110,6 @@ def same(a, b):
     return a == b
 
 
-# Training processes are forked off a server that has imported everything once, torch._dynamo too, which optimisers
-# import: a start takes milliseconds, not seconds.
-_FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["train", "torch._dynamo", "training_fixtures"])
-
-
 @pytest.fixture(autouse=True)
 def one_thread():
     """Import it, and a module's tests run on one thread: the tensors are so small that more only wait for each other."""
@@ -152,33 +117,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
-
-
-def start_processes(target, *arguments, n_processes=1, log=os.devnull):
-    """Starts `target(*arguments)` in processes that find each other as torchrun's would; their output goes to `log`."""
-    port = str(free_port())
-    processes = []
-    for rank in range(n_processes):
-        variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n_processes)}
-        variables.update(MASTER_ADDR="localhost", MASTER_PORT=port, TORCHELASTIC_RUN_ID="test")
-        variables = variables if n_processes > 1 else {}
-        processes.append(_FORKSERVER.Process(target=_in_process, args=(variables, str(log), target, arguments)))
-        processes[-1].start()
-    return processes
-
-
-def finish(processes, timeout=300):
-    """Waits for processes and returns their exit statuses."""
-    for process in processes:
-        process.join(timeout)
-        assert process.exitcode is not None, "a process hangs"
-    return [process.exitcode for process in processes]
 
 
 def train_to_end(config, logdir, n_processes=1):
@@ -189,37 +127,7 @@ def train_to_end(config, logdir, n_processes=1):
     return log.read_text()
 
 
-def kill(processes):
-    """SIGKILL, and wait."""
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.join()
-
-
-def children(pid):
-    """Process ids of a process's children."""
-    return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
-
-
 def train_command(config, logdir, *options):
     """What `python train.py` does; exits."""
     sys.argv = ["train.py", "-c", str(config), "-l", str(logdir), *options]
     train.command()
-
-
-def _in_process(variables, log, target, arguments):
-    os.environ.update(variables, CUDA_VISIBLE_DEVICES="")
-    torch.set_num_threads(1)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    target(*arguments)
-
-
-def wait_for(condition, timeout=300):
-    """Polls until `condition()` holds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)

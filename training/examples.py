@@ -4,7 +4,6 @@ An example is a pure function of the seed and its number: which recording, which
 So a run is the same for any number of processes and data workers, and resuming needs only the next example's number.
 """
 
-import os
 import signal
 import threading
 from typing import NamedTuple
@@ -14,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from common.errors import InputError
+from common.jobs import usable_cores
 from model.diffusion import sample_noise_level
 from training.stop_signal import STOPPING
 
@@ -116,7 +116,7 @@ def batches(examples, numbers, n_workers=0, pin_memory=False):
         OSError, InputError: a recording cannot be read any more.
         RuntimeError: a worker was killed, or has no shared memory; see `training.explained`.
     """
-    n_workers = min(n_workers, os.cpu_count() or 1)
+    n_workers = min(n_workers, usable_cores())
     loader = DataLoader(
         examples,
         batch_sampler=numbers,

@@ -85,6 +85,7 @@ def main():
     import torch
 
     from common.device import unusable_gpus
+    from common.jobs import cores_each
 
     problem = unusable_gpus()
     if problem is not None:
@@ -94,7 +95,7 @@ def main():
     if n_processes == 1 and not torchrun_options:
         sys.argv = [str(TRAIN), *train_options]
         runpy.run_path(str(TRAIN), run_name="__main__")  # exits
-    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // n_processes, 1)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores_each(n_processes)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup it stays so
         os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")

@@ -83,7 +83,7 @@ class Loop:
         trainer, training = self.trainer, self.trainer.config.training
         loss, bands = trainer.evaluate()
         previews = make_previews(trainer, self.preview_sampling, training.n_previews)
-        self.monitor.log_validation(trainer.step, loss, bands, previews, trainer.config.mel.sample_rate)
+        self.monitor.log_validation(trainer.step, loss, bands, previews, trainer.config.mel)
         best = trainer.best_validation_loss
         if _is_better(loss, best):
             trainer.best_validation_loss = loss

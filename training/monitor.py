@@ -11,7 +11,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from common.errors import describe
-from training.figures import mel_figure, schedule_figure
+from common.mel_plot import mel_pair
+from training.figures import schedule_figure
 from training.previews import mean_figures, preview_names
 from training.standard_streams import unless_output_fails
 
@@ -78,7 +79,7 @@ class Monitor:
             f"{scalars['speed/samples_per_second']:.1f} samples/s  remaining {timedelta(seconds=round(seconds))}"
         )
 
-    def log_validation(self, step, loss, bands, previews, sample_rate):
+    def log_validation(self, step, loss, bands, previews, mel_config):
         """Args: loss, bands: as `Trainer.evaluate` returns them. previews: list of `Preview`."""
         figures = mean_figures(previews)
         self.say("  ".join([f"step {step}", f"validation loss {loss:.4f}", *(f"{k} {v:.3f}" for k, v in figures.items())]))
@@ -90,9 +91,9 @@ class Monitor:
             return
         with self._unless_disk_fails():
             for name, preview in zip(preview_names(previews), previews):
-                self.writer.add_audio(f"{name}/recording", preview.recording, step, sample_rate)
-                self.writer.add_audio(f"{name}/result", preview.result, step, sample_rate)
-                self.writer.add_figure(f"mel/{name}", mel_figure(preview.recording_mel, preview.result_mel), step)
+                self.writer.add_audio(f"{name}/recording", preview.recording, step, mel_config.sample_rate)
+                self.writer.add_audio(f"{name}/result", preview.result, step, mel_config.sample_rate)
+                self.writer.add_figure(f"mel/{name}", mel_pair(preview.recording_mel, preview.result_mel, mel_config), step)
             self.writer.flush()
 
     def close(self):

@@ -9,8 +9,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from common.device import torchrun_place, unusable_gpus
+from common.device import unusable_gpus
 from common.errors import InputError, describe, is_out_of_memory, shortened
+from common.jobs import torchrun_place, under_torchrun
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # longer than a validation or a save, during which others wait
 
@@ -21,22 +22,17 @@ def start():
     Raises:
         InputError: PyTorch cannot use the GPUs that are there, or there are more processes than GPUs.
     """
-    if _one_of_several():
+    if under_torchrun():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     agree(_take_gpu)
-
-
-def _one_of_several():
-    """Whether torchrun started this process. RANK and WORLD_SIZE alone may be left over from something else."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _take_gpu():
     problem = unusable_gpus()
     if problem is not None:
         raise InputError(problem)
-    if _one_of_several() and torch.cuda.is_available():
+    if under_torchrun() and torch.cuda.is_available():
         local_rank, n_gpus = torchrun_place()[1], torch.cuda.device_count()
         if local_rank >= n_gpus:
             raise InputError(f"process {local_rank} of this machine has no GPU (wanted: at most {n_gpus} processes)")
@@ -60,7 +56,7 @@ def without_teardown():
     try:
         yield
     except BaseException as error:
-        if not _one_of_several():
+        if not under_torchrun():
             raise
         status = error.code or 0 if isinstance(error, SystemExit) else 1
         with contextlib.suppress(OSError):  # nobody reads any more

@@ -1,23 +1,17 @@
 """The pictures of a report."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, ScalarFormatter
 
 from common.files import save_atomically
+from common.mel_plot import draw_mel
 from metrics import METRICS
 
 
-def save_mel_picture(mel, config, path, limits):
-    """Draws a log-mel spectrogram `[n_mels, frames]`, low frequencies at the bottom; `limits` fix the colours."""
-    frames = mel.shape[1]
-    seconds = frames * config.hop_length / config.sample_rate
-    figure, axes = plt.subplots(figsize=(6, 1.8), layout="constrained")
-    axes.imshow(mel.numpy(), origin="lower", aspect="auto", extent=(0, seconds, 0, mel.shape[0]), vmin=limits[0], vmax=limits[1])
-    axes.set_xlabel("seconds")
-    axes.set_ylabel("mel band")
+def save_mel_picture(mel, mel_config, path, limits):
+    """Draws a mel as `common.mel_plot.draw_mel` does, into a file."""
+    figure = Figure(figsize=(6, 1.8), layout="constrained")
+    draw_mel(figure.subplots(), mel, mel_config, limits)
     _save(figure, path, dpi=100)
 
 
@@ -29,7 +23,8 @@ def save_plot(rows, references, metric, x, x_label, path):
         references: rows without one, drawn as horizontal lines.
         metric: a name in `METRICS`.
     """
-    figure, axes = plt.subplots(figsize=(6.5, 4.6), layout="constrained")
+    figure = Figure(figsize=(6.5, 4.6), layout="constrained")
+    axes = figure.subplots()
     markers = "osD^vP*X"
     for number, sampler in enumerate(dict.fromkeys(row.sampler for row in rows)):
         own = [row for row in rows if row.sampler == sampler and None not in (getattr(row, x), row.means[metric])]
@@ -68,4 +63,3 @@ def _plain(text):
 
 def _save(figure, path, dpi):
     save_atomically(lambda temporary: figure.savefig(temporary, dpi=dpi, format="png"), path)
-    plt.close(figure)

@@ -7,39 +7,29 @@ floats depend on how many threads share them.
 import contextlib
 import os
 import signal
-import threading
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_context
 
 import torch
 
+from common.device import pick_device, unusable_gpus
 from common.errors import InputError
+from common.jobs import device_of_job, end_with_parent, usable_cores
 
 _worker = None  # what this process computes with
 
 
-def _end_with_parent():
-    # A process pool whose parent is killed waits for its next task for ever.
-    parent_process().join()
-    os._exit(1)
-
-
-def _device(number):
-    n_devices = torch.cuda.device_count()
-    return torch.device("cuda", number % n_devices) if n_devices else torch.device("cpu")
-
-
 def _start(make_worker, counter):
     global _worker
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()  # else it would wait for its next task for ever
     torch.set_num_threads(1)
     torch.backends.cudnn.deterministic = True
     with counter.get_lock():
         number = counter.value
         counter.value += 1
-    _worker = make_worker(_device(number))
+    _worker = make_worker(pick_device(device_of_job(None, number)))
 
 
 def _start_pool(make_worker, jobs):
@@ -72,8 +62,7 @@ def _in_order(pool, tasks, n_waiting):
 
 def default_jobs():
     """One process for each GPU, or each core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return torch.cuda.device_count() or cores or 1
+    return torch.cuda.device_count() or usable_cores()
 
 
 @contextlib.contextmanager
@@ -85,15 +74,17 @@ def start_workers(make_worker, jobs):
         jobs: number of processes; 1 computes in this one. They share the machine's GPUs evenly, where it has any.
 
     Raises:
-        InputError: fewer than one job, or a process was killed.
+        InputError: fewer than one job, PyTorch cannot use the GPUs that are there, or a process was killed.
     """
     if jobs < 1:
         raise InputError(f"{jobs} jobs are asked for (wanted: 1 or more)")
+    if problem := unusable_gpus():
+        raise InputError(problem)
     if jobs == 1:
         n_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            worker = make_worker(_device(0))
+            worker = make_worker(pick_device())
             yield lambda tasks: map(worker, tasks)
         finally:
             torch.set_num_threads(n_threads)

@@ -1,0 +1,56 @@
+"""What each of several processes computes with, and that it ends with its parent; test_inference.py has more on jobs."""
+
+import os
+
+import pytest
+
+from benchmarking.tools.workers import start_workers
+from common.errors import InputError
+from common.jobs import cores_each, device_of_job, usable_cores
+from tests.processes import PYTHON, start
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system restricts no process to some of its cores")
+def test_cores_are_those_that_the_process_may_use(monkeypatch):
+    """Fails if a batch system that gives four cores of a large machine gets as many processes as that has cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert usable_cores() == 4
+    assert [cores_each(n) for n in (1, 2, 3, 4, 5)] == [4, 2, 1, 1, 1]
+
+
+def test_jobs_take_the_gpus_in_turn(gpus):
+    gpus(2)
+    assert [device_of_job(None, k) for k in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert device_of_job("cuda:1", 0) == "cuda:1" and device_of_job("cpu", 1) == "cpu"
+    gpus(0, usable=False)
+    assert device_of_job(None, 1) is None
+
+
+def test_unusable_gpus_are_said_before_processes_start(gpus):
+    gpus(8, usable=False)
+    for jobs in (1, 8):
+        with pytest.raises(InputError, match="driver is too old"), start_workers(None, jobs):
+            pass
+
+
+PARENT_OF_ONE = """
+import multiprocessing, time
+from common.jobs import end_with_parent
+
+def child():
+    end_with_parent()
+    print("started", flush=True)
+    time.sleep(600)
+
+multiprocessing.get_context("fork").Process(target=child).start()
+time.sleep(600)
+"""
+
+
+def test_a_process_of_a_pool_ends_with_its_parent():
+    """Fails if it waits for the next task of a process that was killed."""
+    parent = start(PYTHON, "-c", PARENT_OF_ONE)
+    assert parent.stdout.readline() == "started\n"
+    parent.kill()
+    parent.communicate(timeout=30)  # ends when no process has a pipe open any more
