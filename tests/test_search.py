@@ -354,9 +354,9 @@ def test_a_search_replaces_no_schedule_but_its_own(search, capsys, tmp_path):
     NoiseSchedule([0.001, 0.05, 0.6]).save(output)
     link.symlink_to(output)
     content = output.read_bytes()
-    for start, change in [(output, ""), (link, ""), (output, ":12"), (link, ":x2")]:
-        assert search("--start", f"{start}{change}", "--candidates", "1")[0] == 2
-        assert capsys.readouterr().err == f"error: {output}: the result would overwrite {start} (wanted: another name)\n"
+    for path, change in [(output, ""), (link, ""), (output, ":12"), (link, ":x2")]:
+        assert search("--start", f"{path}{change}", "--candidates", "1")[0] == 2
+        assert capsys.readouterr().err == f"error: {output}: the result would overwrite {path} (wanted: another name)\n"
     status, _, journal = search("--candidates", "1")
     error = capsys.readouterr().err
     assert status == 2 and error.count("\n") == 1 and f"error: {output}: is there already" in error
