@@ -1,13 +1,14 @@
-"""`benchmark.py quality`: a table of metrics for a network over schedules and samplers, beside the recordings
-themselves and Griffin-Lim. What is measured stays in the output folder, so a killed run goes on where it was."""
+"""`benchmark.py quality`: a table of metrics for a network over schedules and samplers, beside the recordings themselves and
+Griffin-Lim. Where the recordings are in several folders, each is a speaker, who has a table too. What is measured stays in the
+output folder, so a killed run goes on where it was."""
 
 import sys
+from collections import Counter
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Optional
 
-import numpy as np
 import torch
 from pydantic import create_model
 
@@ -17,8 +18,9 @@ from benchmarking.tools.measuring import Measurer, Measuring, audio_path, save_a
 from benchmarking.tools.progress import progress
 from benchmarking.tools.scoring import file_digest
 from benchmarking.tools.shape import Shape
+from benchmarking.tools.summary import quality_table, speaker_tables, summarize, summarize_speakers, worst_speakers_table
 from benchmarking.tools.systems import make_systems
-from benchmarking.tools.tables import markdown_table, number, save_json
+from benchmarking.tools.tables import save_json
 from benchmarking.tools.timing import device_name
 from benchmarking.tools.workers import default_jobs, start_workers
 from common.device import DTYPES, pick_device
@@ -41,7 +43,17 @@ def add_arguments(parser):
         default=[0],
         help="iterations of GLA-Grad after sampling; several are compared (default: 0)",
     )
-    parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="(default: all)")
+    parser.add_argument(
+        "--griffin_lim", type=non_negative_int, default=32, help="iterations of Griffin-Lim; 0 leaves it out (default: %(default)s)"
+    )
+    slow = [name for name, metric in METRICS.items() if metric.is_slow]
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        choices=METRICS,
+        default=[name for name in METRICS if name not in slow],
+        help=f"(default: all but {' and '.join(slow)}, which take several times as long as the audio)",
+    )
     parser.add_argument("--recordings", type=positive_int, help="how many, spread over the filelist (default: all)")
     parser.add_argument("--seconds", type=positive_float, help="of each recording (default: all)")
     parser.add_argument("--audio", type=non_negative_int, default=5, help="of how many recordings to keep audio (default: %(default)s)")
@@ -70,8 +82,8 @@ def measure_all(systems, measurer, measure, journal, folder):
         return entry is not None and (not wants_audio or not entry["is_finite"] or (folder / audio_path(system, excerpts[index])).is_file())
 
     missing = {}  # what shares a sampling is one task
-    for system in systems:
-        for index in range(len(excerpts)):
+    for index in range(len(excerpts)):  # metrics remember the recording
+        for system in systems:
             if not is_known(system, index):
                 missing.setdefault((system.sampling, index), []).append(system)
     tasks = [(some, index) for (_, index), some in missing.items()]
@@ -85,36 +97,6 @@ def measure_all(systems, measurer, measure, journal, folder):
                 known[entry["key"], entry["recording"]] = entry
             bar.update(len(measured))
     return [[known[system.key, excerpt.name] for excerpt in excerpts] for system in systems]
-
-
-def summarize(system, entries, metrics):
-    """One row: means over the recordings, their standard errors, and how many had no value."""
-    row = {"system": system.name, "steps": None, "sampler": system.schedule and system.method, "final_noise_level": None}
-    if system.schedule is not None:
-        row |= {"steps": len(system.schedule), "final_noise_level": float(system.schedule.noise_levels[-1])}
-    row["network_calls"] = entries[0]["network_calls"]
-    times = [entry["synthesis_seconds"] for entry in entries]
-    factors = [time / entry["audio_seconds"] for time, entry in zip(times, entries) if time is not None]
-    row["real_time_factor"] = float(np.median(factors)) if factors else None  # an interruption is in one of them alone
-    row |= {"means": {}, "standard_errors": {}, "without_value": {}}
-    for name in metrics:
-        values = [entry["figures"][name] for entry in entries if entry["figures"][name] is not None]
-        row["means"][name] = float(np.mean(values)) if values else None
-        row["standard_errors"][name] = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
-        row["without_value"][name] = len(entries) - len(values)
-    return row
-
-
-def quality_table(rows, metrics):
-    """The rows as Markdown. A star marks a mean over fewer recordings than there are."""
-    headings = ["system", "calls", "RTF"] + [f"{METRICS[name].label} {'↑' if METRICS[name].higher_is_better else '↓'}" for name in metrics]
-    lines = []
-    for row in rows:
-        calls = row["network_calls"] or "-"
-        cells = [number(row["means"][name]) + "*" * bool(row["without_value"][name]) for name in metrics]
-        lines.append([row["system"], calls, number(row["real_time_factor"]), *cells])
-    is_starred = any(n for row in rows for n in row["without_value"].values())
-    return markdown_table(headings, lines) + "\n\\* the mean of fewer recordings: the others have no value\n" * is_starred
 
 
 def _examples(systems, by_system, excerpts):
@@ -157,15 +139,15 @@ def _measurer(arguments):
         arguments.dtype,
     )
     measurer = Measurer(measuring, torch.device("cpu"))
-    names = [excerpt.name for excerpt in measurer.excerpts]
-    if len(set(names)) < len(names):
-        raise InputError(f"{arguments.filelist}: two recordings have the same file name")
-    return measuring, measurer, names
+    name, count = Counter(excerpt.name for excerpt in measurer.excerpts).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{arguments.filelist}: {count} recordings are {name} (wanted: other file names, or folders of other names)")
+    return measuring, measurer
 
 
 def run(arguments):
-    systems = make_systems(arguments.schedules, arguments.samplers, arguments.gla_grad)
-    measuring, measurer, names = _measurer(arguments)
+    systems = make_systems(arguments.schedules, arguments.samplers, arguments.gla_grad, arguments.griffin_lim)
+    measuring, measurer = _measurer(arguments)
     say_which_are_shorter(measurer.excerpts, arguments.seconds, measurer.config.mel)
     settings = {
         "checkpoint": file_digest(arguments.checkpoint),
@@ -179,19 +161,23 @@ def run(arguments):
         by_system = measure_all(systems, measurer, measure, journal, arguments.output)
 
     rows = [summarize(system, some, arguments.metrics) for system, some in zip(systems, by_system)]
+    speakers = summarize_speakers(systems, by_system, [excerpt.speaker for excerpt in measurer.excerpts], arguments.metrics)
     device = pick_device()
     content = settings | {
         "checkpoint": f"{Path(arguments.checkpoint).name}, sha256 {settings['checkpoint']}",
         "device": device_name(device) if device.type == "cuda" else f"{device_name(device)}, one thread",
         "jobs": arguments.jobs,
         "mel": measurer.config.mel.model_dump(),
-        "n_recordings": len(names),
+        "n_recordings": len(measurer.excerpts),
         "audio_seconds": sum(entry["audio_seconds"] for entry in by_system[0]),
         "rows": rows,
+        "speakers": speakers,
         "examples": _examples(systems, by_system, measurer.excerpts[: arguments.audio]),
     }
     save_json(content, arguments.output / "quality.json")
     table = quality_table(rows, arguments.metrics)
-    save_text(table, arguments.output / "quality.md")
+    if speakers:
+        table += "\n" + worst_speakers_table(speakers, arguments.metrics)
+    save_text(table + speaker_tables(speakers, arguments.metrics), arguments.output / "quality.md")
     print(table)
     return int(_say_what_is_not_finite(systems, by_system))

@@ -67,7 +67,7 @@ def quality(command, tiny_checkpoint, filelist, tmp_path):
         return command(
             "quality", "-ch", tiny_checkpoint, "--filelist", filelist, "-o", tmp_path / "quality", "--audio", 2,
             "--schedules", SCHEDULES[0], f"{SCHEDULES[1]}@ddim", "--jobs", 1,
-            "--metrics", "stoi", "mcd", "log_mel_l1", "stft", *arguments,
+            "--metrics", "stoi", "mcd", "log_mel_l1", "m_stft", *arguments,
         )  # fmt: skip
 
     return run
@@ -183,10 +183,10 @@ def test_quality_measures_every_system_and_remembers(quality, tmp_path, capsys, 
     assert quality() == 0, capsys.readouterr().err
     content = json.loads((tmp_path / "quality" / "quality.json").read_text())
     rows = {row["system"]: row for row in content["rows"]}
-    assert list(rows) == ["recording", "griffin-lim", "wg-3 sde-dpm-solver", "wg-6 ddim"]
+    assert list(rows) == ["recording", "griffin-lim-32", "wg-3 sde-dpm-solver", "wg-6 ddim"]
     assert [row["network_calls"] for row in rows.values()] == [0, 0, 3, 6]
     assert rows["recording"]["means"]["mcd"] == pytest.approx(0, abs=1e-6)
-    assert rows["griffin-lim"]["means"]["log_mel_l1"] < rows["wg-3 sde-dpm-solver"]["means"]["log_mel_l1"]
+    assert rows["griffin-lim-32"]["means"]["log_mel_l1"] < rows["wg-3 sde-dpm-solver"]["means"]["log_mel_l1"]
     table = (tmp_path / "quality" / "quality.md").read_text()
     assert table in capsys.readouterr().out and table.count("\n") == 6
 
@@ -198,14 +198,14 @@ def test_quality_measures_every_system_and_remembers(quality, tmp_path, capsys, 
 
 
 def test_a_metric_that_cannot_judge_a_recording_counts_in_no_mean(quality, tmp_path, write_recording, capsys):
-    """Of a recording of 0.3 s STOI has no value, of one of 50 ms the STFT distance has none: starred, as PESQ's are."""
+    """Of a recording of 0.3 s STOI has no value, of one of 50 ms M-STFT has none: starred, as PESQ's are."""
     for name, seconds in {"short": 0.3, "tiny": 0.05}.items():
         write_recording(tmp_path / f"{name}.wav", seconds=seconds)
     (tmp_path / "list.txt").write_text("recording 0.wav\nshort.wav\ntiny.wav\n")
-    assert quality("--schedules", SCHEDULES[0], "--metrics", "stoi", "stft", "mcd") == 0, capsys.readouterr().err
+    assert quality("--schedules", SCHEDULES[0], "--metrics", "stoi", "m_stft", "mcd") == 0, capsys.readouterr().err
     row = json.loads((tmp_path / "quality" / "quality.json").read_text())["rows"][0]
-    assert row["means"] == {"stoi": pytest.approx(1, abs=1e-4), "stft": 0, "mcd": 0}
-    assert row["without_value"] == {"stoi": 2, "stft": 1, "mcd": 0}
+    assert row["means"] == {"stoi": pytest.approx(1, abs=1e-4), "m_stft": 0, "mcd": 0}
+    assert row["without_value"] == {"stoi": 2, "m_stft": 1, "mcd": 0}
     line = (tmp_path / "quality" / "quality.md").read_text().splitlines()[2]
     assert [cell.strip() for cell in line.split("|")[4:7]] == ["1.000*", "0.000*", "0.000"]
     assert "\\* the mean of fewer recordings" in (tmp_path / "quality" / "quality.md").read_text()
@@ -257,7 +257,7 @@ def test_a_short_recording_shortens_no_other_one(quality, tmp_path, capsys):
     assert all(re.fullmatch(r"\d+ of 12 waveforms, \d+ s", line) for line in error[1:]), error
     assert error[-1].startswith("12 of 12 ") and 5 < len(error) <= 11
     audio = tmp_path / "quality" / "audio"
-    seconds = [soundfile.info(audio / f"recording {n}" / "griffin-lim.flac").duration for n in range(3)]
+    seconds = [soundfile.info(audio / f"recording {n}" / "griffin-lim-32.flac").duration for n in range(3)]
     assert seconds == pytest.approx([1.0, 1.2, 1.3], abs=0.005)
 
 
@@ -310,6 +310,84 @@ def test_quality_is_the_same_for_any_number_of_processes(quality, tmp_path, caps
         entries = (tmp_path / f"jobs-{jobs}" / "journal.jsonl").read_text().splitlines()[1:]
         figures.append([json.loads(entry)["figures"] for entry in entries])
     assert figures[0] == figures[1]
+
+
+def test_griffin_lim_in_other_numbers_of_iterations(quality, tmp_path, capsys):
+    """Fails if one number of iterations goes for another, in the journal or in the audio, or 0 are some."""
+    for n_iter, rows in {1: ["griffin-lim-1"], 8: ["griffin-lim-8"], 0: []}.items():
+        assert quality("--schedules", SCHEDULES[0], "--griffin_lim", n_iter) == 0, capsys.readouterr().err
+        content = json.loads((tmp_path / "quality" / "quality.json").read_text())
+        assert [row["system"] for row in content["rows"]] == ["recording", *rows, "wg-3 sde-dpm-solver"]
+    entries = [json.loads(line) for line in (tmp_path / "quality" / "journal.jsonl").read_text().splitlines()[1:]]
+    assert len(entries) == 3 * 4
+    convergence = {n: [entry["figures"]["m_stft"] for entry in entries if entry["key"] == f"griffin-lim-{n}"] for n in (1, 8)}
+    assert np.mean(convergence[8]) < np.mean(convergence[1])
+
+
+@pytest.fixture
+def speakers(tmp_path, write_recording):
+    """A filelist of three recordings of two speakers, two of the same file name."""
+    for number, name in enumerate(("anna/1", "boris/1", "anna/2")):
+        write_recording(tmp_path / f"{name}.wav", seconds=0.5, seed=number)
+    (tmp_path / "list.txt").write_text("anna/1.wav\nboris/1.wav\nanna/2.wav\n")
+
+
+def test_means_of_each_speaker(quality, command, speakers, tmp_path, capsys):
+    """Fails if a mean is over other recordings than those of the speaker, or recordings of the same file name are mixed up."""
+    assert quality("--audio", 3) == 0, capsys.readouterr().err
+    content = json.loads((tmp_path / "quality" / "quality.json").read_text())
+    entries = [json.loads(line) for line in (tmp_path / "quality" / "journal.jsonl").read_text().splitlines()[1:]]
+    assert {entry["recording"] for entry in entries} == {"anna/1", "boris/1", "anna/2"}
+    assert [(one["speaker"], one["n_recordings"]) for one in content["speakers"]] == [("anna", 2), ("boris", 1)]
+    of_system = {row["system"]: [one["rows"][index]["means"] for one in content["speakers"]] for index, row in enumerate(content["rows"])}
+    for name in ("griffin-lim-32", "recording"):
+        for speaker, means in zip(("anna", "boris"), of_system[name]):
+            own = [entry for entry in entries if entry["key"] == name and entry["recording"].startswith(speaker)]
+            assert means["mcd"] == pytest.approx(np.mean([entry["figures"]["mcd"] for entry in own]))
+
+    text = (tmp_path / "quality" / "quality.md").read_text()
+    assert "2 speakers; the fewest recordings, 1, are of boris" in text and "\nSpeaker anna, recordings: 2\n" in text
+    worst = next(line for line in text.split("The worst mean")[1].splitlines() if line.startswith("| griffin-lim-32"))
+    values = of_system["griffin-lim-32"]
+    for cell, (metric, choose) in zip(worst.split("|")[2:], {"stoi": min, "mcd": max}.items()):
+        value, speaker = choose((means[metric], speaker) for means, speaker in zip(values, ("anna", "boris")))
+        assert cell.strip() == f"{value:.3f} {speaker}"
+
+    assert len(list((tmp_path / "quality" / "audio" / "anna" / "2").glob("*.flac"))) == 4
+    assert command("report", tmp_path / "quality", "-o", tmp_path / "report") == 0, capsys.readouterr().err
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("<audio") == 3 * 4 and (tmp_path / "report" / "pictures" / "boris" / "1" / "recording.png").is_file()
+
+
+def test_one_speaker_has_no_table(quality, tmp_path):
+    assert quality("--schedules", SCHEDULES[0], "--metrics", "mcd") == 0
+    assert json.loads((tmp_path / "quality" / "quality.json").read_text())["speakers"] == []
+    assert "peaker" not in (tmp_path / "quality" / "quality.md").read_text()
+
+
+def test_a_speaker_whose_recordings_have_no_value(quality, speakers, write_recording, tmp_path, capsys):
+    """Fails if he is the worst, or what has no value at all is an error."""
+    write_recording(tmp_path / "boris" / "1.wav", seconds=0.05)
+    assert quality("--schedules", SCHEDULES[0], "--metrics", "m_stft", "stoi") == 0, capsys.readouterr().err
+    table = (tmp_path / "quality" / "quality.md").read_text().split("The worst mean")[1]
+    cells = next(line for line in table.splitlines() if line.startswith("| recording")).split("|")
+    assert [cell.strip() for cell in cells[2:4]] == ["0.000 anna", "1.000 anna"]
+
+
+def test_a_recording_that_is_listed_twice_is_refused(quality, speakers, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("anna/1.wav\nboris/1.wav\nanna/1.wav\n")
+    assert quality() == 2
+    assert "list.txt: 2 recordings are anna/1 (wanted: other file names, " in capsys.readouterr().err
+
+
+def test_slow_metrics_are_measured_when_they_are_asked_for(command, capsys, monkeypatch):
+    """Fails if a plain command takes several times as long as the audio, or its help does not say which metrics would."""
+    monkeypatch.setattr("benchmarking.quality.run", lambda arguments: print(*arguments.metrics) or 0)
+    assert command("quality", "-ch", "a", "-o", "b", "--filelist", "c", "--schedules", "d") == 0
+    metrics = capsys.readouterr().out.split()
+    assert {"pesq", "m_stft", "distillmos"} < set(metrics) and not {"periodicity", "vuv_f1"} & set(metrics)
+    assert command("quality", "--help") == 0
+    assert "all but periodicity and vuv_f1" in " ".join(capsys.readouterr().out.split())
 
 
 def test_other_settings_do_not_mix(quality, tmp_path, capsys):
@@ -385,7 +463,7 @@ def test_results_with_and_without_correction(quality, tmp_path, capsys, monkeypa
     rows = {row["system"]: row for row in json.loads((tmp_path / "quality" / "quality.json").read_text())["rows"]}
     with_samplers = ["wg-3 sde-dpm-solver", "wg-6 ddim"]
     of_schedules = [name + end for name in with_samplers for end in ("", " gla-grad-2")]
-    assert list(rows) == ["recording", "griffin-lim", "noise gla-grad-2", *of_schedules]
+    assert list(rows) == ["recording", "griffin-lim-32", "noise gla-grad-2", *of_schedules]
     assert rows["noise gla-grad-2"]["network_calls"] == 0 and rows["wg-6 ddim gla-grad-2"]["network_calls"] == 6
     for name in with_samplers:
         plain, corrected = (rows[name + end] for end in ("", " gla-grad-2"))

@@ -1,9 +1,11 @@
 """What the objective of InferGrad finds far, and what near."""
 
+import math
+
 import pytest
 import torch
 
-from training.spectral_distance import SpectralDistance
+from training.spectral_distance import SpectralDistance, multi_resolution_stft_distance
 
 SAMPLE_RATE, N_SAMPLES = 16000, 4800
 
@@ -65,6 +67,12 @@ def test_silence_has_finite_gradients(distance, reference, generated):
     generated = (generated * speech_like()).requires_grad_()
     distance(reference * speech_like(), generated).sum().backward()
     assert generated.grad.isfinite().all()
+
+
+def test_stft_distance_of_twice_the_amplitude():
+    """Fails if a term or a resolution counts otherwise: spectral convergence |2 - 1| / 1, and ln 2 in every bin."""
+    noise = torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
+    assert multi_resolution_stft_distance(noise, 2 * noise).item() == pytest.approx(1 + math.log(2), abs=1e-4)
 
 
 @pytest.mark.parametrize("sample_rate", [8000, 22050, 24000])

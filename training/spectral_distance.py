@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torchaudio.transforms import MelScale
 
-from metrics import STFT_RESOLUTIONS, multi_resolution_stft_distance
-
+# (n_fft, hop, window), Yamamoto et al., 2020 (Parallel WaveGAN), section 3.1.
+STFT_RESOLUTIONS = [(1024, 120, 600), (2048, 240, 1200), (512, 50, 240)]
+STFT_FLOOR = 1e-5  # magnitude; keeps digital silence from dominating the logarithm
 WINDOWS = (256, 512, 1024, 2048)  # samples, each with a hop of a quarter
 MEL_BANDS_PER_SAMPLE = 80 / 1024  # of the window, so that a band is about as wide as a line of the spectrum where it is narrowest
 MEL_FLOOR = 1e-3  # magnitude in a band, below which nothing is told apart
@@ -19,10 +20,31 @@ MEL_CORNER = 700.0  # Hz, where the mel scale turns from linear to logarithmic: 
 STFT_WEIGHT, MEL_WEIGHT, COMPRESSED_WEIGHT = 0.3, 1.0, 4.0  # chosen by the runs of docs/journal/2026-11-25-training-small.md
 
 
+def multi_resolution_stft_distance(reference, generated):
+    """Spectral convergence plus L1 of ln magnitudes, the mean over three resolutions (Yamamoto et al., 2020).
+
+    Args:
+        reference, generated: `[B, T]`, T above 1024.
+
+    Returns:
+        `[B]`.
+    """
+    distances = []
+    for n_fft, hop_length, win_length in STFT_RESOLUTIONS:
+        window = torch.hann_window(win_length, device=reference.device)
+        a, b = (
+            torch.stft(waveform, n_fft, hop_length, win_length, window, return_complex=True).abs().clamp(min=STFT_FLOOR)
+            for waveform in (reference, generated)
+        )
+        convergence = torch.linalg.matrix_norm(a - b) / torch.linalg.matrix_norm(a)
+        distances.append(convergence + (a.log() - b.log()).abs().mean(dim=(-2, -1)))
+    return sum(distances) / len(distances)
+
+
 class SpectralDistance(nn.Module):
     """`0.3 stft + mel + 4 compressed`, where
 
-    - stft is the distance of `metrics.multi_resolution_stft_distance`: every line of the spectrum counts by its ratio;
+    - stft is the distance of `multi_resolution_stft_distance`: every line of the spectrum counts by its ratio;
     - mel is the L1 distance of log-mel spectrograms at several resolutions (Kumar et al., 2023), in ln;
     - compressed is the L1 distance of magnitudes to the power of 0.3, relative to the recording's, each line by its width in mel:
       what is loud counts for more, and what is below 1.8 kHz for half (at 16 kHz).

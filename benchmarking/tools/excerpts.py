@@ -1,8 +1,10 @@
 """The recordings that a measurement is made on, and the noise that goes with each."""
 
 import hashlib
+import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,12 +18,14 @@ class Excerpt:
     """A recording, or the beginning of one, with its mel.
 
     Args:
-        name: the recording's file name without its suffix.
+        name: the recording's file name without its suffix, after its speaker and a slash where two files have the same.
+        speaker: the name of the recording's folder.
         waveform: `[T]`, T a multiple of the hop length.
         mel: its log-mel spectrogram, `[n_mels, T / hop_length]`.
     """
 
     name: str
+    speaker: str
     waveform: torch.Tensor
     mel: torch.Tensor
 
@@ -48,7 +52,12 @@ def load_excerpts(filelist, mel, n_recordings=None, seconds=None):
     if longest is not None:
         starts = [max(len(waveform) - longest, 0) // (2 * hop_length) * hop_length for waveform in waveforms]
         waveforms = [waveform[start : start + longest] for start, waveform in zip(starts, waveforms)]
-    return [Excerpt(recordings.paths[index].stem, waveform, mel(waveform)) for index, waveform in zip(indices, waveforms)]
+    paths = [recordings.paths[index] for index in indices]
+    speakers = [Path(os.path.abspath(path)).parent.name for path in paths]
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{speaker}/{name}".lstrip("/") for speaker, name in zip(speakers, names)]
+    return [Excerpt(name, speaker, waveform, mel(waveform)) for name, speaker, waveform in zip(names, speakers, waveforms)]
 
 
 def longest_excerpt(seconds, mel_config):

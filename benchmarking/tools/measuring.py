@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from benchmarking.tools.excerpts import excerpt_noises, load_excerpts
-from benchmarking.tools.systems import GRIFFIN_LIM, RECORDING
+from benchmarking.tools.systems import RECORDING
 from common.device import DTYPES, autocast, synchronized_time
 from common.files import save_atomically
 from metrics import METRICS
@@ -97,9 +97,9 @@ class Measurer:
         excerpt = self.excerpts[index]
         if system.name == RECORDING:
             return excerpt.waveform, None
-        if system.name == GRIFFIN_LIM:
+        if system.griffin_lim:
             start = synchronized_time(torch.device("cpu"))
-            waveform = griffin_lim(excerpt.mel, self.config.mel)
+            waveform = griffin_lim(excerpt.mel, self.config.mel, system.griffin_lim)
             return waveform, synchronized_time(torch.device("cpu")) - start
         if not self.is_warm:
             self._warm_up()

@@ -20,8 +20,8 @@ def _metric(name):
 
 def _audio(path):
     # What `measuring.audio_path` makes, so it names no other place and no other kind of file.
-    if not re.fullmatch(r"audio/(?!\.\.?/)[^/\0]+/[A-Za-z0-9._-]+\.flac", path):
-        raise ValueError(f"{path!r} is no path of audio (wanted: audio/RECORDING/SYSTEM.flac)")
+    if not re.fullmatch(r"audio/((?!\.\.?/)[^/\0]+/){1,2}[A-Za-z0-9._-]+\.flac", path):
+        raise ValueError(f"{path!r} is no path of audio (wanted: audio/[SPEAKER/]RECORDING/SYSTEM.flac)")
     return path
 
 

@@ -13,7 +13,7 @@ from model.noise_schedule import SUFFIXES, NoiseSchedule
 from model.sampler import find_sampler, sampler_name
 from model.schedule_text import find_schedule
 
-RECORDING, GRIFFIN_LIM, NOISE = "recording", "griffin-lim", "noise"
+RECORDING, NOISE = "recording", "noise"
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class System:
         name: what tables call it.
         schedule, sampler: how the network is used; None for a system without it.
         gla_grad: iterations of GLA-Grad's correction of the result.
+        griffin_lim: iterations of Griffin-Lim; 0 for a system that is another one.
     """
 
     name: str
     schedule: Optional[NoiseSchedule] = None
     sampler: Optional[str] = None
     gla_grad: int = 0
+    griffin_lim: int = 0
 
     @property
     def method(self):
@@ -66,13 +68,14 @@ def split_sampler(text):
     return schedule, sampler
 
 
-def make_systems(schedules, samplers, gla_grads=(0,)):
+def make_systems(schedules, samplers, gla_grads=(0,), griffin_lim=32):
     """The systems of a command line.
 
     Args:
         schedules: texts of `find_schedule`; `SCHEDULE@SAMPLER` goes with that sampler alone, any other with each of `samplers`,
             where None is the one that the schedule was made for.
         gla_grads: iterations of GLA-Grad's correction; each schedule and sampler goes with each.
+        griffin_lim: iterations of Griffin-Lim; 0 leaves it out.
 
     Raises:
         OSError, InputError: a schedule cannot be read, a sampler is unknown, iterations are below 0, or two
@@ -80,7 +83,9 @@ def make_systems(schedules, samplers, gla_grads=(0,)):
     """
     if min(gla_grads) < 0:
         raise InputError(f"--gla_grad is {min(gla_grads)} (wanted: 0 or more)")
-    systems = [System(RECORDING), System(GRIFFIN_LIM)]
+    systems = [System(RECORDING)]
+    if griffin_lim:
+        systems.append(System(f"griffin-lim-{griffin_lim}", griffin_lim=griffin_lim))
     systems += [_named_by_method(System(NOISE, gla_grad=n_iter)) for n_iter in gla_grads if n_iter]
     for text in schedules:
         schedule_text, own_sampler = split_sampler(text)

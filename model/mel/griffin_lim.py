@@ -6,11 +6,31 @@ import librosa
 import numpy as np
 import torch
 
-from model.mel.transform import expand
+from model.mel.transform import LogMelSpectrogram, expand
+
+SPECTRUM_ITERATIONS = 30
+TINY = 1e-30  # keeps quotients of silence finite
+
+
+def invert_mel(mel, config):
+    """The spectrum `[n_fft / 2 + 1, frames]` of magnitudes to the power `config.power` whose mel is closest to one, `[n_mels, frames]`.
+
+    Closest by the Kullback-Leibler divergence, by its multiplicative updates (Lee & Seung, 2001): they keep the spectrum
+    non-negative, and weigh an error by what it is relative to its band. Lines that no band covers are 0.
+
+    Args:
+        mel: not logarithmic, float64.
+    """
+    filters = LogMelSpectrogram(config).spectrogram.mel_scale.fb.to(mel)
+    weights = filters.sum(1, keepdim=True).clamp(min=TINY)
+    spectrum = torch.ones(len(filters), mel.shape[1], dtype=mel.dtype)
+    for _ in range(SPECTRUM_ITERATIONS):
+        spectrum = spectrum * (filters @ (mel / (filters.T @ spectrum).clamp(min=TINY))) / weights
+    return spectrum
 
 
 def griffin_lim(mel, config, n_iter=32, seed=0):
-    """Waveform from a log-mel spectrogram: non-negative least squares for the spectrogram, then Griffin-Lim for its phase.
+    """Waveform from a log-mel spectrogram: `invert_mel` for the magnitudes, then Griffin-Lim for their phase.
 
     Args:
         mel: `[n_mels, frames]`.
@@ -19,17 +39,7 @@ def griffin_lim(mel, config, n_iter=32, seed=0):
     Returns:
         `[frames * hop_length]`, within [-1, 1].
     """
-    spectrum = expand(mel.double(), config).exp().numpy()
-    magnitude = librosa.feature.inverse.mel_to_stft(
-        spectrum,
-        sr=config.sample_rate,
-        n_fft=config.n_fft,
-        power=config.power,
-        fmin=config.f_min,
-        fmax=config.f_max,
-        htk=config.mel_scale == "htk",
-        norm=config.norm,
-    )
+    magnitude = invert_mel(expand(mel.double(), config).exp(), config).pow(1 / config.power).numpy()
     if config.normalized:
         window = librosa.filters.get_window("hann", config.win_length)
         magnitude = magnitude * np.sqrt((window**2).sum())

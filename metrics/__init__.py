@@ -1,0 +1,61 @@
+"""How close a waveform is to a recording.
+
+Waveforms are `[T]` float tensors in [-1, 1] on the CPU. `METRICS` lists every metric under one signature.
+
+A metric that cannot judge a recording, because it is too short or silent, has no value for it, NaN, and never one that looks
+like a measurement: a recording compared with itself has the best value or none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from metrics.perceptual import distillmos, dnsmos, pesq_wideband, short_time_intelligibility, visqol
+from metrics.pitch import f0_frame_error, periodicity_error, voiced_unvoiced_f1
+from metrics.spectral import log_mel_l1, mel_cepstral_distortion, multi_resolution_stft
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure of quality, and how tables show it.
+
+    Args:
+        label: heading of a table's column.
+        higher_is_better: the direction.
+        function: called as `measure` is, with finite waveforms.
+        is_slow: whether it takes longer than all the others together.
+    """
+
+    label: str
+    higher_is_better: bool
+    function: Callable
+    is_slow: bool = False
+
+    def measure(self, recording, waveform, mel):
+        """The value for a recording `[T]` and a waveform `[T]`; NaN where there is none.
+
+        Args:
+            mel: the `LogMelSpectrogram` that they are compared with.
+        """
+        if not (recording.isfinite().all() and waveform.isfinite().all()):
+            return float("nan")
+        return self.function(recording, waveform, mel)
+
+
+def _of_waveforms(function, **options):
+    return lambda recording, waveform, mel: function(recording, waveform, mel.config.sample_rate, **options)
+
+
+METRICS = {
+    "pesq": Metric("PESQ", True, _of_waveforms(pesq_wideband)),
+    "visqol": Metric("ViSQOL", True, _of_waveforms(visqol)),
+    "stoi": Metric("STOI", True, _of_waveforms(short_time_intelligibility)),
+    "estoi": Metric("ESTOI", True, _of_waveforms(short_time_intelligibility, extended=True)),
+    "mcd": Metric("MCD (dB)", False, _of_waveforms(mel_cepstral_distortion)),
+    "log_mel_l1": Metric("log-mel L1", False, lambda a, b, mel: log_mel_l1(mel(a), mel(b))),
+    "m_stft": Metric("M-STFT", False, lambda a, b, mel: multi_resolution_stft(a, b)),
+    "ffe": Metric("F0 frame error", False, _of_waveforms(f0_frame_error)),
+    "periodicity": Metric("periodicity RMSE", False, _of_waveforms(periodicity_error), is_slow=True),
+    "vuv_f1": Metric("V/UV F1", True, _of_waveforms(voiced_unvoiced_f1), is_slow=True),
+    "dnsmos": Metric("DNSMOS", True, lambda a, b, mel: dnsmos(b, mel.config.sample_rate)),
+    "distillmos": Metric("DistillMOS", True, lambda a, b, mel: distillmos(b, mel.config.sample_rate)),
+}
