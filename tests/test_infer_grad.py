@@ -21,7 +21,7 @@ def write_infer_grad_run(folder, infer_grad=None, **changes):
     """A run of six steps, the last three of them with inference."""
     (folder / "three.json").write_text(SCHEDULE)
     infer_grad = {"noise_schedule": "three.json", "weight": 0.5, "from_step": 3} | (infer_grad or {})
-    changes = {"data__segment_frames": 60, "training__n_steps": N_STEPS} | changes
+    changes = {"data__segment_frames": 30, "training__n_steps": N_STEPS} | changes
     return write_run(folder, **changes, training__infer_grad=infer_grad)
 
 
@@ -41,7 +41,7 @@ def test_generates_what_inference_does(tmp_path):
     """Fails if the steps, their schedule or their noise are not those of the sampler."""
     trainer = new_trainer(write_infer_grad_run(tmp_path))
     torch.nn.init.normal_(trainer.network.output_conv.weight)
-    mel, noises = torch.randn(2, 8, 60), torch.randn(2, 3, 1200)
+    mel, noises = torch.randn(2, 20, 30), torch.randn(2, 3, 1200)
     schedule = trainer.inference_loss.schedule_at(5)
     generated = trainer.inference_loss.generate(schedule, trainer.network, mel, noises, 1.0)
     sampled = SAMPLERS["sde-dpm-solver"](trainer.network, mel, schedule, noises=noises.unbind(1))
@@ -61,7 +61,7 @@ def test_many_steps_have_their_own_sampler(tmp_path, many_steps, sampler):
     changes = {"sampler": "ddim", "many_steps": many_steps, "many_steps_sampler": "ancestral"}
     trainer = new_trainer(write_infer_grad_run(tmp_path, changes))
     torch.nn.init.normal_(trainer.network.output_conv.weight)
-    mel, noises = torch.randn(1, 8, 60), torch.randn(1, 3, 1200)
+    mel, noises = torch.randn(1, 20, 30), torch.randn(1, 3, 1200)
     schedule = trainer.inference_loss.schedule
     generated = trainer.inference_loss.generate(schedule, trainer.network, mel, noises, 1.0)
     assert torch.equal(generated, SAMPLERS[sampler](trainer.network, mel, schedule, noises=noises.unbind(1)))
@@ -128,7 +128,7 @@ def test_counts_from_its_step_on_with_its_weight(tmp_path):
 
 def test_learns(tmp_path):
     """Fails if the distance is not brought down by what brings down the objective."""
-    changes = {"training__n_steps": 40, "training__learning_rate": 1e-2, "training__warmup_steps": 0}
+    changes = {"training__n_steps": 40, "training__learning_rate": 3e-3, "training__warmup_steps": 0}
     trainer = new_trainer(write_infer_grad_run(tmp_path, {"from_step": 0, "weight": 10.0}, **changes))
     batch = first_batch(trainer)
     distances = [trainer.train_step(batch).inference_loss for _ in range(40)]
@@ -179,7 +179,7 @@ def test_every_other_step(tmp_path):
 
 def test_may_be_added_to_a_run(tmp_path):
     """Says that it was, and logs its loss from then on."""
-    config = write_run(tmp_path, data__segment_frames=60, training__n_steps=3)
+    config = write_run(tmp_path, data__segment_frames=30, training__n_steps=3)
     assert "inference loss" not in train_to_end(config, tmp_path / "log")
     output = train_to_end(write_infer_grad_run(tmp_path, training__log_every=1), tmp_path / "log")
     assert "training.infer_grad.weight was None, is 0.5" in output
@@ -203,7 +203,7 @@ def test_dry_run_measures_both_kinds_of_step(tmp_path):
         ({"loudness_weight": -1.0}, {}, r"training\.infer_grad\.loudness_weight"),
         ({"random_share": 1.5}, {}, r"training\.infer_grad\.random_share"),
         ({"loudness_weight": 0.5}, {"mel__sample_rate": 48000, "mel__n_fft": 256}, r"1200 samples \(.*more than 1536\)"),
-        ({}, {"data__segment_frames": 51}, r"segments of 1020 samples \(wanted by training\.infer_grad: more than 1024\)"),
+        ({}, {"data__segment_frames": 25}, r"segments of 1000 samples \(wanted by training\.infer_grad: more than 1024\)"),
     ],
 )
 def test_bad_configuration(tmp_path, infer_grad, changes, message):

@@ -9,7 +9,7 @@ import torch
 
 from common.errors import InputError
 from model.config import load_config
-from tests.training_fixtures import same, speech_like, write_corpus, write_run
+from tests.training_fixtures import same, speech, write_corpus, write_run
 from training.loop import Loop
 from training.monitor import Monitor
 from training.previews import PreviewSampling, make_previews, mean_figures
@@ -25,9 +25,9 @@ def trainer_of(config_path):
 
 DIFFICULT = {
     "silence": np.zeros(4000, np.float32),
-    "clipped": np.clip(30 * speech_like(0.3, 0), -1, 1),
-    "shorter than a segment": speech_like(0.3, 0)[:100],
-    "shorter than a segment, silent": np.zeros(100, np.float32),
+    "clipped": np.clip(30 * speech(0.3, 0), -1, 1),
+    "shorter than a segment": speech(0.3, 0)[:200],
+    "shorter than a segment, silent": np.zeros(200, np.float32),
     "one click": np.eye(1, 4000, 2000, dtype=np.float32)[0],
 }
 
