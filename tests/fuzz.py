@@ -383,7 +383,7 @@ def quality_json():
 def make_originals(folder):
     """Name -> content of one good input of each kind."""
     values = tiny_config_values()
-    values["training"] |= {"n_steps": 3, "n_previews": 0, "validate_every": 100, "save_every": 1, "batch_size": 2}
+    values["training"] |= {"n_steps": 3, "save_every": 1, "batch_size": 2}
     (folder / "config.json").write_text(json.dumps(values))
     config = parse_config(json.dumps(values), "config.json")
     torch.manual_seed(0)

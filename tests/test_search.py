@@ -366,13 +366,14 @@ def test_a_search_replaces_no_schedule_but_its_own(search, capsys, tmp_path):
         assert search("--start", str(tmp_path / "start.json"), "--candidates", "1")[0] == 0, capsys.readouterr().err
 
 
-def test_a_metric_without_a_value_is_said_before_the_search(search, capsys, tmp_path):
-    """0.3 s are too short for STOI, whatever a schedule makes of them; 0.6 s of silence, too."""
+def test_a_metric_without_a_value_is_said_before_the_search(search, capsys, tmp_path, write_recording):
+    """0.3 s are too short for STOI, whatever a schedule makes of them; silence has no value, however long."""
     assert search("--metric", "stoi")[0] == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "list.txt: STOI has no value for 2 of 2 excerpts" in error and "0, 3 (wanted: " in error
-    soundfile.write(tmp_path / "3.wav", np.zeros(8000), 8000)
-    assert search("--metric", "stoi", "--seconds", "0.5")[0] == 2
+    write_recording(tmp_path / "0.wav", seconds=1.5)
+    soundfile.write(tmp_path / "3.wav", np.zeros(12000), 8000)
+    assert search("--metric", "stoi", "--seconds", "1.5")[0] == 2
     assert "for 1 of 2 excerpts, too short or silent: 3 (wanted" in capsys.readouterr().err
     assert not (tmp_path / "found.journal.jsonl").exists()
 

@@ -15,12 +15,12 @@ def distance():
     return SpectralDistance(SAMPLE_RATE)
 
 
-def speech_like(seed=0):
+def harmonics(seed=0):
     """`[1, T]`: the first 30 harmonics of 120 Hz, falling by 6 dB an octave, in a little noise."""
     generator = torch.Generator().manual_seed(seed)
     time = torch.arange(N_SAMPLES) / SAMPLE_RATE
-    harmonics = sum(torch.sin(2 * torch.pi * 120 * k * time) / k for k in range(1, 31))
-    return (0.1 * harmonics + 1e-3 * torch.randn(N_SAMPLES, generator=generator))[None]
+    voice = sum(torch.sin(2 * torch.pi * 120 * k * time) / k for k in range(1, 31))
+    return (0.1 * voice + 1e-3 * torch.randn(N_SAMPLES, generator=generator))[None]
 
 
 def tone(frequency, amplitude=0.02):
@@ -28,20 +28,20 @@ def tone(frequency, amplitude=0.02):
 
 
 def test_is_zero_for_the_recording_itself_and_blind_to_its_sign(distance):
-    y = speech_like()
+    y = harmonics()
     assert distance(y, y).item() == 0
     assert distance(y, -y).item() < 1e-5
 
 
 def test_grows_with_the_error(distance):
-    y, noise = speech_like(), torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
+    y, noise = harmonics(), torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
     distances = [distance(y, y + amplitude * noise).item() for amplitude in (1e-4, 1e-3, 1e-2, 1e-1)]
     assert distances == sorted(distances) and distances[0] > 0
 
 
 def test_what_is_heard_more_counts_for_more(distance):
     """Fails if the lines of the spectrum count alike: a tone beside the harmonics is nearer to them at 6 kHz than at 300 Hz."""
-    y = speech_like() + 0.02 * torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
+    y = harmonics() + 0.02 * torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
     assert distance(y, y + tone(300)).item() > 1.2 * distance(y, y + tone(6000)).item()
 
 
@@ -50,12 +50,12 @@ def test_phases_that_disagree_are_far(distance):
     time = torch.arange(N_SAMPLES) / SAMPLE_RATE
     phases = 6 * torch.rand(30, generator=torch.Generator().manual_seed(0))
     other = 0.1 * sum(torch.sin(2 * torch.pi * 120 * k * time + phases[k - 1]) / k for k in range(1, 31))
-    delayed = speech_like().roll(40)
-    assert distance(speech_like(), other[None]).item() > 2 * distance(speech_like(), delayed).item()
+    delayed = harmonics().roll(40)
+    assert distance(harmonics(), other[None]).item() > 2 * distance(harmonics(), delayed).item()
 
 
 def test_each_of_a_batch_alone(distance):
-    a, b = torch.cat([speech_like(0), speech_like(1)]), torch.cat([speech_like(2), 0.5 * speech_like(3)])
+    a, b = torch.cat([harmonics(0), harmonics(1)]), torch.cat([harmonics(2), 0.5 * harmonics(3)])
     together = distance(a, b)
     assert together.shape == (2,)
     torch.testing.assert_close(together, torch.cat([distance(a[i : i + 1], b[i : i + 1]) for i in range(2)]))
@@ -64,8 +64,8 @@ def test_each_of_a_batch_alone(distance):
 @pytest.mark.parametrize("reference, generated", [(0.0, 0.0), (0.0, 0.1), (0.1, 0.0)])
 def test_silence_has_finite_gradients(distance, reference, generated):
     """Fails if a logarithm, a root or a ratio is not kept from zero."""
-    generated = (generated * speech_like()).requires_grad_()
-    distance(reference * speech_like(), generated).sum().backward()
+    generated = (generated * harmonics()).requires_grad_()
+    distance(reference * harmonics(), generated).sum().backward()
     assert generated.grad.isfinite().all()
 
 
@@ -77,5 +77,5 @@ def test_stft_distance_of_twice_the_amplitude():
 
 @pytest.mark.parametrize("sample_rate", [8000, 22050, 24000])
 def test_other_sample_rates(sample_rate):
-    a, b = speech_like(), speech_like(1)
+    a, b = harmonics(), harmonics(1)
     assert SpectralDistance(sample_rate)(a, b).isfinite().all()

@@ -18,7 +18,7 @@ import torch
 from common.errors import InputError
 from model.checkpoint import load_training_state
 from tests.processes import TRAINING, children, finish, kill, run_to_end, start, start_processes, wait_for
-from tests.training_fixtures import same, speech_like, train_command, train_to_end, weights_of, write_corpus, write_run
+from tests.training_fixtures import same, speech, train_command, train_to_end, weights_of, write_corpus, write_run
 from training import examples
 from training.loop import _is_better
 from training.run_folder import RunFolder, read_state
@@ -374,8 +374,8 @@ def test_folder_of_weights_alone_is_refused(tmp_path, name):
 
 
 def other_voice(seed):
-    """As long as `speech_like(0.3, seed)`, and louder."""
-    return np.clip(8 * speech_like(0.3, seed), -1, 1)
+    """As long as `speech(0.3, seed)`, and louder."""
+    return np.clip(8 * speech(0.3, seed), -1, 1)
 
 
 def test_changed_data_is_said_and_judged_anew(tmp_path):
@@ -389,7 +389,7 @@ def test_changed_data_is_said_and_judged_anew(tmp_path):
     torch.save({**before, "best_validation_loss": 1e-6}, logdir / "checkpoint-00000010.pt")
 
     write_corpus(tmp_path, {f"train_{i}": other_voice(i) for i in range(6)})
-    write_corpus(tmp_path, {"validation_0": speech_like(0.6, 10)}, "validation")
+    write_corpus(tmp_path, {"validation_0": speech(0.6, 10)}, "validation")
     config = write_run(tmp_path, **{**changes, "training__n_steps": 20})
     output = train_to_end(config, logdir)
     assert "training data changed: 6 recordings of 0.00 h, were 6 of 0.00 h: " in output.replace("were 6 recordings", "were 6")

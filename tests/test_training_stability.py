@@ -9,7 +9,7 @@ import torch
 
 from common.errors import InputError
 from model.config import load_config
-from tests.training_fixtures import same, speech_like, write_corpus, write_run
+from tests.training_fixtures import same, speech, write_corpus, write_run
 from training.loop import Loop
 from training.monitor import Monitor
 from training.previews import PreviewSampling, make_previews, mean_figures
@@ -25,9 +25,9 @@ def trainer_of(config_path):
 
 DIFFICULT = {
     "silence": np.zeros(4000, np.float32),
-    "clipped": np.clip(30 * speech_like(0.3, 0), -1, 1),
-    "shorter than a segment": speech_like(0.3, 0)[:100],
-    "shorter than a segment, silent": np.zeros(100, np.float32),
+    "clipped": np.clip(30 * speech(0.3, 0), -1, 1),
+    "shorter than a segment": speech(0.3, 0)[:200],
+    "shorter than a segment, silent": np.zeros(200, np.float32),
     "one click": np.eye(1, 4000, 2000, dtype=np.float32)[0],
 }
 
@@ -85,8 +85,10 @@ def test_a_step_waits_for_the_device_once(tmp_path, monkeypatch, changes):
     batches = trainer.batches()
     trainer.train_step(next(batches))
     waits, batch = [], next(batches)
-    # The count of the averages is on the CPU anyway.
+    # The count of the averages and the numbers of the examples are on the CPU anyway.
     trainer.ema.update_parameters = without_counting(trainer.ema.update_parameters, waits)
+    if trainer.inference_loss:
+        trainer.inference_loss.noises = without_counting(trainer.inference_loss.noises, waits)
     for name in ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"):
         method = getattr(torch.Tensor, name)
 

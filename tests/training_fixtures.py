@@ -1,68 +1,24 @@
-"""A run so small that it trains in seconds: two seconds of tones and noise, a network of a few hundred weights."""
+"""A run so small that it trains in seconds: the tiny configuration, and three seconds of synthetic speech."""
 
 import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 import torch
 
 import train
+from tests.conftest import tiny_config_values
 from tests.processes import finish, start_processes
+from tests.synthetic_speech import synthetic_speech
 
-SAMPLE_RATE = 16000
-HOP_LENGTH = 20
-
-TINY_CONFIG = {
-    "mel": {
-        "sample_rate": SAMPLE_RATE,
-        "n_fft": 64,
-        "win_length": 64,
-        "hop_length": HOP_LENGTH,
-        "n_mels": 8,
-        "f_min": 0.0,
-        "f_max": 8000.0,
-        "log": "ln",
-        "clamp_min": 1e-5,
-    },
-    "network": {
-        "factors": [5, 2, 2],
-        "upsampling_preconv_channels": 8,
-        "upsampling_channels": [8, 4, 4],
-        "upsampling_dilations": [[1, 2, 1, 2], [1, 2, 1, 2], [1, 2, 4, 8]],
-        "downsampling_preconv_channels": 4,
-        "downsampling_channels": [4, 8],
-        "downsampling_dilations": [[1, 2, 4], [1, 2, 4]],
-    },
-    "noise_schedule": {"name": "linear", "n_steps": 1000, "start": 1e-6, "stop": 0.01},
-    "data": {"train_filelist": "train.txt", "validation_filelist": "validation.txt", "segment_frames": 8, "n_workers": 0},
-    "training": {
-        "batch_size": 4,
-        "n_steps": 20,
-        "learning_rate": 2e-3,
-        "final_learning_rate": 1e-4,
-        "warmup_steps": 5,
-        "gradient_clip": 1.0,
-        "ema_decay": 0.9,
-        "precision": "fp32",
-        "seed": 0,
-        "log_every": 5,
-        "validate_every": 1000,
-        "save_every": 5,
-        "n_previews": 0,
-    },
-}
+SAMPLE_RATE = tiny_config_values()["mel"]["sample_rate"]
 
 
-def speech_like(seconds, seed):
-    """A gliding harmonic tone in noise, `[T]` float32."""
-    rng = np.random.default_rng(seed)
-    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    phase = 2 * np.pi * np.cumsum(120 + 40 * np.sin(2 * np.pi * time + seed)) / SAMPLE_RATE
-    tone = sum(np.sin(k * phase) / k for k in range(1, 6))
-    return (0.1 * tone + 0.01 * rng.standard_normal(len(time))).astype(np.float32)
+def speech(seconds, seed):
+    """One of several recordings, `[T]` float32; each has a pitch of its own."""
+    return synthetic_speech(seconds, SAMPLE_RATE, 100.0 + 5 * seed, seed).numpy()
 
 
 def write_corpus(folder, recordings, name="train"):
@@ -82,9 +38,9 @@ def write_run(folder, **changes):
         path of the configuration.
     """
     if not (folder / "train.txt").exists():
-        write_corpus(folder, {f"train_{i}": speech_like(0.3, i) for i in range(6)})
-        write_corpus(folder, {f"validation_{i}": speech_like(0.6, 10 + i) for i in range(2)}, "validation")
-    config = json.loads(json.dumps(TINY_CONFIG))
+        write_corpus(folder, {f"train_{i}": speech(0.3, i) for i in range(6)})
+        write_corpus(folder, {f"validation_{i}": speech(0.6, 10 + i) for i in range(2)}, "validation")
+    config = tiny_config_values()
     for key, value in changes.items():
         section, name = key.split("__")
         config[section][name] = value

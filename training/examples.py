@@ -27,13 +27,17 @@ class Batch(NamedTuple):
         segment: samples with the context that their mel needs, `[B, left + T + right]`.
         noise: standard normal, `[B, T]`.
         noise_level: sqrt(alpha_bar), `[B]`.
-        inference_noises: standard normal, of the denoising steps of `training.infer_grad`, `[B, N, T]`.
+        number: which examples these are, `[B]`.
     """
 
     segment: torch.Tensor
     noise: torch.Tensor
     noise_level: torch.Tensor
-    inference_noises: torch.Tensor
+    number: torch.Tensor
+
+    def split(self, n):
+        """Portions of up to `n` examples."""
+        return [Batch(*parts) for parts in zip(*(part.split(n) for part in self))]
 
 
 class DiffusionExamples(Dataset):
@@ -45,16 +49,14 @@ class DiffusionExamples(Dataset):
         context: samples to the left and right of the segment that its mel needs.
         schedule: the `NoiseSchedule` that noise levels are drawn from.
         seed: seed of all examples.
-        n_inference_noises: noises for denoising steps in training, see `training.infer_grad`.
     """
 
-    def __init__(self, recordings, segment_frames, context, schedule, seed, n_inference_noises=0):
+    def __init__(self, recordings, segment_frames, context, schedule, seed):
         self.recordings = recordings
         self.segment_frames = segment_frames
         self.context = context
         self.schedule = schedule
         self.seed = seed
-        self.n_inference_noises = n_inference_noises
 
     def __getitem__(self, number):
         """Returns the example of a number, a `Batch` of one without its first axis."""
@@ -65,8 +67,7 @@ class DiffusionExamples(Dataset):
         segment = self.recordings.segment(int(order[place]), self.segment_frames, self.context, generator)
         noise = torch.randn(len(segment) - sum(self.context), generator=generator)
         noise_level = sample_noise_level(self.schedule, 1, generator)[0]
-        inference_noises = torch.randn(self.n_inference_noises, len(noise), generator=generator)
-        return Batch(segment, noise, noise_level, inference_noises)
+        return Batch(segment, noise, noise_level, torch.tensor(number))
 
     def __getitems__(self, numbers):
         """The examples of a batch; or the error that reading them met, which `batches` raises.

@@ -5,6 +5,7 @@ good waveform at the end of the very steps that inference takes, with gradients 
 """
 
 import numpy as np
+import torch
 
 from common.errors import InputError
 from model.noise_schedule import NoiseSchedule, random_along
@@ -21,7 +22,7 @@ class InferenceLoss:
         folder: folder that its noise schedule is relative to.
         segment_samples: length of the training segments.
         sample_rate: in Hz.
-        seed: of the random schedules.
+        seed: of the noises and of the random schedules.
         device: where the waveforms are.
 
     Raises:
@@ -41,7 +42,6 @@ class InferenceLoss:
         self.many_steps = find_sampler(config.many_steps_sampler or few_steps_sampler, streamable=True)
         self.config = config
         self.seed = seed
-        self.n_noises = max(len(self.schedule), config.random_steps[1] if config.random_share else 0)
         self.spectral_distance = SpectralDistance(sample_rate).to(device)
 
     def schedule_at(self, training_step):
@@ -50,6 +50,21 @@ class InferenceLoss:
         if rng.random() >= self.config.random_share:
             return self.schedule
         return random_along(self.schedule, int(rng.integers(*self.config.random_steps, endpoint=True)), rng)
+
+    def noises(self, numbers, n_steps, n_samples):
+        """Standard normal noises of the denoising steps of examples, `[B, n_steps, n_samples]`, on the CPU.
+
+        Those of an example depend on its number alone, whatever process and portion of a batch it is in.
+
+        Args:
+            numbers: which examples, `[B]`.
+        """
+        noises, generator = torch.empty(len(numbers), n_steps, n_samples), torch.Generator()
+        for of_example, number in zip(noises, numbers.tolist()):
+            # The spawn key keeps this apart from what `training.examples` draws.
+            seed = np.random.SeedSequence((self.seed, number), spawn_key=(1,)).generate_state(1, np.uint64)[0]
+            of_example.normal_(generator=generator.manual_seed(int(seed)))
+        return noises
 
     def sampler_of(self, schedule):
         """The `model.sampler.Sampler` of a schedule."""
@@ -62,7 +77,7 @@ class InferenceLoss:
             schedule: the `NoiseSchedule` to do it with.
             network: called as `network(y_n, mel, noise_level)`.
             mel: log-mel spectrogram, `[B, n_mels, frames]`.
-            noises: standard normal, `[B, N, T]` for a schedule of up to N steps.
+            noises: standard normal, `[B, N, T]` for a schedule of N steps.
             limit: largest magnitude of a whitened waveform; see `model.sampler.predict_y_0`.
 
         Returns:

@@ -1,4 +1,7 @@
-"""Network, averaged network and optimiser, and what one step does with them."""
+"""Network, averaged network and optimiser, and what one step does with them.
+
+`Trainer.train_step` and the methods after it are one whole step; `training.loop` repeats it and logs what it did.
+"""
 
 import contextlib
 import math
@@ -9,6 +12,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import default_collate
 
 from common.audio import Conversions
 from common.device import autocast
@@ -20,7 +24,7 @@ from model.mel.transform import LogMelSpectrogram
 from model.network import new_network
 from model.noise_schedule import BUILDERS
 from training import processes
-from training.examples import Batch, BatchNumbers, DiffusionExamples, batches
+from training.examples import BatchNumbers, DiffusionExamples, batches
 from training.explained import explained_out_of_memory
 from training.infer_grad import InferenceLoss
 from training.optimization import checkpoint_activations, ema_update, learning_rate_factor
@@ -108,8 +112,7 @@ class Trainer:
             self.inference_loss = InferenceLoss(
                 training.infer_grad, folder, segment_samples, config.mel.sample_rate, training.seed, self.device
             )
-        n_inference_noises = self.inference_loss.n_noises if self.inference_loss else 0
-        self.examples = self._examples(folder / config.data.train_filelist, training.seed, n_inference_noises)
+        self.examples = self._examples(folder / config.data.train_filelist, training.seed)
         self.validation_examples = self._examples(folder / config.data.validation_filelist, 0)
 
     def _build(self):
@@ -136,9 +139,9 @@ class Trainer:
     def _new_network(self):
         return new_network(self.config)
 
-    def _examples(self, filelist, seed, n_inference_noises=0):
+    def _examples(self, filelist, seed):
         data = self.config.data
-        return DiffusionExamples(self._recordings(filelist), data.segment_frames, self.mel.context, self.schedule, seed, n_inference_noises)
+        return DiffusionExamples(self._recordings(filelist), data.segment_frames, self.mel.context, self.schedule, seed)
 
     def _recordings(self, filelist):
         if not filelist.exists():
@@ -161,49 +164,21 @@ class Trainer:
         numbers = BatchNumbers(self.position, n_batches, training.batch_size, self.rank, self.world_size)
         return batches(self.examples, numbers, self.config.data.n_workers, self.device.type == "cuda")
 
-    def autocast(self):
-        """Convolutions in the configured precision; noise levels, loss, weights and their average stay in float32."""
-        return autocast(self.device, AUTOCAST_DTYPES[self.config.training.precision])
-
-    def losses(self, network, batch):
-        """`[B]` losses of a `Batch`."""
-        segment, noise, noise_level = self._on_device(batch.segment, batch.noise, batch.noise_level)
-        y_0, mel, std = self._given(segment)
-        with self.autocast():
-            return diffusion_loss(network, y_0 / std, mel, noise_level, noise)
-
-    def inference_losses(self, network, batch):
-        """`[B]` InferGrad losses of a `Batch`."""
-        segment, noises = self._on_device(batch.segment, batch.inference_noises)
-        y_0, mel, std = self._given(segment)
-        with self.autocast():
-            schedule = self.inference_loss.schedule_at(self.step)
-            generated = std * self.inference_loss.generate(schedule, network, mel, noises, 1 / std)
-        return self.inference_loss(y_0, generated)
-
-    def _on_device(self, *tensors):
-        return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
-
-    def _given(self, segment):
-        """Waveform `[B, T]`, mel and standard deviation of the noise, of segments with their context."""
-        left, right = self.mel.context
-        mel = self.mel.from_padded(segment)
-        return segment[:, left : segment.shape[1] - right], mel, self.network.prior(mel)
-
     def train_step(self, batch):
         """One update from this process's share of a batch; skipped on all processes where it would not be finite."""
         training = self.config.training
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         losses, inference_losses = self._backward(batch)
-        totals = processes.total(torch.stack([part.sum() for part in (losses, inference_losses) if part is not None]))
         self.scaler.unscale_(self.optimizer)
         gradient_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), training.gradient_clip)
+
+        totals = processes.total(torch.stack([losses.sum(), inference_losses.sum()]))
         # The one time in a step that this process waits for its device.
         figures = torch.cat([gradient_norm[None], totals, losses]).cpu()
-        gradient_norm, loss, *inference_loss = figures[: 1 + len(totals)].tolist()
-        loss /= training.batch_size
-        inference_loss = inference_loss[0] / training.batch_size if inference_loss else None
+        gradient_norm, *totals = figures[:3].tolist()
+        loss, inference_loss = (total / training.batch_size for total in totals)
+
         # Loss and averaged gradient are the same on all processes, and so is this decision.
         updated = math.isfinite(gradient_norm) and math.isfinite(loss)
         if updated:
@@ -213,31 +188,62 @@ class Trainer:
         self.scaler.update()
         self.step += 1
         self.position += training.batch_size
-        return StepResult(loss, gradient_norm, updated, figures[1 + len(totals) :], batch.noise_level, inference_loss)
+        if len(inference_losses) == 0:
+            inference_loss = None
+        return StepResult(loss, gradient_norm, updated, figures[3:], batch.noise_level, inference_loss)
 
     def _backward(self, batch):
         """Gradient of the mean objective of the whole batch, in portions that fit into memory.
 
         Returns:
-            the diffusion losses `[B]`, and those of inference `[B]` or None.
+            the diffusion losses `[B]`, and those of InferGrad, `[B]`, or `[0]` in a step without them.
         """
         training = self.config.training
         infer_grad = training.infer_grad
-        if infer_grad and not infer_grad.counts_at(self.step):
-            infer_grad = None
-        portions = [Batch(*parts) for parts in zip(*(part.split(training.micro_batch_size or len(part)) for part in batch))]
-        losses, inference_losses = [], []
+        with_inference = infer_grad is not None and infer_grad.counts_at(self.step)
+        losses, inference_losses = [], [torch.zeros(0, device=self.device)]
+        portions = batch.split(training.micro_batch_size or training.batch_size)
         for i, portion in enumerate(portions):
             wait = self.world_size > 1 and i < len(portions) - 1  # gradients are exchanged once, after the last portion
             with self.parallel_network.no_sync() if wait else contextlib.nullcontext():
                 losses.append(self.losses(self.parallel_network, portion))
                 objective = losses[-1].sum()
-                if infer_grad:
+                if with_inference:
                     inference_losses.append(self.inference_losses(self.parallel_network, portion))
                     objective = objective + infer_grad.weight * inference_losses[-1].sum()
                 # DistributedDataParallel takes the mean over processes, whose shares may differ by one example.
                 self.scaler.scale(objective * (self.world_size / training.batch_size)).backward()
-        return torch.cat(losses).detach(), torch.cat(inference_losses).detach() if infer_grad else None
+        return torch.cat(losses).detach(), torch.cat(inference_losses).detach()
+
+    def losses(self, network, batch):
+        """`[B]` losses of a `Batch`."""
+        y_0, mel, std = self._given(batch)
+        noise, noise_level = self._on_device(batch.noise), self._on_device(batch.noise_level)
+        with self.autocast():
+            return diffusion_loss(network, y_0 / std, mel, noise_level, noise)
+
+    def inference_losses(self, network, batch):
+        """`[B]` losses of a `Batch` in InferGrad, see `training.infer_grad`."""
+        y_0, mel, std = self._given(batch)
+        schedule = self.inference_loss.schedule_at(self.step)
+        noises = self._on_device(self.inference_loss.noises(batch.number, len(schedule), y_0.shape[1]))
+        with self.autocast():
+            generated = std * self.inference_loss.generate(schedule, network, mel, noises, 1 / std)
+        return self.inference_loss(y_0, generated)
+
+    def _given(self, batch):
+        """Waveform `[B, T]`, mel and standard deviation of the noise, of a `Batch`, on the device."""
+        segment = self._on_device(batch.segment)
+        left, right = self.mel.context
+        mel = self.mel.from_padded(segment)
+        return segment[:, left : segment.shape[1] - right], mel, self.network.prior(mel)
+
+    def _on_device(self, tensor):
+        return tensor.to(self.device, non_blocking=True)
+
+    def autocast(self):
+        """Convolutions in the configured precision; noise levels, loss, weights and their average stay in float32."""
+        return autocast(self.device, AUTOCAST_DTYPES[self.config.training.precision])
 
     @torch.no_grad()
     def evaluate(self):
@@ -254,8 +260,7 @@ class Trainer:
         numbers = range(self.rank, N_VALIDATION_EXAMPLES, self.world_size)
         by_band = LossByBand()
         for start in range(0, len(numbers), n_at_once):
-            chunk = [self.validation_examples[number] for number in numbers[start : start + n_at_once]]
-            batch = Batch(*map(torch.stack, zip(*chunk)))
+            batch = default_collate([self.validation_examples[number] for number in numbers[start : start + n_at_once]])
             by_band.add(self.losses(network, batch).cpu(), batch.noise_level)
         return by_band.means(self.device)
 
