@@ -70,7 +70,7 @@ def plain_trainer(base):
         def __init__(self, config, folder):
             super().__init__(config, folder)
             self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.training.learning_rate, foreach=False)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(config.training))
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(self.stages))
 
         def _new_network(self):
             return textbook(super()._new_network(), self.config)

@@ -3,7 +3,7 @@
 import itertools
 import math
 import operator
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal, Optional, Union
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
@@ -228,6 +228,27 @@ class InferGradConfig(_Section):
         return step >= self.from_step and (step - self.from_step) % self.every == 0
 
 
+class StageConfig(_Section):
+    """A stage of the training: how long it is, and what it changes in the section; keys that are left out are the section's.
+
+    Keys:
+        n_steps: optimiser steps of the stage.
+        segment_frames: in place of `data.segment_frames`.
+        infer_grad: false is none in this stage.
+        others: as in `TrainingConfig`, for this stage.
+    """
+
+    n_steps: PositiveInt
+    batch_size: Optional[PositiveInt] = None
+    segment_frames: Optional[PositiveInt] = None
+    learning_rate: Optional[PositiveFloat] = None
+    final_learning_rate: Optional[PositiveFloat] = None
+    warmup_steps: Optional[NonNegativeInt] = None
+    gradient_clip: Optional[PositiveFloat] = None
+    ema_decay: Optional[float] = Field(ge=0, lt=1, default=None)
+    infer_grad: Optional[Union[Literal[False], InferGradConfig]] = None
+
+
 class TrainingConfig(_Section):
     """How to train.
 
@@ -251,6 +272,7 @@ class TrainingConfig(_Section):
         max_rollbacks: after a divergence, training goes on from the last good checkpoint with half the learning rate; it
             gives up at the next divergence after so many times.
         infer_grad: left out for WaveGrad's own objective.
+        stages: left out where the whole run is one stage. Their steps add up to `n_steps`.
     """
 
     batch_size: PositiveInt
@@ -275,6 +297,14 @@ class TrainingConfig(_Section):
     explosion_factor: float = Field(gt=1, default=3.0)
     max_rollbacks: NonNegativeInt = 3
     infer_grad: Optional[InferGradConfig] = None
+    stages: Optional[tuple[StageConfig, ...]] = Field(min_length=1, default=None)
+
+    @model_validator(mode="after")
+    def _check(self):
+        total = sum(stage.n_steps for stage in self.stages or ())
+        if self.stages and total != self.n_steps:
+            raise ValueError(f"n_steps is {self.n_steps}, but the stages have {total} (wanted: the same)")
+        return self
 
 
 class Config(_Section):

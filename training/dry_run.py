@@ -25,33 +25,45 @@ def dry_run(trainer):
         InputError: the step does not fit into memory, or its loss is not finite.
         OSError: a recording cannot be read.
     """
-    training, data = trainer.config.training, trainer.config.data
-    recordings = trainer.examples.recordings
+    training = trainer.config.training
+    recordings = trainer.recordings
     hours = sum(recordings.n_samples) / trainer.config.mel.sample_rate / 3600
-    batch = next(trainer.batches())
-    measured, forecast = [], 0.0
+    lines, forecast = [], 0.0
     with explained_out_of_memory(training):
-        for kind, steps in _kinds_of_step(training).items():
-            seconds, loss = _measured_step(trainer, batch, steps.first)
-            measured.append(_line(kind, seconds, loss))
-            forecast += seconds * steps.count
+        for stage in trainer.stages:
+            trainer.step = stage.first
+            batch = next(trainer.batches())
+            lines += _lines_of_stage(trainer, stage)
+            for kind, steps in _kinds_of_step(stage).items():
+                seconds, loss = _measured_step(trainer, batch, steps.first)
+                lines.append(_line(kind, seconds, loss))
+                forecast += seconds * steps.count
         start = synchronized_time(trainer.device)
         loss, _ = trainer.evaluate()
-        measured.append(_line("validation", synchronized_time(trainer.device) - start, loss))
+        lines.append(_line("validation", synchronized_time(trainer.device) - start, loss))
     n_parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
-    segment_seconds = data.segment_frames * trainer.config.mel.hop_length / trainer.config.mel.sample_rate
-    steps_per_epoch = len(recordings) / training.batch_size
     return [
         f"{n_parameters:,} parameters, {training.precision}, {trainer.world_size} processes on {trainer.device.type}",
         f"{len(recordings)} recordings, {hours:.2f} hours; {N_VALIDATION_EXAMPLES} validation segments from "
         f"{len(trainer.validation_examples.recordings)} recordings",
-        f"batch of {training.batch_size} segments of {segment_seconds:.3f} s, {_portions(trainer)} at once in each process",
-        f"{steps_per_epoch:.1f} steps per epoch (one segment of each recording), "
-        f"{training.n_steps} steps are {training.n_steps / steps_per_epoch:.1f} epochs",
-        *measured,
+        *lines,
         f"forecast: {timedelta(seconds=round(forecast))} for {training.n_steps} steps, beside validation",
         f"peak memory of a process: {_peak_memory(trainer.device) / GIBIBYTE:.2f} GiB",
     ]
+
+
+def _lines_of_stage(trainer, stage):
+    training, mel = stage.config.training, trainer.config.mel
+    segment_seconds = stage.config.data.segment_frames * mel.hop_length / mel.sample_rate
+    steps_per_epoch = len(trainer.recordings) / training.batch_size
+    lines = [
+        f"batch of {training.batch_size} segments of {segment_seconds:.3f} s, {_portions(trainer)} at once in each process",
+        f"{steps_per_epoch:.1f} steps per epoch (one segment of each recording), "
+        f"{training.n_steps} steps are {training.n_steps / steps_per_epoch:.1f} epochs",
+    ]
+    if len(trainer.stages) > 1:
+        lines.insert(0, f"stage {stage.number} of {len(trainer.stages)}:")
+    return lines
 
 
 def _line(kind, seconds, loss):
@@ -60,16 +72,13 @@ def _line(kind, seconds, loss):
     return f"measured {kind}: {seconds:.3f} s, loss {loss:.4f}"
 
 
-def _kinds_of_step(training):
-    """Kind of step -> its `Steps`, of the kinds that the run has."""
-    infer_grad = training.infer_grad
-    if infer_grad is None:
-        return {"step": Steps(0, training.n_steps)}
-    with_inference = range(infer_grad.from_step, training.n_steps, infer_grad.every)
-    others = training.n_steps - len(with_inference)
-    first_other = 0 if infer_grad.from_step > 0 else 1
-    kinds = {"step": Steps(first_other, others), "step with inference": Steps(infer_grad.from_step, len(with_inference))}
-    return {kind: steps for kind, steps in kinds.items() if steps.count > 0}
+def _kinds_of_step(stage):
+    """Kind of step -> its `Steps`, of the kinds that the stage has."""
+    infer_grad, kinds = stage.config.training.infer_grad, {}
+    for step in range(stage.first, stage.end):
+        kind = "step with inference" if infer_grad and infer_grad.counts_at(step) else "step"
+        kinds[kind] = Steps(kinds[kind].first, kinds[kind].count + 1) if kind in kinds else Steps(step, 1)
+    return kinds
 
 
 class Steps(NamedTuple):
@@ -90,7 +99,7 @@ def _measured_step(trainer, batch, step):
 
 
 def _portions(trainer):
-    share = -(-trainer.config.training.batch_size // trainer.world_size)
+    share = -(-trainer.stage.config.training.batch_size // trainer.world_size)
     return min(trainer.config.training.micro_batch_size or share, share)
 
 

@@ -30,6 +30,7 @@ class Loop:
         self.monitor = monitor
         self.stop_signal = stop_signal
         self.preview_sampling = preview_sampling
+        self.is_stopped = False
 
     def run(self):
         """Trains to the end and returns an exit status: 0, also when stopped by a signal, or 1 after giving up.
@@ -40,21 +41,30 @@ class Loop:
         """
         if self.trainer.step == 0:
             self._save()  # something to go back to, and a disk that cannot be written is found at once
-        while True:
-            problem = self._train()
-            if problem is None:
-                return 0
-            if not self._roll_back(problem):
+        while not self.is_stopped and self.trainer.step < self.trainer.config.training.n_steps:
+            problem = self._stage()
+            if problem is not None and not self._roll_back(problem):
                 return GAVE_UP
+        return 0
 
-    def _train(self):
-        """Steps until the end or a signal, and returns None; or until something has gone wrong, and returns what."""
+    def _stage(self):
+        """Steps until the end of the stage or a signal, and returns None; or until something has gone wrong, and returns what."""
+        if self.trainer.step == self.trainer.stage.first and len(self.trainer.stages) > 1:
+            self._begin_stage()
         with contextlib.closing(self.trainer.batches()) as batches:
             return self._steps(batches)
 
+    def _begin_stage(self):
+        """Says what the stage is; its losses are not those of the stage before, so the best one is looked for anew."""
+        trainer, stage = self.trainer, self.trainer.stage
+        self.monitor.say(f"stage {stage.number} of {len(trainer.stages)}: steps {stage.first} to {stage.end - 1}")
+        trainer.best_validation_loss = None
+        if trainer.rank == 0 and stage.number > 1 and (kept := self.folder.set_best_aside(trainer.step)):
+            self.monitor.say(f"best.pt of the stages until now is kept as {kept}")
+
     def _steps(self, batches):
         trainer, training = self.trainer, self.trainer.config.training
-        interval = Interval()
+        interval = Interval(trainer.position)
         for batch in batches:
             result = trainer.train_step(batch)
             interval.add(result)
@@ -65,7 +75,7 @@ class Loop:
             last = trainer.step == training.n_steps
             if trainer.step % training.log_every == 0 or last:
                 self.monitor.log_interval(trainer.step, interval.scalars(trainer))
-                interval = Interval()
+                interval = Interval(trainer.position)
             if trainer.step % training.validate_every == 0 or last:
                 self._validate()
             reason = self.stop_signal.check()
@@ -74,6 +84,7 @@ class Loop:
                 self._save(final=last or stop)
             if stop:
                 reason = next(filter(None, processes.collect(reason)))
+                self.is_stopped = True
                 self.monitor.say(f"stopped by {reason} at step {trainer.step}; the same command goes on from there")
                 return None
             interval.resume_clock()

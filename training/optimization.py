@@ -6,29 +6,42 @@ import math
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from training.stages import stage_at
 
-def learning_rate_factor(training):
-    """Step -> share of the learning rate: linear warm-up, then cosine decay to the final learning rate.
+
+def learning_rate(training, n):
+    """The learning rate of update `n` of a stage: linear warm-up, then cosine decay to the final learning rate.
 
     Args:
-        training: a `model.config.TrainingConfig`.
+        training: the stage's `model.config.TrainingConfig`.
     """
-    floor = training.final_learning_rate / training.learning_rate
+    first, final, warmup_steps = training.learning_rate, training.final_learning_rate, training.warmup_steps
+    if n < warmup_steps:
+        return first * (n + 1) / warmup_steps
+    progress = (n - warmup_steps) / max(training.n_steps - warmup_steps, 1)
+    return final + (first - final) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
 
-    def factor(step):
-        if step < training.warmup_steps:
-            return (step + 1) / training.warmup_steps
-        progress = (step - training.warmup_steps) / max(training.n_steps - training.warmup_steps, 1)
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
+
+def learning_rate_factor(stages):
+    """Update of the run -> its learning rate, as a share of the first stage's.
+
+    Args:
+        stages: a list of `training.stages.Stage`.
+    """
+
+    def factor(n):
+        stage = stage_at(stages, n)
+        return learning_rate(stage.config.training, n - stage.first) / stages[0].config.training.learning_rate
 
     return factor
 
 
-def ema_update(decay):
-    """Exponential moving average whose decay grows towards `decay`, so that the first steps are soon forgotten."""
+def ema_update(stages):
+    """Exponential moving average whose decay grows towards that of the stage, so that the first steps are soon forgotten."""
 
     def update(averages, currents, n_averaged):
         n = int(n_averaged)
+        decay = stage_at(stages, n).config.training.ema_decay
         torch._foreach_lerp_(list(averages), list(currents), 1 - min(decay, (1 + n) / (10 + n)))
 
     return update

@@ -26,10 +26,10 @@ class PreviewSampling(NamedTuple):
 
     @classmethod
     def of(cls, trainer):
-        """What InferGrad trains for, where it does, so that one sees it in the figures; else six steps of algorithm 2."""
-        if trainer.inference_loss:
-            schedule = trainer.inference_loss.schedule
-            return cls(schedule, trainer.inference_loss.sampler_of(schedule))
+        """What InferGrad trains for in the last stage that has it, so that one sees it in the figures; else six steps of algorithm 2."""
+        trained = [loss for loss in trainer.inference_losses_of_stages.values() if loss]
+        if trained:
+            return cls(trained[-1].schedule, trained[-1].sampler_of(trained[-1].schedule))
         return cls(NoiseSchedule.load(DEFAULT_SCHEDULE), SAMPLERS["ancestral"])
 
 

@@ -30,13 +30,17 @@ class LossByBand:
 
 
 class Interval:
-    """What happened since the last line of the log; skipped updates count in none of the means."""
+    """What happened since the last line of the log; skipped updates count in none of the means.
 
-    def __init__(self):
+    Args:
+        position: number of its first example.
+    """
+
+    def __init__(self, position):
+        self.position = position
         self.by_band = LossByBand()
         self.gradient_norms = []
         self.inference_losses = []
-        self.n_steps = 0
         self.seconds = 0.0
         self.resume_clock()
 
@@ -49,7 +53,6 @@ class Interval:
         now = time.perf_counter()
         self.seconds += now - self.mark
         self.mark = now
-        self.n_steps += 1
         if result.updated:
             self.by_band.add(result.losses, result.noise_levels)
             self.gradient_norms.append(result.gradient_norm)
@@ -62,7 +65,7 @@ class Interval:
         figures = {
             "train/learning_rate": trainer.optimizer.param_groups[0]["lr"],
             "train/skipped_updates": trainer.guard.n_skipped,
-            "speed/samples_per_second": self.n_steps * trainer.config.training.batch_size / self.seconds,
+            "speed/samples_per_second": (trainer.position - self.position) / self.seconds,
         }
         if self.gradient_norms:
             figures["train/loss"] = loss

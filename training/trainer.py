@@ -30,6 +30,7 @@ from training.infer_grad import InferenceLoss
 from training.optimization import checkpoint_activations, ema_update, learning_rate_factor
 from training.same_data import changed_lists, describe_data, summary
 from training.stability import StabilityGuard
+from training.stages import stage_at, stages_of
 from training.statistics import LossByBand
 
 N_VALIDATION_EXAMPLES = 128
@@ -71,6 +72,7 @@ class Trainer:
 
     def __init__(self, config, folder):
         self.config = config
+        self.stages = stages_of(config)
         training = config.training
         self.rank, self.world_size = processes.rank(), processes.world_size()
         self.device = processes.device()
@@ -91,8 +93,8 @@ class Trainer:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # new versions have another name for it, old ones only this
                 self.parallel_network = DistributedDataParallel(self.network, gradient_as_bucket_view=True, broadcast_buffers=False)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=training.learning_rate, fused=True)
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(training))
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.stages[0].config.training.learning_rate, fused=True)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(self.stages))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
         self.guard = StabilityGuard(training.skip_limit, training.explosion_factor)
         self.step = 0
@@ -102,18 +104,13 @@ class Trainer:
 
     def _prepare(self, folder):
         """Checks machine and recordings."""
-        config, training, schedule = self.config, self.config.training, self.config.noise_schedule
+        config, schedule = self.config, self.config.noise_schedule
         self._check_machine()
         self.schedule = BUILDERS[schedule.name](schedule.n_steps, schedule.start, schedule.stop)
         self.mel = LogMelSpectrogram(config.mel).to(self.device)
-        self.inference_loss = None
-        if training.infer_grad:
-            segment_samples = config.data.segment_frames * config.mel.hop_length
-            self.inference_loss = InferenceLoss(
-                training.infer_grad, folder, segment_samples, config.mel.sample_rate, training.seed, self.device
-            )
-        self.examples = self._examples(folder / config.data.train_filelist, training.seed)
-        self.validation_examples = self._examples(folder / config.data.validation_filelist, 0)
+        self.inference_losses_of_stages = {stage.number: self._inference_loss(stage.config, folder) for stage in self.stages}
+        self.recordings = self._recordings(folder / config.data.train_filelist)
+        self.validation_examples = self._examples(self._recordings(folder / config.data.validation_filelist), config.data, 0)
 
     def _build(self):
         """Makes network and average on the device."""
@@ -123,14 +120,15 @@ class Trainer:
         torch.manual_seed(training.seed)
         with explained_out_of_memory(training):
             self.network = self._new_network().to(self.device)
-            self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(training.ema_decay))
+            self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(self.stages))
         if training.activation_checkpointing:
             checkpoint_activations(self.network)
 
     def _check_machine(self):
         training = self.config.training
-        if training.batch_size < self.world_size:
-            raise InputError(f"training.batch_size is {training.batch_size} (wanted: {self.world_size} or more, one per process)")
+        smallest = min(stage.config.training.batch_size for stage in self.stages)
+        if smallest < self.world_size:
+            raise InputError(f"training.batch_size is {smallest} (wanted: {self.world_size} or more, one per process)")
         if training.precision == "fp16" and self.device.type == "cpu":
             raise InputError("training.precision is fp16, which needs a GPU (wanted on a CPU: fp32 or bf16)")
         if training.precision == "bf16" and self.device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
@@ -139,9 +137,16 @@ class Trainer:
     def _new_network(self):
         return new_network(self.config)
 
-    def _examples(self, filelist, seed):
-        data = self.config.data
-        return DiffusionExamples(self._recordings(filelist), data.segment_frames, self.mel.context, self.schedule, seed)
+    def _inference_loss(self, config, folder):
+        """The `InferenceLoss` of a stage's configuration, or None."""
+        training = config.training
+        if training.infer_grad is None:
+            return None
+        segment_samples = config.data.segment_frames * config.mel.hop_length
+        return InferenceLoss(training.infer_grad, folder, segment_samples, config.mel.sample_rate, training.seed, self.device)
+
+    def _examples(self, recordings, data, seed):
+        return DiffusionExamples(recordings, data.segment_frames, self.mel.context, self.schedule, seed)
 
     def _recordings(self, filelist):
         if not filelist.exists():
@@ -154,19 +159,33 @@ class Trainer:
 
     def warnings(self):
         """Lines on what is unusual about the recordings."""
-        recordings = [self.examples.recordings, self.validation_examples.recordings]
+        recordings = [self.recordings, self.validation_examples.recordings]
         return [f"warning: {of_list.warning}" for of_list in recordings if of_list.warning]
 
+    @property
+    def stage(self):
+        """The `Stage` of the next step, or the last one."""
+        return stage_at(self.stages, self.step)
+
+    @property
+    def inference_loss(self):
+        """The `InferenceLoss` of the stage, or None."""
+        return self.inference_losses_of_stages[self.stage.number]
+
+    @property
+    def examples(self):
+        """The `DiffusionExamples` of the stage."""
+        return self._examples(self.recordings, self.stage.config.data, self.config.training.seed)
+
     def batches(self):
-        """This process's batches from here to the end of the run."""
-        training = self.config.training
-        n_batches = training.n_steps - self.step
-        numbers = BatchNumbers(self.position, n_batches, training.batch_size, self.rank, self.world_size)
+        """This process's batches from here to the end of the stage."""
+        n_batches, batch_size = self.stage.end - self.step, self.stage.config.training.batch_size
+        numbers = BatchNumbers(self.position, n_batches, batch_size, self.rank, self.world_size)
         return batches(self.examples, numbers, self.config.data.n_workers, self.device.type == "cuda")
 
     def train_step(self, batch):
         """One update from this process's share of a batch; skipped on all processes where it would not be finite."""
-        training = self.config.training
+        training = self.stage.config.training
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         losses, inference_losses = self._backward(batch)
@@ -198,7 +217,7 @@ class Trainer:
         Returns:
             the diffusion losses `[B]`, and those of InferGrad, `[B]`, or `[0]` in a step without them.
         """
-        training = self.config.training
+        training = self.stage.config.training
         infer_grad = training.infer_grad
         with_inference = infer_grad is not None and infer_grad.counts_at(self.step)
         losses, inference_losses = [], [torch.zeros(0, device=self.device)]
@@ -270,25 +289,24 @@ class Trainer:
         self._set_learning_rate()
 
     def _set_learning_rate(self):
-        base = self.config.training.learning_rate * LEARNING_RATE_CUT**self.n_rollbacks
+        base = self.stages[0].config.training.learning_rate * LEARNING_RATE_CUT**self.n_rollbacks
         self.lr_scheduler.base_lrs = [base]
-        learning_rate = base * learning_rate_factor(self.config.training)(self.lr_scheduler.last_epoch)
+        learning_rate = base * learning_rate_factor(self.stages)(self.lr_scheduler.last_epoch)
         for group in self.optimizer.param_groups:
             group["initial_lr"], group["lr"] = base, learning_rate
 
     def data(self):
         """List, "training" or "validation", -> `same_data.summary` of its recordings."""
         if self._data is None:
-            examples = {"training": self.examples, "validation": self.validation_examples}
-            self._data = {name: summary(of_list.recordings) for name, of_list in examples.items()}
+            recordings = {"training": self.recordings, "validation": self.validation_examples.recordings}
+            self._data = {name: summary(of_list) for name, of_list in recordings.items()}
         return self._data
 
     def mel_statistics(self):
         """What the mels of this training look like, as JSON text, for inference to know a foreign mel by."""
         if self._mel_statistics is None:
-            recordings = self.examples.recordings
-            spread = range(0, len(recordings), -(-len(recordings) // N_STATISTICS_RECORDINGS))
-            waveforms = (recordings[index] for index in spread)
+            spread = range(0, len(self.recordings), -(-len(self.recordings) // N_STATISTICS_RECORDINGS))
+            waveforms = (self.recordings[index] for index in spread)
             self._mel_statistics = statistics_of_recordings(waveforms, LogMelSpectrogram(self.config.mel)).model_dump_json()
         return self._mel_statistics
 
