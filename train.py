@@ -6,10 +6,12 @@ The same command again goes on where the run ended, however it ended.
 from pathlib import Path
 
 from common.errors import open_closed_streams, run_command
+from model.checkpoint import read_checkpoint
 from model.config import load_config
 from training import processes
 from training.dry_run import dry_run
 from training.explained import explained_deaths, explained_out_of_memory
+from training.initial_weights import begin_with
 from training.launch import train_parser
 from training.loop import Loop
 from training.monitor import Monitor
@@ -20,8 +22,12 @@ from training.stop_signal import StopSignal
 from training.trainer import Trainer, versions
 
 
-def train(config, config_folder, logdir):
+def train(config, config_folder, logdir, init_from=None, matching_only=False):
     """Trains to the end of the configuration, from the newest checkpoint in `logdir` if there is one.
+
+    Args:
+        init_from: path of weights that a new run begins with; None begins with random ones.
+        matching_only: see `training.initial_weights`.
 
     Returns:
         exit status.
@@ -36,6 +42,8 @@ def train(config, config_folder, logdir):
                 going_on = processes.agree(lambda: _go_on(trainer, folder, checkpoint, state))
                 going_on_lines, trainer.best_validation_loss = processes.from_first(going_on)
                 lines += going_on_lines
+            elif init_from:
+                lines += begin(trainer, init_from, matching_only)
             preview_sampling = PreviewSampling.of(trainer)
             monitor = Monitor(logdir, trainer, preview_sampling.schedule, enabled=trainer.rank == 0)
             for line in lines:
@@ -72,6 +80,12 @@ def _open(folder, config):
     return checkpoint, state, lines
 
 
+def begin(trainer, path, matching_only):
+    """Puts the weights of a file, which the first process reads, into a new trainer; returns lines to say."""
+    checkpoint = processes.from_first(processes.agree(lambda: read_checkpoint(path) if trainer.rank == 0 else None))
+    return processes.agree(lambda: begin_with(trainer, checkpoint, path, matching_only))
+
+
 def _go_on(trainer, folder, checkpoint, state):
     """Puts a trainer where a checkpoint was written.
 
@@ -100,12 +114,16 @@ def main():
         config_folder = Path(arguments.config).parent
         if arguments.dry_run:
             trainer = Trainer(config, config_folder)
-            lines = dry_run(trainer)
+            lines = trainer.warnings()
+            if arguments.init_from:
+                lines += begin(trainer, arguments.init_from, arguments.init_from_matching)
+            lines += dry_run(trainer)
             if trainer.rank == 0:
-                print("\n".join([*trainer.warnings(), *lines]))
+                print("\n".join(lines))
             status = 0
         else:
-            status = train(config, config_folder, arguments.logdir or Path("logs") / Path(arguments.config).stem)
+            logdir = arguments.logdir or Path("logs") / Path(arguments.config).stem
+            status = train(config, config_folder, logdir, arguments.init_from, arguments.init_from_matching)
         processes.end()
         return status
 

@@ -157,26 +157,34 @@ def build_network(checkpoint, path):
     return network.eval()
 
 
+def weight_differences(network, weights):
+    """What differs between a network's weights and given ones: name -> a few words; empty where they fit."""
+    expected = network.state_dict()
+    missing = {name: f"weight '{name}' is missing (wanted: {list(expected[name].shape)})" for name in expected if name not in weights}
+    unknown = {name: f"unknown weight '{name}'" for name in sorted(set(weights) - set(expected))}
+    other_shapes = {
+        name: f"weight '{name}' has shape {list(weights[name].shape)} (wanted: {list(tensor.shape)})"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape
+    }
+    return missing | unknown | other_shapes
+
+
+def listed(differences):
+    """The first of several differences as one text, with the number of the others."""
+    first, more = list(differences)[:MOST_DIFFERENCES], len(differences) - MOST_DIFFERENCES
+    return "; ".join(first) + (f"; and {more} more" if more > 0 else "")
+
+
 def load_strictly(network, weights, path):
     """Loads weights into a network.
 
     Raises:
         InputError: names or shapes differ; the message lists the differences.
     """
-    expected = network.state_dict()
-    differences = [
-        *(f"weight '{name}' is missing (wanted: {list(expected[name].shape)})" for name in expected if name not in weights),
-        *(f"unknown weight '{name}'" for name in sorted(set(weights) - set(expected))),
-        *(
-            f"weight '{name}' has shape {list(weights[name].shape)} (wanted: {list(tensor.shape)})"
-            for name, tensor in expected.items()
-            if name in weights and weights[name].shape != tensor.shape
-        ),
-    ]
+    differences = weight_differences(network, weights)
     if differences:
-        more = len(differences) - MOST_DIFFERENCES
-        listed = "; ".join(differences[:MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-        raise InputError(f"{path}: {listed}")
+        raise InputError(f"{path}: {listed(differences.values())}")
     network.load_state_dict(weights)
 
 

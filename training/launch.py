@@ -22,6 +22,8 @@ def train_parser(**options):
     parser = CommandParser(description="Train a WaveGrad; the same command again goes on where the run ended.", **options)
     parser.add_argument("-c", "--config", required=True, help="configuration file")
     parser.add_argument("-l", "--logdir", help="checkpoints and TensorBoard files (default: logs/ and the name of CONFIG)")
+    parser.add_argument("--init_from", metavar="WEIGHTS", help="begin a new run with the weights of a checkpoint of any kind (fine-tuning)")
+    parser.add_argument("--init_from_matching", action="store_true", help="leave out weights that do not fit instead of refusing them")
     parser.add_argument("--dry-run", action="store_true", help="check configuration, data and memory, and measure a step")
     return parser
 
@@ -46,7 +48,7 @@ def _add_nproc(parser):
 
 def _print_help():
     parser = train_parser(
-        usage="sh runs/train.sh -c CONFIG [-l LOGDIR] [--dry-run] [--nproc N] [-- TORCHRUN_OPTIONS]",
+        usage="sh runs/train.sh -c CONFIG [-l LOGDIR] [--init_from WEIGHTS] [--dry-run] [--nproc N] [-- TORCHRUN_OPTIONS]",
         epilog="TORCHRUN_OPTIONS, for several machines: `-- --nnodes 2 --node_rank 0 --master_addr 10.0.0.1 --master_port 29400`. "
         "One process is started for each visible GPU, or one on the CPU: CUDA_VISIBLE_DEVICES=0,1 leaves GPUs 0 and 1 visible, "
         "CUDA_VISIBLE_DEVICES= none.",
