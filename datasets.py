@@ -12,7 +12,9 @@ from common.audio import AS_IT_IS, AUDIO_SUFFIXES, check_audio, read_audio
 from common.errors import InputError
 from common.files import check_regular
 from common.scan import scan
-from model.mel.input import MEL_SUFFIXES
+from model.mel.input import MEL_SUFFIXES, read_mel
+
+MOST_FRAMES_APART = 2  # definitions of a mel differ by so many frames at the ends of a recording
 
 
 def read_filelist(path, suffixes=AUDIO_SUFFIXES):
@@ -37,23 +39,52 @@ def read_filelist(path, suffixes=AUDIO_SUFFIXES):
         if not paths:
             raise InputError(f"{path}: the folder holds no files to read (wanted: {', '.join(sorted(suffixes))})")
         return paths
-    check_regular(path)
     if path.suffix.lower() in suffixes:
+        check_regular(path)
         return [path]
+    paths = []
+    for number, line in _lines(path):
+        paths.append(_find(path.parent, line))
+        if paths[-1] is None:
+            raise InputError(f"{path}: line {number} names no file before its first bar")
+    return paths
+
+
+def _lines(path):
+    """The lines of a filelist that are not empty, with their numbers.
+
+    Raises:
+        OSError, InputError: as `read_filelist`.
+    """
+    check_regular(path)
     content = path.read_bytes()
     if b"\0" in content:
         raise InputError(f"{path}: not a text file (wanted: a filelist, one path a line)")
     text = os.fsdecode(content.removeprefix(codecs.BOM_UTF8))  # whatever encoding the names have, the files have it too
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    paths = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            paths.append(_find(path.parent, line))
-            if paths[-1] is None:
-                raise InputError(f"{path}: line {number} names no file before its first bar")
-    if not paths:
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
         raise InputError(f"{path}: the filelist is empty")
-    return paths
+    return numbered
+
+
+def read_mel_paths(path):
+    """The mel files of a filelist of pairs, `audio|mel` or `audio|mel|text` a line; None where it is a list of recordings alone.
+
+    Raises:
+        OSError: the filelist or a mel file cannot be read.
+        InputError: some lines name a mel file after the first bar, and others do not.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() in AUDIO_SUFFIXES:
+        return None
+    paths = []
+    for number, line in _lines(path):
+        name = f"{line}|".split("|")[1].strip()
+        paths.append(path.parent / name if Path(name).suffix.lower() in MEL_SUFFIXES else None)
+        if (paths[-1] is None) != (paths[0] is None):
+            raise InputError(f"{path}: line {number} names {'no' if paths[0] else 'a'} mel file, unlike those before (wanted: all or none)")
+    return paths if paths[0] else None
 
 
 def _find(folder, line):
@@ -81,6 +112,8 @@ def _find(folder, line):
 class Recordings(Dataset):
     """Whole recordings, cut to a multiple of the hop length. Every file is checked here, before anything else is done.
 
+    A filelist of pairs, `audio|mel`, gives the mels too; otherwise they are to be computed.
+
     Args:
         filelist: path of a filelist.
         mel_config: a `model.config.MelConfig`; recordings must have its sample rate.
@@ -88,6 +121,8 @@ class Recordings(Dataset):
 
     Attributes:
         paths, n_samples: of each recording.
+        speakers: of each recording, the name of its folder.
+        mel_paths: of each recording, or None.
         warning: one line if there are samples beyond [-1, 1], else None.
 
     Raises:
@@ -104,12 +139,30 @@ class Recordings(Dataset):
         for path, n_samples in zip(self.paths, self.n_samples):
             if n_samples < shortest:
                 raise InputError(f"{path}: {n_samples} samples are too short (wanted: {shortest} or more)")
+        self.speakers = [path.parent.name for path in self.paths]
+        self.mel_paths = read_mel_paths(filelist)
+        for index in range(len(self.paths)) if self.mel_paths else ():
+            self._check_mel(index)
         peak, loudest = max((peak, str(path)) for path, (_, peak) in zip(self.paths, checked))
         n_loud = sum(peak > 1 for _, peak in checked)
         self.warning = f"{filelist}: {n_loud} recordings exceed [-1, 1], most of all {loudest}, with {peak:.3g}" if n_loud else None
 
+    def _check_mel(self, index):
+        """Refuses a mel of another length than its recording's, and cuts the longer one to the shorter."""
+        n_frames, hop_length = self.mel(index).shape[1], self.mel_config.hop_length
+        if abs(n_frames - self.n_samples[index] / hop_length) > MOST_FRAMES_APART:
+            raise InputError(
+                f"{self.mel_paths[index]}: {n_frames} frames of {hop_length} samples, but {self.paths[index]} has {self.n_samples[index]} "
+                f"samples (wanted: a mel of the same length, within {MOST_FRAMES_APART} frames)"
+            )
+        self.n_samples[index] = min(self.n_samples[index], n_frames * hop_length)
+
     def __len__(self):
         return len(self.paths)
+
+    def mel(self, index):
+        """The mel file of a recording, `[n_mels, frames]`; None where there is none."""
+        return read_mel(self.mel_paths[index], self.mel_config.n_mels) if self.mel_paths else None
 
     def length(self, index):
         """Samples of a recording, those of whole frames."""
@@ -131,7 +184,8 @@ class Recordings(Dataset):
             generator: source of the position.
 
         Returns:
-            `[left + n_frames * hop_length + right]` samples.
+            `[left + n_frames * hop_length + right]` samples, and the mel file's `[n_mels, n_frames]`, or `[n_mels, 0]` where there is
+            none. A mel is followed by its smallest value where the recording is shorter than the segment.
         """
         length, n_samples = n_frames * self.mel_config.hop_length, self.length(index)
         total = max(n_samples, length)
@@ -147,4 +201,13 @@ class Recordings(Dataset):
         first, last = places[is_inside].min(), places[is_inside].max()
         segment = torch.zeros(len(wanted))
         segment[is_inside] = self._read(index, int(first), int(last) + 1)[places[is_inside] - first]
+        return segment, self._mel_segment(index, start // self.mel_config.hop_length, n_frames)
+
+    def _mel_segment(self, index, start, n_frames):
+        if self.mel_paths is None:
+            return torch.empty(self.mel_config.n_mels, 0)
+        mel = self.mel(index)
+        segment = torch.full((len(mel), n_frames), mel.min().item())
+        found = mel[:, start : min(start + n_frames, self.length(index) // self.mel_config.hop_length)]
+        segment[:, : found.shape[1]] = found
         return segment

@@ -27,21 +27,21 @@ CLAIM_BATCH, CLAIM_BYTES = 96, 12e9  # ivanvovk/WaveGrad: batch 96 of 7,200 samp
 class SyntheticRecordings:
     """Noise in place of recordings: neither time nor memory depends on what is learnt."""
 
-    def __init__(self, hop_length):
-        self.hop_length = hop_length
+    def __init__(self, mel_config):
+        self.hop_length, self.n_mels = mel_config.hop_length, mel_config.n_mels
 
     def __len__(self):
         return 1000
 
     def segment(self, index, n_frames, context, generator):
-        return 0.1 * torch.randn(n_frames * self.hop_length + sum(context), generator=generator)
+        return 0.1 * torch.randn(n_frames * self.hop_length + sum(context), generator=generator), torch.empty(self.n_mels, 0)
 
 
 class PresentTrainer(Trainer):
     """The trainer as it is, on synthetic data."""
 
     def _recordings(self, filelist):
-        return SyntheticRecordings(self.config.mel.hop_length)
+        return SyntheticRecordings(self.config.mel)
 
 
 class PlainStep:

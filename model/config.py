@@ -180,6 +180,8 @@ class DataConfig(_Section):
     Keys:
         segment_frames: length of an example in mel frames.
         mix_to_mono, resample: see `common.audio.Conversions`.
+        even_over_speakers: draw examples evenly over the speakers, who are named by the recordings' folders, so that one with two hours
+            counts as one with two minutes; otherwise evenly over the recordings.
         n_workers: processes that read examples beside each training process.
     """
 
@@ -188,6 +190,7 @@ class DataConfig(_Section):
     segment_frames: PositiveInt
     mix_to_mono: bool = False
     resample: bool = False
+    even_over_speakers: bool = False
     n_workers: NonNegativeInt = 1
 
 

@@ -108,7 +108,7 @@ def test_segments_lie_on_frames_and_every_one_can_be_drawn(recordings, tiny_conf
     whole, context = recordings[0], LogMelSpectrogram(tiny_config.mel).context
     generator, starts = torch.Generator().manual_seed(0), set()
     for _ in range(2000):
-        segment = recordings.segment(0, 60, context, generator)[context[0] : -context[1]]
+        segment = recordings.segment(0, 60, context, generator)[0][context[0] : -context[1]]
         matches = [start for start in range(41) if torch.equal(segment, whole[start * 40 : start * 40 + 2400])]
         assert len(matches) == 1
         starts.update(matches)
@@ -116,7 +116,7 @@ def test_segments_lie_on_frames_and_every_one_can_be_drawn(recordings, tiny_conf
 
 
 def test_a_recording_shorter_than_a_segment_is_followed_by_silence(recordings):
-    segment = recordings.segment(1, 30, (0, 0), torch.Generator())
+    segment, _ = recordings.segment(1, 30, (0, 0), torch.Generator())
     assert len(segment) == 1200
     assert torch.equal(segment[:800], recordings[1]) and (segment[800:] == 0).all()
 
@@ -124,7 +124,7 @@ def test_a_recording_shorter_than_a_segment_is_followed_by_silence(recordings):
 def test_the_mel_of_a_segment_is_cut_from_that_of_the_recording(recordings, tiny_config):
     mel = LogMelSpectrogram(tiny_config.mel)
     whole, context = recordings[0], mel.context
-    segment = recordings.segment(0, 12, context, torch.Generator().manual_seed(3))
+    segment, _ = recordings.segment(0, 12, context, torch.Generator().manual_seed(3))
     inner = segment[context[0] : -context[1]]
     start = next(start for start in range(89) if torch.equal(inner, whole[start * 40 : start * 40 + 480]))
     torch.testing.assert_close(mel.from_padded(segment), mel(whole)[:, start : start + 12], atol=1e-5, rtol=0)
@@ -201,7 +201,7 @@ def test_a_segment_is_what_the_whole_recording_has_there(tmp_path, tiny_config, 
     whole = recordings[0].numpy()
     padded = np.pad(np.pad(whole, (0, max(length - len(whole), 0))), context, mode=pad_mode)
     for seed in range(40):
-        segment = recordings.segment(0, 10, context, torch.Generator().manual_seed(seed)).numpy()
+        segment = recordings.segment(0, 10, context, torch.Generator().manual_seed(seed))[0].numpy()
         frames = (max(len(whole), length) - length) // 40 + 1
         start = 40 * int(torch.randint(frames, (1,), generator=torch.Generator().manual_seed(seed)))
         assert np.array_equal(segment, padded[start : start + 70 + length + 50])

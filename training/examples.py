@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from common.errors import InputError
 from common.jobs import usable_cores
 from model.diffusion import sample_noise_level
+from training.order import EvenOverSpeakers, InTurn
 from training.stop_signal import STOPPING
 
 SHUTDOWN_SECONDS = 10.0  # for data workers to end by themselves
@@ -28,12 +29,14 @@ class Batch(NamedTuple):
         noise: standard normal, `[B, T]`.
         noise_level: sqrt(alpha_bar), `[B]`.
         number: which examples these are, `[B]`.
+        mel: of the segment, `[B, n_mels, frames]`, from a mel file; `[B, n_mels, 0]` where it is to be computed.
     """
 
     segment: torch.Tensor
     noise: torch.Tensor
     noise_level: torch.Tensor
     number: torch.Tensor
+    mel: torch.Tensor
 
     def split(self, n):
         """Portions of up to `n` examples."""
@@ -41,7 +44,7 @@ class Batch(NamedTuple):
 
 
 class DiffusionExamples(Dataset):
-    """Endless numbered training examples; every epoch runs through all recordings in an order of its own.
+    """Endless numbered training examples.
 
     Args:
         recordings: a `datasets.Recordings`.
@@ -49,25 +52,26 @@ class DiffusionExamples(Dataset):
         context: samples to the left and right of the segment that its mel needs.
         schedule: the `NoiseSchedule` that noise levels are drawn from.
         seed: seed of all examples.
+        even_over_speakers: see `training.order`.
     """
 
-    def __init__(self, recordings, segment_frames, context, schedule, seed):
+    def __init__(self, recordings, segment_frames, context, schedule, seed, even_over_speakers=False):
         self.recordings = recordings
         self.segment_frames = segment_frames
         self.context = context
         self.schedule = schedule
         self.seed = seed
+        self.recording_of = EvenOverSpeakers(recordings.speakers, seed) if even_over_speakers else InTurn(len(recordings), seed)
 
     def __getitem__(self, number):
         """Returns the example of a number, a `Batch` of one without its first axis."""
         epoch, place = divmod(number, len(self.recordings))
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.recordings))
         seed = np.random.SeedSequence((self.seed, epoch, place)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed))
-        segment = self.recordings.segment(int(order[place]), self.segment_frames, self.context, generator)
+        segment, mel = self.recordings.segment(self.recording_of(number), self.segment_frames, self.context, generator)
         noise = torch.randn(len(segment) - sum(self.context), generator=generator)
         noise_level = sample_noise_level(self.schedule, 1, generator)[0]
-        return Batch(segment, noise, noise_level, torch.tensor(number))
+        return Batch(segment, noise, noise_level, torch.tensor(number), mel)
 
     def __getitems__(self, numbers):
         """The examples of a batch; or the error that reading them met, which `batches` raises.

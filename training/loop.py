@@ -92,9 +92,9 @@ class Loop:
 
     def _validate(self):
         trainer, training = self.trainer, self.trainer.config.training
-        loss, bands = trainer.evaluate()
+        loss, by_group = trainer.evaluate()
         previews = make_previews(trainer, self.preview_sampling, training.n_previews)
-        self.monitor.log_validation(trainer.step, loss, bands, previews, trainer.config.mel)
+        self.monitor.log_validation(trainer.step, loss, by_group, previews, trainer.config.mel)
         best = trainer.best_validation_loss
         if _is_better(loss, best):
             trainer.best_validation_loss = loss

@@ -79,14 +79,14 @@ class Monitor:
             f"{scalars['speed/samples_per_second']:.1f} samples/s  remaining {timedelta(seconds=round(seconds))}"
         )
 
-    def log_validation(self, step, loss, bands, previews, mel_config):
-        """Args: loss, bands: as `Trainer.evaluate` returns them. previews: list of `Preview`."""
+    def log_validation(self, step, loss, by_group, previews, mel_config):
+        """Args: loss, by_group: as `Trainer.evaluate` returns them. previews: list of `Preview`."""
         figures = mean_figures(previews)
         self.say("  ".join([f"step {step}", f"validation loss {loss:.4f}", *(f"{k} {v:.3f}" for k, v in figures.items())]))
         if "real_time_factor" in figures:
             self._add_scalars({"speed/real_time_factor": figures.pop("real_time_factor")}, step)
         self._add_scalars({f"validation/{name}": value for name, value in {"loss": loss, **figures}.items()}, step)
-        self._add_scalars({f"validation_loss_by_noise_level/{name}": value for name, value in bands.items()}, step)
+        self._add_scalars(by_group, step)
         if self.writer is None:
             return
         with self._unless_disk_fails():

@@ -87,6 +87,9 @@ def _preview(trainer, sampling, index):
     longest = int(LONGEST * sample_rate) // hop_length * hop_length
     recording = trainer.validation_examples.recordings[index][:longest]
     mel = trainer.mel(recording.to(trainer.device))
+    given = trainer.validation_examples.recordings.mel(index)
+    if given is not None:
+        mel = given[:, : mel.shape[1]].to(trainer.device)
     network = trainer.ema.module.eval()
     noise_level = torch.ones(1, device=trainer.device)
     with trainer.autocast():

@@ -19,6 +19,7 @@ def summary(recordings):
         OSError: a recording cannot be read.
     """
     files = sorted((path.name, n_samples, _excerpt(path)) for path, n_samples in zip(recordings.paths, recordings.n_samples))
+    files += sorted((path.name, _excerpt(path)) for path in recordings.mel_paths or ())
     digest = hashlib.sha256()
     for file in files:
         digest.update(repr(file).encode())

@@ -1,4 +1,4 @@
-"""Means over the steps between two lines of the log, and over noise-level bands."""
+"""Means over the steps between two lines of the log, over bands of the noise level, and over speakers."""
 
 import time
 
@@ -10,23 +10,32 @@ N_BANDS = 5  # of equal width in the noise level, from 0 (noise) to 1 (clean)
 BAND_NAMES = [f"{band / N_BANDS:g}-{(band + 1) / N_BANDS:g}" for band in range(N_BANDS)]
 
 
-class LossByBand:
-    """Sums of losses and their number in each band: where on the way from noise to waveform the network is good."""
+class LossByGroup:
+    """Sums of losses and their number in each group of examples.
 
-    def __init__(self):
-        self.totals = torch.zeros(2, N_BANDS, dtype=torch.float64)
+    Args:
+        names: of the groups.
+    """
 
-    def add(self, losses, noise_levels):
-        """Takes in losses `[B]` with their noise levels `[B]`."""
-        band = (noise_levels * N_BANDS).long().clamp(max=N_BANDS - 1)
-        self.totals[0].index_add_(0, band, losses.double())
-        self.totals[1].index_add_(0, band, torch.ones_like(losses, dtype=torch.float64))
+    def __init__(self, names):
+        self.names = names
+        self.totals = torch.zeros(2, len(names), dtype=torch.float64)
+
+    def add(self, losses, groups):
+        """Takes in losses `[B]` with the numbers of their groups `[B]`."""
+        self.totals[0].index_add_(0, groups, losses.double())
+        self.totals[1].index_add_(0, groups, torch.ones_like(losses, dtype=torch.float64))
 
     def means(self, device):
-        """Mean loss over all processes, and a dictionary of means by band without the bands that saw nothing."""
+        """Mean loss over all processes, and a dictionary of means by group without the groups that saw nothing."""
         sums, counts = processes.total(self.totals.to(device, copy=True)).cpu()
-        bands = {name: (s / n).item() for name, s, n in zip(BAND_NAMES, sums, counts) if n > 0}
-        return (sums.sum() / counts.sum()).item(), bands
+        groups = {name: (s / n).item() for name, s, n in zip(self.names, sums, counts) if n > 0}
+        return (sums.sum() / counts.sum()).item(), groups
+
+
+def band_of(noise_levels):
+    """The number in `BAND_NAMES` of noise levels `[B]`: where on the way from noise to waveform the network is good."""
+    return (noise_levels * N_BANDS).long().clamp(max=N_BANDS - 1)
 
 
 class Interval:
@@ -38,7 +47,7 @@ class Interval:
 
     def __init__(self, position):
         self.position = position
-        self.by_band = LossByBand()
+        self.by_band = LossByGroup(BAND_NAMES)
         self.gradient_norms = []
         self.inference_losses = []
         self.seconds = 0.0
@@ -54,7 +63,7 @@ class Interval:
         self.seconds += now - self.mark
         self.mark = now
         if result.updated:
-            self.by_band.add(result.losses, result.noise_levels)
+            self.by_band.add(result.losses, band_of(result.noise_levels))
             self.gradient_norms.append(result.gradient_norm)
             if result.inference_loss is not None:
                 self.inference_losses.append(result.inference_loss)

@@ -19,7 +19,8 @@ from common.device import autocast
 from common.errors import InputError, shortened
 from datasets import Recordings
 from model.diffusion import diffusion_loss
-from model.mel.statistics import parse_mel_statistics, statistics_of_recordings
+from model.mel.diagnosis import diagnose
+from model.mel.statistics import mel_statistics, parse_mel_statistics, statistics_of_recordings
 from model.mel.transform import LogMelSpectrogram
 from model.network import new_network
 from model.noise_schedule import BUILDERS
@@ -31,10 +32,11 @@ from training.optimization import checkpoint_activations, ema_update, learning_r
 from training.same_data import changed_lists, describe_data, summary
 from training.stability import StabilityGuard
 from training.stages import stage_at, stages_of
-from training.statistics import LossByBand
+from training.statistics import BAND_NAMES, LossByGroup, band_of
 
 N_VALIDATION_EXAMPLES = 128
 N_STATISTICS_RECORDINGS = 200  # that the mel statistics are taken of, spread over the filelist
+N_COMPARED_MELS = 20  # mel files that are compared with the mels of their recordings, spread over the filelist
 LEARNING_RATE_CUT = 0.5  # at each return to an earlier checkpoint
 AUTOCAST_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -146,7 +148,7 @@ class Trainer:
         return InferenceLoss(training.infer_grad, folder, segment_samples, config.mel.sample_rate, training.seed, self.device)
 
     def _examples(self, recordings, data, seed):
-        return DiffusionExamples(recordings, data.segment_frames, self.mel.context, self.schedule, seed)
+        return DiffusionExamples(recordings, data.segment_frames, self.mel.context, self.schedule, seed, data.even_over_speakers)
 
     def _recordings(self, filelist):
         if not filelist.exists():
@@ -160,7 +162,19 @@ class Trainer:
     def warnings(self):
         """Lines on what is unusual about the recordings."""
         recordings = [self.recordings, self.validation_examples.recordings]
-        return [f"warning: {of_list.warning}" for of_list in recordings if of_list.warning]
+        lines = [of_list.warning for of_list in recordings] + [self._foreign_mels(of_list) for of_list in recordings]
+        return [f"warning: {line}" for line in lines if line]
+
+    def _foreign_mels(self, recordings):
+        """One line if mel files are not those of the definition, as the recordings beside them show; else None."""
+        if recordings.mel_paths is None:
+            return None
+        definition = LogMelSpectrogram(self.config.mel)
+        spread = range(0, len(recordings), -(-len(recordings) // N_COMPARED_MELS))
+        statistics = statistics_of_recordings((recordings[i] for i in spread), definition)
+        complaints = {recordings.mel_paths[i]: diagnose(recordings.mel(i), definition, statistics) for i in spread}
+        wrong = [f"{path}: {complaint}" for path, complaint in complaints.items() if complaint]
+        return f"{len(wrong)} of {len(complaints)} mel files: {wrong[0]}" if wrong else None
 
     @property
     def stage(self):
@@ -254,7 +268,7 @@ class Trainer:
         """Waveform `[B, T]`, mel and standard deviation of the noise, of a `Batch`, on the device."""
         segment = self._on_device(batch.segment)
         left, right = self.mel.context
-        mel = self.mel.from_padded(segment)
+        mel = self._on_device(batch.mel) if batch.mel.shape[-1] else self.mel.from_padded(segment)
         return segment[:, left : segment.shape[1] - right], mel, self.network.prior(mel)
 
     def _on_device(self, tensor):
@@ -271,17 +285,27 @@ class Trainer:
         Each process takes its share.
 
         Returns:
-            the mean loss, and a dictionary of mean losses by noise-level band.
+            the mean loss, and a dictionary of mean losses by band of the noise level and, where there are several, by speaker.
         """
         training = self.config.training
         network = self.ema.module.eval()
         n_at_once = training.micro_batch_size or max(training.batch_size // self.world_size, 1)
         numbers = range(self.rank, N_VALIDATION_EXAMPLES, self.world_size)
-        by_band = LossByBand()
+        speakers = self.validation_examples.recordings.speakers
+        names = sorted(set(speakers))
+        by_band, by_speaker = LossByGroup(BAND_NAMES), LossByGroup(names)
         for start in range(0, len(numbers), n_at_once):
             batch = default_collate([self.validation_examples[number] for number in numbers[start : start + n_at_once]])
-            by_band.add(self.losses(network, batch).cpu(), batch.noise_level)
-        return by_band.means(self.device)
+            losses = self.losses(network, batch).cpu()
+            by_band.add(losses, band_of(batch.noise_level))
+            recordings = map(self.validation_examples.recording_of, batch.number.tolist())
+            by_speaker.add(losses, torch.tensor([names.index(speakers[i]) for i in recordings]))
+        loss, of_bands = by_band.means(self.device)
+        _, of_speakers = by_speaker.means(self.device)
+        figures = {f"validation_loss_by_noise_level/{name}": mean for name, mean in of_bands.items()}
+        if len(names) > 1:
+            figures |= {f"validation_loss_by_speaker/{name}": mean for name, mean in of_speakers.items()}
+        return loss, figures
 
     def lower_learning_rate(self):
         """Multiplies the learning rate, now and for the rest of the run, by LEARNING_RATE_CUT."""
@@ -306,8 +330,9 @@ class Trainer:
         """What the mels of this training look like, as JSON text, for inference to know a foreign mel by."""
         if self._mel_statistics is None:
             spread = range(0, len(self.recordings), -(-len(self.recordings) // N_STATISTICS_RECORDINGS))
-            waveforms = (self.recordings[index] for index in spread)
-            self._mel_statistics = statistics_of_recordings(waveforms, LogMelSpectrogram(self.config.mel)).model_dump_json()
+            mel = LogMelSpectrogram(self.config.mel)
+            mels = (self.recordings.mel(i) if self.recordings.mel_paths else mel(self.recordings[i]) for i in spread)
+            self._mel_statistics = mel_statistics(mels).model_dump_json()
         return self._mel_statistics
 
     def state_dict(self):
