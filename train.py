@@ -14,6 +14,7 @@ from training.explained import explained_deaths, explained_out_of_memory
 from training.initial_weights import begin_with
 from training.launch import train_parser
 from training.loop import Loop
+from training.memory import check_memory
 from training.monitor import Monitor
 from training.previews import PreviewSampling
 from training.run_folder import RunFolder
@@ -44,6 +45,7 @@ def train(config, config_folder, logdir, init_from=None, matching_only=False):
                 lines += going_on_lines
             elif init_from:
                 lines += begin(trainer, init_from, matching_only)
+            processes.agree(lambda: check_memory(trainer))
             preview_sampling = PreviewSampling.of(trainer)
             monitor = Monitor(logdir, trainer, preview_sampling.schedule, enabled=trainer.rank == 0)
             for line in lines:

@@ -10,6 +10,7 @@ import torch
 from common.device import synchronized_time
 from common.errors import InputError
 from training.explained import explained_out_of_memory
+from training.memory import check_memory
 from training.trainer import N_VALIDATION_EXAMPLES
 
 GIBIBYTE = 2**30
@@ -28,7 +29,7 @@ def dry_run(trainer):
     training = trainer.config.training
     recordings = trainer.recordings
     hours = sum(recordings.n_samples) / trainer.config.mel.sample_rate / 3600
-    lines, forecast = [], 0.0
+    lines, forecast = check_memory(trainer), 0.0
     with explained_out_of_memory(training):
         for stage in trainer.stages:
             trainer.step = stage.first

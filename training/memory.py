@@ -1,10 +1,21 @@
-"""Memory of tensors, counted tensor by tensor, so that it can be measured without a GPU."""
+"""Memory of tensors, counted tensor by tensor, so that it can be measured without a GPU and foreseen on a CPU."""
 
+import contextlib
+import os
 import weakref
+from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import default_collate
+
+from common.errors import InputError
+from training.explained import explained_out_of_memory
+
+GIGABYTE = 1e9
+MARGIN, WORKSPACE = 1.2, 0.5e9  # what processes took at most beside the counted tensors: convolutions' workspaces, the allocator's rest
+CGROUP = Path("/sys/fs/cgroup")  # the limits of a container
 
 
 class _LiveStorages(TorchDispatchMode):
@@ -47,3 +58,60 @@ def peak_live_bytes(function):
     with _LiveStorages() as storages:
         function()
     return storages.peak
+
+
+def free_bytes():
+    """Memory that this process can still have on this machine; None where the system does not tell (it is not Linux)."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+        free = min(free, int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text()))
+    return free
+
+
+def step_bytes(trainer, stage):
+    """Memory in bytes that a process needs more for a training step of a stage on a CPU, estimated from portions of one and two examples.
+
+    Among it are the gradient and the optimiser's state, which the first step makes.
+    """
+    training = stage.config.training
+    share = -(-training.batch_size // trainer.world_size)
+    portion = min(training.micro_batch_size or share, share)
+    position, trainer.step = trainer.step, stage.first
+    examples = [trainer.examples[number] for number in range(2)]
+    parameters = list(trainer.network.parameters())
+
+    def backward(n):
+        batch = default_collate(examples[:n])
+        objective = trainer.losses(trainer.network, batch).sum()
+        if trainer.inference_loss:
+            objective = objective + trainer.inference_losses(trainer.network, batch).sum()
+        torch.autograd.grad(objective, parameters)
+
+    trainer.network.train()
+    one, two = (peak_live_bytes(lambda n=n: backward(n)) for n in (1, 2))
+    trainer.step = position
+    persistent = 3 * sum(parameter.numel() * parameter.element_size() for parameter in parameters)  # gradient, two moments of Adam
+    return MARGIN * (persistent + one + (two - one) * (portion - 1)) + WORKSPACE
+
+
+def check_memory(trainer):
+    """Refuses a run whose steps do not fit into memory, instead of having the kernel kill it; returns lines to say.
+
+    Raises:
+        InputError: names the keys to change.
+    """
+    free = free_bytes()
+    if trainer.device.type != "cpu" or free is None:
+        return []
+    with explained_out_of_memory(trainer.config.training):
+        needed = max(step_bytes(trainer, stage) for stage in trainer.stages)
+    if needed * int(os.environ.get("LOCAL_WORLD_SIZE", trainer.world_size)) > free:
+        raise InputError(
+            f"a training step needs about {needed / GIGABYTE:.1f} GB in each process, but {free / GIGABYTE:.1f} GB are free (wanted: "
+            f"a smaller training.micro_batch_size, now {trainer.config.training.micro_batch_size}, or training.activation_checkpointing)"
+        )
+    return [f"estimated memory of a step: {needed / GIGABYTE:.2f} GB in each process, {free / GIGABYTE:.1f} GB are free"]
