@@ -154,8 +154,8 @@ def test_loudness_is_added_with_its_weight(tmp_path):
 @pytest.mark.parametrize("changes", [{}, {"training__micro_batch_size": 1}])
 def test_two_processes_have_the_gradient_of_one(tmp_path, changes):
     """Fails if gradients of several calls in a step are not exchanged rightly, or if processes or portions draw other noise."""
-    for n_processes, changes in [(1, {}), (2, changes)]:
-        config = write_infer_grad_run(tmp_path, {"from_step": 0}, training__n_steps=1, **changes)
+    for n_processes, own in [(1, {}), (2, changes)]:
+        config = write_infer_grad_run(tmp_path, {"from_step": 0}, training__n_steps=1, **own)
         train_to_end(config, tmp_path / str(n_processes), n_processes=n_processes)
     one, two = (weights_of(tmp_path / str(n) / "checkpoint-00000001.pt")["optimizer"]["state"] for n in (1, 2))
     gradients = [(one[i]["exp_avg"], two[i]["exp_avg"]) for i in one]  # a tenth of the first step's gradient
