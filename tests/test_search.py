@@ -307,8 +307,9 @@ def test_an_interrupted_search_has_saved_its_best(tmp_path, tiny_checkpoint, fil
     assert process.returncode == status
     assert not list(tmp_path.glob(".*"))  # temporary files
     assert "the best so far is in" in error and "Traceback" not in error
-    scores = {json.dumps(e["betas"]): e["score"] for e in map(json.loads, journal.read_text().splitlines()[1:])}
-    assert scores[json.dumps(NoiseSchedule.load(output).betas.tolist())] == min(scores.values())
+    entries = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
+    best = [min(some, key=lambda entry: entry["score"])["betas"] for some in (entries, entries[:-1])]
+    assert NoiseSchedule.load(output).betas.tolist() in best  # the signal may come between the last line and what follows it
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from common.errors import InputError, is_out_of_memory, shortened
 from training import processes
 
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (exited unexpectedly|is killed by signal: [^.]*)")
+CUT_OFF = (ConnectionResetError, EOFError)  # where a data worker dies while it hands over a batch
 NO_SHARED_MEMORY = re.compile(r"shared memory|/torch_\d|<torch_\d", re.IGNORECASE)
 LOST_PROCESS = re.compile(r"gloo|nccl|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
 
@@ -39,16 +40,19 @@ class explained_deaths:
         return self
 
     def __exit__(self, _, error, __):
-        if not isinstance(error, RuntimeError) or isinstance(error, InputError):
+        if not isinstance(error, (RuntimeError, *CUT_OFF)) or isinstance(error, InputError):
             return
-        line = _dead_worker(str(error)) or _lost_process(error)
+        line = _dead_worker(error) or _lost_process(error)
         if line is not None:
             raise InputError(f"process {processes.rank()}: {line}") from None
 
 
-def _dead_worker(message):
+def _dead_worker(error):
+    message = str(error)
     death = DEAD_WORKER.search(message)
     wanted = "(wanted: more memory, more shared memory in /dev/shm, or data.n_workers 0)"
+    if isinstance(error, CUT_OFF):
+        return f"a data worker exited unexpectedly {wanted}"
     if death:
         return f"a data worker {' '.join(death[1].split())} {wanted}"
     if NO_SHARED_MEMORY.search(message):
