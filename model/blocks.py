@@ -1,6 +1,7 @@
-"""The three blocks of WaveGrad (section 4.1, figures 3 to 5).
+"""The three blocks of WaveGrad (appendix A, figures 3 to 5).
 
-Each takes the `layers` to build it of: `model.layers`, where a signal is `[B, C, T]`, or `model.fast_layers`, where it is `[B, C, 1, T]`.
+The argument `layers` is the module of their parts: `model.layers`, where a signal is `[B, C, T]`, or `model.fast_layers`, where it is
+`[B, C, 1, T]`. The shapes below are those of `model.layers`.
 """
 
 from functools import partial
@@ -12,9 +13,9 @@ from model.layers import NOISE_LEVEL_SCALE, leaky_relu
 
 
 class FiLM(nn.Module):
-    """Feature-wise linear modulation: scale and shift from a noisy-waveform feature and the noise level (figure 5).
+    """Feature-wise linear modulation: scale gamma and shift xi from a DBlock's output and the noise level (figure 5).
 
-    The scale gamma and the shift xi are one convolution, its first half of channels the scale.
+    Figure 5 has a convolution for each of the two. Here it is one, whose output has first the channels of gamma, then those of xi.
     """
 
     def __init__(self, in_channels, out_channels, layers, noise_level_scale=NOISE_LEVEL_SCALE):
@@ -24,14 +25,14 @@ class FiLM(nn.Module):
         self.scale_shift = layers.Conv1d(in_channels, 2 * out_channels)
 
     def forward(self, x, noise_level):
-        """`[B, in, T]`, `[B]` -> scale and shift, `[B, out, T]` each."""
+        """Output of a DBlock `[B, in, T]` and noise level `[B]` -> scale and shift, `[B, out, T]` each."""
         x = leaky_relu(self.conv(x), inplace=True)
         x = x + self.encoding(noise_level).to(x.dtype)
         return self.scale_shift(x).chunk(2, dim=1)
 
 
 class UBlock(nn.Module):
-    """Upsamples by `factor`, modulated three times by one FiLM (figure 3)."""
+    """Upsamples by `factor`; the scale and shift of one FiLM modulate it three times (figure 3)."""
 
     def __init__(self, in_channels, out_channels, factor, dilations, layers, interpolation="linear"):
         super().__init__()
@@ -44,7 +45,7 @@ class UBlock(nn.Module):
         """`[B, in, T]`, scale and shift `[B, out, T * factor]` -> `[B, out, T * factor]`."""
 
         def modulated(u):
-            # gamma * U + xi (section 4.1), and the activation that follows it
+            # gamma * U + xi (appendix A), then the activation
             return leaky_relu(torch.addcmul(shift, scale, u), inplace=True)
 
         h = self.convs[0](leaky_relu(x))  # upsamples
@@ -69,7 +70,7 @@ class DBlock(nn.Module):
 
     def forward(self, x):
         """`[B, in, T]` -> `[B, out, T / factor]`."""
-        x = self.downsample(x)  # for both branches: it commutes with the residual's convolution of one tap
+        x = self.downsample(x)  # once for both branches: figure 4 has it after the residual's convolution of one tap, which is equal
         h = self.convs[0](leaky_relu(x))
         for conv in self.convs[1:]:
             h = conv(leaky_relu(h, inplace=True))

@@ -1,8 +1,8 @@
 """Writes a network as ONNX: `python -m model.export CHECKPOINT OUT.onnx`. `onnx_inference.py` synthesises with the result.
 
-The graph is one denoising step, (noisy waveform, mel, noise level) -> predicted noise, of any batch and length. What it takes
-to use it is in its metadata: `sample_rate`, `hop_length`, `n_mels`, and the whole `config`. The waveform is whitened (`model.prior`),
-which the metadata `whitened` tells; files of earlier versions have no such entry, and contain the prior in their graph.
+The graph is one network call, (noisy waveform, mel, noise level) -> predicted noise, of any batch and length. Its metadata hold
+`sample_rate`, `hop_length`, `n_mels` and the whole `config`. The waveform is whitened (`model.prior`), which the entry `whitened` of the
+metadata says; files of earlier versions have no such entry, and contain the prior in their graph.
 """
 
 import logging

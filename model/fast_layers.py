@@ -1,7 +1,7 @@
 """The parts of `model.layers` in fast forms, with the same names, weights and results. A signal is `[B, C, 1, T]`, channels last.
 
-What makes each of them fast, and by how much, is in docs/performance.md. One-dimensional convolutions run as two-dimensional
-ones of height 1, because channels-last convolutions, which oneDNN and cuDNN are fastest at, exist in two dimensions only.
+docs/performance.md says what makes them fast. One-dimensional convolutions run as two-dimensional ones of height 1, because oneDNN
+and cuDNN are fastest with channels-last convolutions, and these exist in two dimensions only.
 """
 
 import torch
@@ -57,11 +57,11 @@ class _ConvWithMatmulWeightGradient(torch.autograd.Function):
 
 
 class UpsampledConv1d(Conv1d):
-    """`layers.UpsampledConv1d`, of one or three taps.
+    """`layers.UpsampledConv1d`: `[B, in, 1, T]` -> `[B, out, 1, T * factor]`.
 
-    The matrix of a tap and a linear interpolation commute. So the matrices are applied before upsampling, which takes a
-    `factor`-th of the multiply-adds. With three taps, each output is then a fixed sum of three frames of three taps; with a factor
-    of two, that sum costs more than it saves.
+    The matrix of a tap and a linear interpolation commute. So the matrices are applied before the upsampling, which takes only one
+    `factor`-th of the multiply-adds. With three taps, each output is a fixed weighted sum of the three taps at three inputs
+    (`tap_sums`). For a factor of two that sum takes more time than it saves, so there the convolution follows the upsampling.
     """
 
     def __init__(self, in_channels, out_channels, factor, kernel_size=3, dilation=1, interpolation="linear"):
@@ -89,13 +89,15 @@ class UpsampledConv1d(Conv1d):
 
 
 def tap_sums(factor):
-    """`[factor, 9]`: the weights, in each of the `factor` outputs of a frame, of the three taps of the frames before, at and after it."""
+    """`[factor, 9]`: the weights of the three taps at the inputs before, at and after one, in each of its `factor` outputs."""
     upsampled = upsample(torch.eye(3)[:, None, None], factor)[:, 0, 0]  # [frame, 3 * factor]
     of_taps = [upsampled[:, factor + tap : 2 * factor + tap] for tap in (-1, 0, 1)]
     return torch.stack(of_taps, dim=1).flatten(0, 1).T.contiguous()
 
 
 class NoiseLevelEncoding(layers.NoiseLevelEncoding):
+    """`layers.NoiseLevelEncoding` in the shape of these signals."""
+
     def forward(self, noise_level):
         """`[B]` -> `[B, channels, 1, 1]`."""
         return super().forward(noise_level)[:, :, None]
@@ -128,12 +130,12 @@ def upsample(x, factor, mode="linear"):
 def _upsample_by_neighbours(x, factor):
     """`upsample` of mode "linear" as weighted sums of neighbours.
 
-    On GPUs the backward of `F.interpolate` adds up gradients by atomic operations, which are slow in half precision and in
-    another order every time; this one has none.
+    On GPUs the backward pass of `F.interpolate` adds gradients by atomic operations. These are slow in half precision, and their
+    order changes from run to run. This form has none.
     """
     before = torch.cat([x[..., :1], x[..., :-1]], dim=-1)
     after = torch.cat([x[..., 1:], x[..., -1:]], dim=-1)
-    # The i-th of the samples made of x[t] lies at t + offset; where that is before t, between x[t - 1] and x[t].
+    # The i-th sample of x[t] lies at t + offset: between x[t - 1] and x[t] where the offset is negative, else between x[t] and x[t + 1].
     offsets = [(i + 0.5) / factor - 0.5 for i in range(factor)]
     samples = [torch.lerp(x, before if offset < 0 else after, abs(offset)) for offset in offsets]
     channels_last = [sample.permute(0, 2, 3, 1) for sample in samples]  # [B, 1, T, C]

@@ -1,8 +1,8 @@
-"""GLA-Grad (Liu et al., 2024): Griffin-Lim from the phase that the network found, towards the magnitudes that the mel asks for.
+"""GLA-Grad (Liu et al., 2024): Griffin-Lim that starts from the phase of a generated waveform, towards the magnitudes of the given mel.
 
-A network's waveform has not quite the mel that it was made from. As in GLA-Grad++ (2025), Griffin-Lim is applied once; here to the
-result. And where both papers take the magnitudes from a pseudo-inverse of the mel, which smears each band, here they are the
-waveform's own, scaled until their mel is the one given, so that harmonics stay as narrow as the network made them.
+The mel of a generated waveform differs a little from the mel that was given. As in GLA-Grad++ (2025), Griffin-Lim is applied once, here
+to the result. Both papers take the magnitudes from a pseudo-inverse of the mel, which is smooth within each band. Here they are those of
+the generated waveform, scaled until their mel is the given one, so harmonics stay as narrow as in the generated waveform.
 """
 
 import math
@@ -15,20 +15,20 @@ from common.errors import InputError
 from model.mel.transform import LogMelSpectrogram, expand
 
 MOMENTUM = 0.9  # of fast Griffin-Lim (Perraudin et al., 2013)
-SCALINGS = 4  # of the magnitudes towards the mel, in each iteration
-LEAST_GAIN, MOST_GAIN = 0.05, 20.0  # of one scaling
+SCALINGS = 4  # multiplicative updates of the magnitudes towards the mel, in each iteration
+LEAST_GAIN, MOST_GAIN = 0.05, 20.0  # of one update of the power spectrum
 TINY = 1e-9  # keeps quotients of silence finite
 
 
 class GlaGrad(nn.Module):
-    """`GlaGrad(mel_config, n_iter)(y, mel)` is `y`, brought closer to a mel.
+    """`GlaGrad(mel_config, n_iter)(y, mel)` is the waveform `y` with a mel that is closer to `mel`.
 
     Args:
         mel_config: the `MelConfig` of the mels.
         n_iter: iterations of Griffin-Lim, 1 or more.
 
     Attributes:
-        context_frames: on how many frames to each side a frame of the result depends.
+        context_frames: number of frames on each side that a frame of the result depends on.
 
     Raises:
         InputError: n_iter is below 1, or windows overlap by half or less, which is too little for Griffin-Lim.
@@ -62,19 +62,19 @@ class GlaGrad(nn.Module):
         return torch.stft(padded, config.n_fft, config.hop_length, config.win_length, self.window, center=False, return_complex=True)
 
     def _istft(self, spectrum, y):
-        """The waveform of a spectrum; what lies before the first frame's centre is taken from `y`."""
+        """The waveform `[B, T]` of a spectrum; the samples before the centre of the first frame are those of `y`."""
         config, start = self.config, self.first_centre
         length = y.shape[-1] - start
         waveform = torch.istft(spectrum, config.n_fft, config.hop_length, config.win_length, self.window, length=length)
         return torch.cat([y[..., :start], waveform], -1)
 
     def _scale(self, magnitude, target):
-        """Magnitudes scaled, line by line, until their mel is close to `target`."""
+        """Magnitudes `[B, n_fft / 2 + 1, frames]`, scaled bin by bin until their mel is close to `target`, `[B, n_mels, frames]`."""
         power = magnitude.pow(self.config.power)
         for _ in range(SCALINGS):
             of_band = target / (self.filters @ power).clamp(min=TINY)
             gain = (self.filters.T @ of_band) / self.widths.clamp(min=TINY)
-            gain = torch.where(self.widths > TINY, gain.clamp(LEAST_GAIN, MOST_GAIN), 1.0)  # lines of no band stay
+            gain = torch.where(self.widths > TINY, gain.clamp(LEAST_GAIN, MOST_GAIN), 1.0)  # bins of no band stay as they are
             power = gain * power
         return power.pow(1 / self.config.power)
 

@@ -27,7 +27,7 @@ class PretrainedWaveGrad(
         Config: (lambda config: json.loads(config.model_dump_json()), lambda values: parse_config(json.dumps(values), "config.json")),
     },
 ):
-    """A `WaveGrad` that knows its whole configuration.
+    """A `WaveGrad` that holds its whole `Config`.
 
     Args:
         config: a `Config`; the annotation is what the mixin decodes `config.json` by.
@@ -55,7 +55,7 @@ class PretrainedWaveGrad(
 
     @classmethod
     def _from_pretrained(cls, *, model_id, config=None, map_location="cpu", strict=True, **download):
-        """The mixin's own takes weights that do not fit (`strict=False`) and any pickle; this one neither.
+        """As the mixin's own method, which also accepts weights that do not fit (`strict=False`) and any pickle; this one refuses them.
 
         Raises:
             OSError, InputError: as `read_checkpoint`; or `config.json` is not the configuration of the weights.

@@ -8,17 +8,17 @@ import torch.nn.functional as F
 from torch import nn
 
 LEAKY_RELU_SLOPE = 0.2  # WaveGrad, figures 3 and 4
-NOISE_LEVEL_SCALE = 5000.0  # WaveGrad, section 3.2
+NOISE_LEVEL_SCALE = 5000.0  # WaveGrad, appendix A
 
 
 def initialise(conv):
-    """Orthogonal initialisation (section 4.1)."""
+    """Orthogonal initialisation of the weight (WaveGrad, appendix A); the bias is zero."""
     nn.init.orthogonal_(conv.weight)
     nn.init.zeros_(conv.bias)
 
 
 class Conv1d(nn.Conv1d):
-    """A convolution that keeps the length."""
+    """A convolution that keeps the length: `[B, in, T]` -> `[B, out, T]`; kernel_size is odd."""
 
     def __init__(self, in_channels, out_channels, kernel_size=3, dilation=1):
         super().__init__(in_channels, out_channels, kernel_size, padding=dilation * (kernel_size - 1) // 2, dilation=dilation)
@@ -37,10 +37,10 @@ class UpsampledConv1d(Conv1d):
 
 
 class NoiseLevelEncoding(nn.Module):
-    """Sinusoids of the noise level, the transformer's position encoding with the noise level as position (section 3.2).
+    """Sinusoids of the noise level: the transformer's position encoding, with `scale` times the noise level as the position (figure 5).
 
     Args:
-        channels: number of sinusoids, half of them sines, then as many cosines.
+        channels: number of sinusoids, even; the first half are sines, the second half cosines.
         scale: factor on the noise level before the sinusoids.
     """
 
@@ -68,15 +68,15 @@ def downsample(x, factor, mode="linear"):
 
 
 def leaky_relu(x, inplace=False):
-    """`inplace` spares memory where nothing else needs `x`, autograd included."""
+    """Leaky ReLU of any shape. `inplace` saves memory where nothing else needs `x`, autograd included."""
     return F.leaky_relu(x, LEAKY_RELU_SLOPE, inplace)
 
 
 def to_signal(x):
-    """`[B, C, T]` -> the signal that these layers take: the same."""
+    """`[B, C, T]` -> a signal of these layers, which is the same."""
     return x
 
 
 def from_signal(x):
-    """A signal of these layers -> `[B, C, T]`."""
+    """A signal of these layers -> `[B, C, T]`, which is the same."""
     return x

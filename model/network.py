@@ -1,4 +1,4 @@
-"""WaveGrad's network: (noisy waveform, mel spectrogram, noise level) -> predicted noise (section 4.1, figure 2)."""
+"""WaveGrad's network: (noisy waveform, mel spectrogram, noise level) -> predicted noise (appendix A, figure 2)."""
 
 import contextlib
 import math
@@ -17,8 +17,8 @@ class WaveGrad(nn.Module):
     Args:
         config: a `model.config.NetworkConfig`.
         n_mels: number of mel bands of the conditioning features.
-        prior: what its waveforms are whitened by, of `model.prior`; None is the standard normal one. The network itself does not use it.
-        layers: what it is built of: `model.fast_layers`, or `model.layers`, their textbook form.
+        prior: the prior of `model.prior` that its waveforms are whitened by; None is the standard normal one. The network does not use it.
+        layers: the module of its parts: `model.fast_layers`, or `model.layers`, the textbook form.
     """
 
     def __init__(self, config, n_mels, prior=None, layers=fast_layers):
@@ -52,7 +52,7 @@ class WaveGrad(nn.Module):
             )
         )
 
-        # One FiLM per rate, from the last DBlock at that rate; UBlocks that do not resample share that of their rate.
+        # One FiLM for each rate, from the last DBlock at that rate. All UBlocks at one rate share its FiLM.
         self.ublock_strides, self.signal_strides = config.ublock_strides, config.dblock_strides
         signal_of = dict(zip(self.signal_strides, signal_channels))
         modulated_of = dict(zip(self.ublock_strides, up_channels))
@@ -64,7 +64,7 @@ class WaveGrad(nn.Module):
 
     @staticmethod
     def receptive_field(config):
-        """Mel frames on either side of a frame that its prediction depends on, at most."""
+        """Number of mel frames on each side of a frame that the prediction of this frame depends on, at most."""
         signal, stride = 2, 1  # the first convolution has five taps
         signal_reach = {stride: signal}
         for stride, dilations in zip(config.dblock_strides[1:], config.downsampling_dilations):
@@ -117,7 +117,7 @@ class WaveGrad(nn.Module):
             return polyphase.merge(self.from_signal(self.output_conv(h))).to(y_n.dtype)
 
     def _precision(self, stride, device):
-        """In inference under autocast, what is at the waveform's own rate computes in float32: fewer bits would be heard there."""
+        """In inference under autocast, layers at the waveform's own rate (stride 1) compute in float32: fewer bits there cost quality."""
         is_cast = device.type != "meta" and torch.is_autocast_enabled(device.type)
         if stride == 1 and not self.training and is_cast:
             return torch.autocast(device.type, enabled=False)

@@ -18,7 +18,7 @@ from common.files import read_json, reading, save_text
 SUFFIXES = (".json", ".npy", ".pt")
 JSON_KEYS = ("name", "source", "sampler", "many_steps_sampler", "betas")
 MANY_STEPS = 12  # from here on the released model is better with its `many_steps_sampler`: docs/journal/2026-11-25-training-small.md
-MOST_STEPS = 1_000_000  # that a text or a change can ask for
+MOST_STEPS = 1_000_000  # of a schedule from a text, `interpolate` or `repeat`
 MOST_SIGNAL_LEFT = 0.75  # a final noise level above this leaves most of the signal (0.56 of the power); two good steps have 0.72
 
 
@@ -26,7 +26,7 @@ MOST_SIGNAL_LEFT = 0.75  # a final noise level above this leaves most of the sig
 class NoiseSchedule:
     """An immutable noise schedule with its tables in float64.
 
-    All tables are read-only arrays of N values, index 0 the step nearest to the clean waveform.
+    All tables are read-only arrays of N values. Index n - 1 holds the value of step n; step 1 is the nearest to the clean waveform.
 
     Args:
         betas: N variances, each inside (0, 1).
@@ -39,10 +39,10 @@ class NoiseSchedule:
         alphas: 1 - betas.
         alphas_cumprod: alpha_bar, the running product of alphas.
         noise_levels: sqrt(alpha_bar), what the network is told.
-        log_snr: ln(alpha_bar / (1 - alpha_bar)), falling; the coordinate in which solvers and searches take steps.
+        log_snr: ln(alpha_bar / (1 - alpha_bar)), falling; solvers and searches take their steps in it.
 
     Raises:
-        InputError: betas are empty, of a wrong shape, not finite or not inside (0, 1), or the sampler is no name.
+        InputError: betas are empty, of a wrong shape, not finite or not inside (0, 1); or name, source or a sampler is no text.
     """
 
     betas: np.ndarray
@@ -65,7 +65,7 @@ class NoiseSchedule:
             if not 0 < beta < 1:  # NaN fails this too
                 raise InputError(f"betas must be inside (0, 1), found {beta} at index {i}")
         alphas_cumprod = np.cumprod(1 - betas)
-        with np.errstate(divide="ignore"):  # a beta below 1e-16 is 0 beside 1, and leaves the signal infinitely clean
+        with np.errstate(divide="ignore"):  # 1 - beta is 1 for a beta below 1e-16, and the log-SNR infinite
             log_snr = np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)
         tables = {
             "betas": betas,
@@ -82,16 +82,16 @@ class NoiseSchedule:
         return len(self.betas)
 
     def abar(self, n):
-        """alpha_bar after step n, 0 to N; 1 at 0."""
+        """alpha_bar_n, 0 to N: the product of the alphas of steps 1 to n; 1 at n = 0."""
         return self.alphas_cumprod[n - 1] if n > 0 else 1.0
 
     @functools.cached_property
     def level_bounds(self):
-        """sqrt(alpha_bar) from step 0 to step N, a tensor `[N + 1]` in float64; 1 at step 0."""
+        """l_0 to l_N of algorithm 1: l_0 = 1 and l_n = sqrt(alpha_bar_n), a tensor `[N + 1]` in float64."""
         return torch.from_numpy(np.concatenate([[1.0], self.noise_levels]))
 
     def beta(self, n):
-        """beta of step n, 1 to N."""
+        """beta_n, the variance of step n, 1 to N."""
         return self.betas[n - 1]
 
     @property
@@ -165,7 +165,7 @@ def _read_pt(path):
 
 
 def linear(n_steps, start, stop):
-    """`n_steps` betas from `start` to `stop` at equal distances; training uses linear(1000, 1e-6, 0.01)."""
+    """`n_steps` betas from `start` to `stop` at equal distances; WaveGrad is trained with linear(1000, 1e-6, 0.01)."""
     return _built(linear, np.linspace(start, stop, n_steps), start, stop)
 
 
@@ -180,15 +180,15 @@ def quadratic(n_steps, start, stop):
 
 
 def fibonacci(n_steps, start):
-    """`n_steps` betas, `start` times the Fibonacci numbers 1, 2, 3, 5, ... (WaveGrad's 25-step schedule, section 4.4)."""
-    numbers = [1.0, 2.0]  # in whole numbers, those of a million steps would fill the memory
+    """`n_steps` betas, `start` times the Fibonacci numbers 1, 2, 3, 5, ... (Fibonacci(25) of WaveGrad starts at 1e-6)."""
+    numbers = [1.0, 2.0]  # floats: the integers of a million steps would not fit into memory
     while len(numbers) < n_steps:
         numbers.append(numbers[-1] + numbers[-2])
     return _built(fibonacci, np.array(numbers[:n_steps]) * start, start)
 
 
 def _built(builder, betas, *ends):
-    """The betas of a builder, by the name of its arguments."""
+    """The `NoiseSchedule` of a builder's betas; its name and source are the builder and its arguments."""
     arguments = [str(len(betas)), *(f"{end:g}" for end in ends)]
     return NoiseSchedule(betas, "-".join([builder.__name__, *arguments]), f"{builder.__name__}({', '.join(arguments)})")
 
@@ -214,7 +214,8 @@ def interpolate(schedule, n_steps):
     """The same curve of log-SNR in another number of steps, with the same ends (monotone cubic interpolation).
 
     Raises:
-        InputError: there are no such steps, or one of the two schedules has a single step, which is no curve.
+        InputError: n_steps is not within 1 and `MOST_STEPS`, one of the two schedules has a single step, which is no curve, or a beta
+            is too small to have a log-SNR.
     """
     _check_whole("number of steps", n_steps, MOST_STEPS)
     if n_steps == len(schedule):
@@ -226,7 +227,7 @@ def repeat(schedule, times):
     """Each beta `times` times: the README of ivanvovk/WaveGrad makes 50 steps from 25 in this way.
 
     Raises:
-        InputError: it cannot be repeated as often.
+        InputError: times is below 1, or makes more than `MOST_STEPS` steps.
     """
     _check_whole("number of repetitions", times, MOST_STEPS // len(schedule))
     if times == 1:
@@ -238,13 +239,14 @@ def repeat(schedule, times):
 def random_along(schedule, n_steps, rng):
     """A schedule of `n_steps` at random places along a schedule's curve of log-SNR, with the same ends.
 
-    The places are `interpolate`'s, each moved by up to a quarter of a step, so that no step is thrice as long as its neighbour.
+    The places are those of `interpolate`, each moved by up to a quarter of a step. So no step is more than three times as long as its
+    neighbour.
 
     Args:
         rng: a `numpy.random.Generator`.
 
     Raises:
-        InputError: one of the two has a single step, which is no curve.
+        InputError: one of the two schedules has a single step, which is no curve.
     """
     moves = rng.uniform(-0.25, 0.25, n_steps) / max(1, n_steps - 1)
     moves[[0, -1]] = 0
@@ -252,7 +254,7 @@ def random_along(schedule, n_steps, rng):
 
 
 def _along(schedule, places):
-    """The schedule at places between 0, the step nearest to the clean waveform, and 1, the first of sampling."""
+    """The schedule at places along another's curve: 0 is the step nearest to the clean waveform, 1 the first step of sampling."""
     if min(len(places), len(schedule)) < 2:
         raise InputError(f"a schedule of {len(schedule)} steps has no curve to take {len(places)} from (wanted: 2 or more)")
     if not np.isfinite(schedule.log_snr).all():
@@ -263,7 +265,7 @@ def _along(schedule, places):
 
 
 def _derived(schedule, betas, name, source):
-    """Betas that follow from a schedule, with the sampler of its two that is for so many steps."""
+    """The `NoiseSchedule` of betas derived from a schedule; its sampler is `many_steps_sampler` from `MANY_STEPS` on, if there is one."""
     sampler = schedule.many_steps_sampler if len(betas) >= MANY_STEPS else None
     return replace(schedule, betas=betas, name=name, source=source, sampler=sampler or schedule.sampler)
 

@@ -1,7 +1,7 @@
 """The waveform as several signals of a lower rate, for a network that works at that rate; `network.phases` in the configuration.
 
-The rearrangement is orthonormal: white noise stays white, so diffusion, schedules and samplers do not know of it.
-With one phase, WaveGrad's own network, it does nothing.
+The rearrangement is orthonormal: white noise stays white, so diffusion, schedules and samplers are the same with and without it.
+With one phase, as in WaveGrad's own network, it changes no value.
 """
 
 

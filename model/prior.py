@@ -1,8 +1,8 @@
 """The energy-based prior of PriorGrad (Lee et al., 2022, section 4): the noise of the diffusion is as loud as the speech in it.
 
-Its standard deviation follows from the energy of the mel, frame by frame, instead of 1 throughout. This is a change of variable:
-of the whitened waveform z_0 = y_0 / std, network, loss and reverse process are WaveGrad's own. So a waveform is divided by std before
-training, a generated one is multiplied by std, and nothing between the two depends on the prior, but that |y_0| <= 1 is |z_0| <= 1 / std.
+Its standard deviation, std, follows from the energy of the mel, frame by frame; in WaveGrad it is 1 everywhere. This is a change of
+variable: network, loss and reverse process are WaveGrad's own, for the whitened waveform z_0 = y_0 / std. A waveform is divided by std
+before training, and a generated one is multiplied by std. Between the two, one thing depends on the prior: |y_0| <= 1 is |z_0| <= 1 / std.
 
 Between frames std is interpolated in decibels, which PriorGrad does not: steps at the borders of frames would be audible.
 """
@@ -13,7 +13,7 @@ from model.mel.transform import expand
 
 
 class StandardNormalPrior:
-    """WaveGrad's own: std is 1. Called as `EnergyPrior` is, it returns `[]`."""
+    """WaveGrad's own prior: std is 1. It is called as `EnergyPrior` is, and returns a tensor of the shape `[]`."""
 
     context_frames = 0
 
@@ -24,7 +24,8 @@ class StandardNormalPrior:
 class EnergyPrior:
     """`EnergyPrior(config, mel_config)(mel)` is the standard deviation of the noise, sample by sample.
 
-    At the first sample of a frame it is that of the frame; from there it changes to that of the next frame. The last frame has no next.
+    The first sample of a frame has the standard deviation of the frame. Until the first sample of the next frame it changes linearly in
+    decibels. In the last frame it is constant.
 
     Args:
         config: a `model.config.EnergyPriorConfig`.
@@ -37,7 +38,7 @@ class EnergyPrior:
         self.config, self.mel_config = config, mel_config
 
     def __call__(self, mel):
-        """`[..., n_mels, frames]` -> `[..., frames * hop_length]`."""
+        """Log-mel `[..., n_mels, frames]` -> standard deviation `[..., frames * hop_length]`, within [floor, 1]."""
         magnitudes = (expand(mel, self.mel_config) / self.mel_config.power).exp()
         energy = torch.linalg.vector_norm(magnitudes, dim=-2)
         logarithm = (energy / self.config.loudest).clamp(self.config.floor, 1.0).log()

@@ -76,7 +76,7 @@ def from_lmnt(weights):
     return result
 
 
-# What ivanvovk's sampler leaves in a state dict beside the network: tables that its noise schedule determines.
+# Tables of the noise schedule, which ivanvovk's state dict holds beside the weights.
 IVANVOVK_TABLES = {
     "betas",
     "alphas",
@@ -90,7 +90,8 @@ IVANVOVK_TABLES = {
     "posterior_mean_coef2",
 }
 
-# What no weight tells: the factors and dilations, which are those of the paper's Base network in both projects.
+# The weights do not show factors and dilations. Those of both projects are the paper's Base network, but for the order of the upsampling
+# dilations: appendix A of the paper has 1, 2, 4, 8 in the first three UBlocks, both projects have it in the last three.
 BASE_FACTORS = (5, 5, 3, 2, 2)
 BASE_UPSAMPLING_DILATIONS = ((1, 2, 1, 2), (1, 2, 1, 2), (1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8))
 BASE_DOWNSAMPLING_DILATIONS = ((1, 2, 4),) * 4
@@ -122,19 +123,19 @@ def _state_dict(content):
 
 
 def load_published(content, path, config=None):
-    """Reads a file that `recognise` knows.
+    """Reads a file for which `recognise` returns a project.
 
     Args:
         content: what the file holds.
         path: what to call it in a message.
-        config: a `Config` whose factors, dilations and mel are used, as the weights do not tell them; without it, the network is
-            taken to be the paper's, and the mel its project's own.
+        config: a `Config` whose factors, dilations and mel are used, because the weights do not show them; None takes those that the
+            project has.
 
     Returns:
         weights under the names of `WaveGrad`, and their `Config`.
 
     Raises:
-        InputError: the weights are not of a network whose shape can be told; `load_strictly` finds what else is wrong.
+        InputError: the shape of the network does not follow from the weights. Other errors in the weights are found by `load_strictly`.
     """
     weights = _state_dict(content)
     try:
@@ -153,7 +154,7 @@ def load_published(content, path, config=None):
             mel=mel,
             network=network,
             noise_schedule=ScheduleConfig(),
-            # Where further training would begin: lists beside the configuration, and the settings of the paper.
+            # For further training: lists beside the configuration, and the settings of the paper.
             data=DataConfig(train_filelist="train.txt", validation_filelist="validation.txt", segment_frames=24),
             training=TrainingConfig(
                 batch_size=256,
@@ -178,10 +179,10 @@ def _weight(weights, name, path):
 
 
 def _network_config(weights, path, config, behaviour):
-    """The shape of the network from the shapes of its weights."""
+    """The `NetworkConfig` that follows from the shapes of the weights; `behaviour` holds keys that do not show in them."""
 
     def channels(kind):
-        """Output channels of the blocks of a kind, in order: those that most of a block's weights have."""
+        """Output channels of the blocks of a kind, in order: for each block, the most frequent number among its weights."""
         blocks = {}
         for name, tensor in weights.items():
             if match := re.fullmatch(rf"{kind}\.(\d+)\..*weight", name):
@@ -211,7 +212,7 @@ def _network_config(weights, path, config, behaviour):
 
 
 def _lmnt_mel(content, config):
-    """lmnt's features, or those of a configuration; a file from lmnt's own trainer holds its sample rate, which counts."""
+    """The `MelConfig` of lmnt, or of a configuration, with the sample rate that the file holds, if it holds one."""
     parameters = content.get("params")
     sample_rate = parameters.get("sample_rate") if isinstance(parameters, dict) else None
     if config is not None:

@@ -1,7 +1,7 @@
 """The reverse process: from noise to a waveform, given a network, a mel and a noise schedule (WaveGrad, section 2 and algorithm 2).
 
 y_N is noise, y_0 the waveform, and step n leads from y_n to y_{n-1}. abar_n is the product of the alphas up to step n; abar_0 is 1.
-All of it is in whitened waveforms, `model.prior`; without a prior these are the waveforms themselves.
+The waveforms are whitened (`model.prior`); without a prior these are the waveforms themselves.
 """
 
 import math
@@ -23,8 +23,17 @@ def standard_normal(shape, generator=None, device=None):
 def predict_y_0(network, y_n, mel, schedule, n, limit=1.0):
     """The clean waveform that the network estimates in y_n, within [-limit, limit].
 
+    Algorithm 2 does not limit it. A waveform is within [-1, 1], and without the limit an error of one step can grow in the next ones.
+
     Args:
-        limit: largest magnitude of a waveform: 1, divided by its standard deviation under a prior, a number or `[B, T]`.
+        network: called as `network(y_n, mel, noise_level)`.
+        y_n: noisy waveform, whitened, `[B, T]`.
+        mel: log-mel spectrogram, `[B, n_mels, frames]`.
+        schedule, n: the `NoiseSchedule` and the step, N to 1.
+        limit: 1, or 1 / std under a prior; a number or `[B, T]`.
+
+    Returns:
+        y_0, whitened, `[B, T]`.
     """
     abar_n = schedule.abar(n)
     noise_level = torch.full((len(y_n),), math.sqrt(abar_n), dtype=torch.float64, device=y_n.device)
@@ -35,12 +44,14 @@ def predict_y_0(network, y_n, mel, schedule, n, limit=1.0):
 
 
 class Sampler(NamedTuple):
-    """A way from y_n to y_{n-1}, and from noise to a waveform.
+    """A method for the step from y_n to y_{n-1}, and for all steps from noise to a waveform.
+
+    Order 1 with eta 1 is ancestral sampling (WaveGrad, algorithm 2). With equation 8 for epsilon, and sigma_n as in `step`, the step
+    below is line 4 of algorithm 2: y_{n-1} = (y_n - (1 - alpha_n) / sqrt(1 - abar_n) epsilon) / sqrt(alpha_n) + sigma_n z.
 
     Args:
         order: 1, DDIM (Song et al., 2021); 2, DPM-Solver++(2M) (Lu et al., 2022, algorithm 2).
-        eta: share of the noise of ancestral sampling that each step adds. 0 adds none and solves the ODE. Order 1 with 1 is
-            ancestral sampling (WaveGrad, algorithm 2; Ho et al., 2020, equation 7).
+        eta: sigma_n as a share of that of ancestral sampling, 0 to 1. 0 adds no noise: the step then solves the ODE.
     """
 
     order: int
@@ -48,18 +59,21 @@ class Sampler(NamedTuple):
 
     @np.errstate(divide="ignore", invalid="ignore")  # a beta that vanishes beside 1 gives NaN, which the waveform's check finds
     def step(self, schedule, n, y_n, y_0, last_y_0, draw):
-        """y_{n-1}.
+        """One step of the reverse process.
 
         Args:
             schedule, n: the `NoiseSchedule` and the step, N to 1.
-            y_n: of any shape.
+            y_n: of any shape, which all tensors here have.
             y_0: the estimate of the clean waveform in y_n.
             last_y_0: the estimate of step n + 1; None at step N.
-            draw: gives standard normal noise of the shape of y_n when called; a step that adds no noise does not call it.
+            draw: called without arguments, returns standard normal noise z; a step that adds no noise does not call it.
+
+        Returns:
+            y_{n-1}.
         """
         abar_n, abar_next = schedule.abar(n), schedule.abar(n - 1)
         if self.order == 2 and last_y_0 is not None and n > 1:
-            # y_0, extrapolated in half the log-SNR to the middle of the step
+            # second order: y_0 is extrapolated, linearly in the log-SNR, to the middle of the step
             ratio = (schedule.log_snr[n - 2] - schedule.log_snr[n - 1]) / (schedule.log_snr[n - 1] - schedule.log_snr[n])
             y_0 = y_0 + float(ratio) / 2 * (y_0 - last_y_0)
         # sigma_n = eta sqrt((1 - abar_{n-1}) / (1 - abar_n) beta_n) (DDIM, equation 16)
@@ -70,12 +84,15 @@ class Sampler(NamedTuple):
         return y + math.sqrt(variance) * draw() if variance > 0 else y
 
     def reverse_process(self, network, mel, schedule, noises, limit=1.0, callback=None):
-        """Steps from y_N to y_0 in whitened waveforms; gradients flow through them where they are enabled.
+        """Steps from y_N to y_0 in whitened waveforms, with gradients where they are enabled.
 
         Args:
             noises: iterator of standard normal `[B, frames * hop_length]`: y_N, then one for each step that adds noise.
             limit: see `predict_y_0`.
             network, mel, schedule, callback: as in `__call__`.
+
+        Returns:
+            y_0, `[B, frames * hop_length]`.
         """
         y, last_y_0 = next(noises), None
         for n in range(len(schedule), 0, -1):
@@ -89,15 +106,15 @@ class Sampler(NamedTuple):
         return y
 
     def __call__(self, network, mel, schedule, generator=None, noises=None, callback=None):
-        """A waveform.
+        """Generates a waveform from noise.
 
         Args:
             network: a `WaveGrad`, called as `network(y_n, mel, noise_level)`, with attributes `hop_length` and `prior`.
             mel: log-mel spectrogram, `[B, n_mels, frames]`.
             schedule: a `NoiseSchedule`.
-            generator: source of the noise.
-            noises: the noise itself instead, an iterable of standard normal `[B, frames * hop_length]`: y_N, then one for each
-                step that adds noise.
+            generator: a `torch.Generator` for the noise; None is PyTorch's own.
+            noises: in place of `generator`, the noise itself: an iterable of standard normal `[B, frames * hop_length]`, y_N, then one
+                for each step that adds noise.
             callback: called as `callback(n, y_n)` with each state, from noise (n = N) to the waveform (n = 0).
 
         Returns:
@@ -120,7 +137,7 @@ def _heun_process(network, mel, schedule, noises, limit=1.0, callback=None):
     """Heun's method on the ODE of DDIM (Karras et al., 2022, algorithm 1), second order: 2 N - 1 network calls.
 
     In x = y_n / sqrt(abar_n) and sigma = sqrt(1 - abar_n) / sqrt(abar_n) the ODE is dx / dsigma = (x - y_0) / sigma. Only the
-    first of the noises is used.
+    first of the noises is used. Arguments and result as in `Sampler.reverse_process`.
     """
     y = next(noises)
     levels = [math.sqrt(schedule.abar(n)) for n in range(len(schedule) + 1)]
@@ -132,7 +149,7 @@ def _heun_process(network, mel, schedule, noises, limit=1.0, callback=None):
         euler = levels[n - 1] * (y / levels[n] + (sigmas[n - 1] - sigmas[n]) * slope)
         end_slope = (euler / levels[n - 1] - predict_y_0(network, euler, mel, schedule, n - 1, limit)) / sigmas[n - 1]
         y = levels[n - 1] * (y / levels[n] + (sigmas[n - 1] - sigmas[n]) * (slope + end_slope) / 2)
-    y_0 = predict_y_0(network, y, mel, schedule, 1, limit)  # the step to sigma = 0 is Euler's
+    y_0 = predict_y_0(network, y, mel, schedule, 1, limit)  # the step to sigma = 0 is a step of Euler's method
     if callback is not None:
         callback(1, y)
         callback(0, y_0)
@@ -152,11 +169,11 @@ SAMPLERS = {
     "heun": heun,
 }
 STREAMABLE = [name for name, sampler in SAMPLERS.items() if isinstance(sampler, Sampler)]
-DEFAULT_SAMPLER = "sde-dpm-solver"  # the best for schedules that name no sampler: docs/evaluation.md; the paper's is ancestral
+DEFAULT_SAMPLER = "sde-dpm-solver"  # for schedules that name none: docs/usage.md; the paper's is ancestral
 
 
 def sampler_name(schedule, name=None):
-    """The name of the sampler for a schedule, or None: the one asked for, else the schedule's own, else the default."""
+    """The name of the sampler to use: `name`, else that of the schedule (a `NoiseSchedule` or None), else `DEFAULT_SAMPLER`."""
     return name or (schedule and schedule.sampler) or DEFAULT_SAMPLER
 
 

@@ -17,12 +17,12 @@ def find_schedule(text, n_steps=None, times=None):
     """The schedule of a text, which is what commands take.
 
     Args:
-        text: as `FORMS` says. What ends in `.json`, `.npy` or `.pt` is a file, and its name may hold colons.
+        text: as `FORMS` says. A text that ends in `.json`, `.npy` or `.pt` is a file, and its name may contain colons.
         n_steps, times: the same changes as numbers, see `interpolate` and `repeat`; None changes nothing.
 
     Raises:
         OSError: the file cannot be read.
-        InputError: the text is none of these, or gives no schedule; the message begins with the text or the file.
+        InputError: the text has none of the `FORMS`, or gives no schedule; the message begins with the text or the file.
     """
     base, x, number = split_text(text)
     schedule = NoiseSchedule.load(base) if base.lower().endswith(SUFFIXES) else _build(base)
@@ -37,10 +37,13 @@ def find_schedule(text, n_steps=None, times=None):
 
 
 def split_text(text):
-    """`find_schedule`'s text in three parts: the file or builder, and of the change `x` and the number; None where there is none.
+    """The three parts of a text for `find_schedule`.
+
+    Returns:
+        the file or builder; "x" for a repetition, "" for a number of steps, None without a change; the number as text, or None.
 
     Raises:
-        InputError: it is no such text.
+        InputError: the text has none of the `FORMS`.
     """
     match = _TEXT.fullmatch(str(text))
     if not match:

@@ -1,9 +1,9 @@
-"""Synthesis of any length in constant memory: every diffusion step is a stage, and frames flow through the stages.
+"""Synthesis of any length in constant memory: each diffusion step is a stage, and the frames go through the stages.
 
-The network is convolutional: a frame of its prediction depends on a few frames to each side (`WaveGrad.context_frames`).
-So step n can denoise a frame as soon as step n + 1 has denoised those around it, and has to keep no more than those. The
-result is that of denoising the whole at once, up to rounding, which each step enlarges: 1e-13 in float64 and 1e-5 to 4e-4 in
-float32. What follows the steps are stages too: the multiplication by the prior's standard deviation, and `model.gla_grad`.
+The network is convolutional: a frame of its prediction depends on a few frames on each side (`WaveGrad.context_frames`).
+So step n can denoise a frame as soon as step n + 1 has denoised the frames around it, and keeps only these. The result is that of
+denoising the whole at once, up to rounding, which grows with each step: 1e-13 in float64 and 1e-5 to 4e-4 in float32. The
+multiplication by the prior's standard deviation and `model.gla_grad` are stages after the steps.
 """
 
 from collections import defaultdict
@@ -27,16 +27,16 @@ class FrameNoise:
 
 
 def whole_noises(seed, n_steps, n_frames, hop_length):
-    """The noise that a stream of `n_frames` frames gets, for sampling it whole: yields `[1, n_frames * hop_length]`."""
+    """The noises that a stream of `n_frames` frames uses, for sampling it as a whole: yields `[1, n_frames * hop_length]`."""
     for n in range(n_steps, 0, -1):
         yield FrameNoise(seed, n, hop_length).draw(n_frames)[None]
 
 
 class _Stage:
-    """Takes frames, gives frames of the same number later, and keeps those that the next ones depend on.
+    """Receives frames, returns as many frames later, and keeps the frames that later ones depend on.
 
     Args:
-        context: on how many frames to each side a frame depends.
+        context: number of frames on each side that a frame depends on.
     """
 
     def __init__(self, context, hop_length):
@@ -46,7 +46,7 @@ class _Stage:
         self.closed = False
 
     def receive(self, mel, y, last_y_0, last):
-        """Takes the next frames: mel `[n_mels, F]`, y and the estimate before `[F * hop_length]`; `last`: no more come."""
+        """Receives the next frames: mel `[n_mels, F]`, y and the last estimate of y_0 `[F * hop_length]`; `last`: these are the last."""
         if self.closed:
             raise RuntimeError("the stream has ended")
         self.closed = last
@@ -57,16 +57,16 @@ class _Stage:
         self.mel, self.y, self.last_y_0 = mel, y, last_y_0
 
     def ready(self):
-        """Frames up to which it can denoise now."""
+        """Number of frames from the start whose result can be computed now."""
         return self.end if self.closed else max(self.end - self.context, self.done)
 
     def new(self):
-        """Slices of the kept frames, and of their samples, that can be given now."""
+        """Slices of the kept frames, and of their samples, whose result can be computed now."""
         frames = slice(self.done - self.first, self.ready() - self.first)
         return frames, slice(frames.start * self.hop_length, frames.stop * self.hop_length)
 
     def advance(self):
-        """Notes that what is `new` has been given, and drops what no later frame depends on."""
+        """Counts the `new` frames as done, and drops the frames that no later frame depends on."""
         self.done = self.ready()
         drop = max(self.done - self.context, 0) - self.first
         self.first += drop
@@ -76,14 +76,14 @@ class _Stage:
 
 
 class _DiffusionStep(_Stage):
-    """Diffusion step n: takes frames of y_n, gives frames of y_{n-1}, whitened."""
+    """Diffusion step n: receives frames of y_n, returns frames of y_{n-1}, whitened."""
 
     def __init__(self, n, schedule, sampler, network, noise):
         super().__init__(network.context_frames, network.hop_length)
         self.n, self.schedule, self.sampler, self.noise = n, schedule, sampler, noise
 
     def give(self, y_0):
-        """Takes the network's estimate of y_0 in the kept frames, and gives mel, y_{n-1} and estimate of the frames that are now done."""
+        """Estimate of y_0 in the kept frames -> mel, y_{n-1} and estimate of the frames that are now done."""
         frames, new = self.new()
         last_y_0 = None if self.last_y_0 is None else self.last_y_0[new]
         mel, y_n, y_0 = self.mel[:, frames], self.y[new], y_0[new]
@@ -93,10 +93,10 @@ class _DiffusionStep(_Stage):
 
 
 class _Filter(_Stage):
-    """Takes frames of a waveform, gives the same frames of a function of waveform and mel.
+    """Receives frames of a waveform, returns the same frames of a function of waveform and mel.
 
     Args:
-        function: called as `function(y, mel)` with `[1, T]` and `[1, n_mels, F]`, gives `[1, T]`.
+        function: called as `function(y, mel)` with `[1, T]` and `[1, n_mels, F]`, returns `[1, T]`.
         context: as in `_Stage`.
     """
 
@@ -115,7 +115,7 @@ class _Filter(_Stage):
 
 
 class SynthesisStream:
-    """Vocodes a mel that comes in pieces.
+    """Vocodes a mel that arrives in pieces.
 
     Args:
         network: a `WaveGrad`.
@@ -138,42 +138,42 @@ class SynthesisStream:
 
     @property
     def latency_frames(self):
-        """Frames that must have come after a frame before its waveform is given."""
+        """Number of frames that must follow a frame before its waveform is returned."""
         return sum(stage.context for stage in [*self.steps, *self.filters])
 
     def push(self, mel, last=False):
-        """Takes the next frames and gives the waveform that they complete.
+        """Receives the next frames and returns the waveform that is complete with them.
 
         Args:
             mel: `[n_mels, F]`, F from 0 on, on the network's device; see `model.mel.input.as_mel`.
-            last: no more frames will come; the rest of the waveform is given.
+            last: these are the last frames; the rest of the waveform is returned.
 
         Returns:
             waveform, `[T]`, within [-1, 1]; T is a multiple of the hop length, and may be 0.
 
         Raises:
-            InputError: it is no mel of the network's number of bands.
-            RuntimeError: the stream has ended before.
+            InputError: it is no mel, or has another number of bands than the network.
+            RuntimeError: the last frames were pushed before.
         """
         return push_together([self], [as_mel(mel, self.network.n_mels, fewest_frames=0)], [last])[0]
 
 
 @torch.inference_mode()
 def push_together(streams, mels, lasts):
-    """`SynthesisStream.push` for several streams of one network and schedule, which is called once for all where it can be.
+    """`SynthesisStream.push` for several streams. One network call serves all streams that hold the same number of frames.
 
-    Each stream gives what it would give alone.
+    Each stream returns the waveform that it would return alone.
 
     Args:
         streams: list of `SynthesisStream`, of one network, schedule and correction.
         mels: the next frames of each, `[n_mels, F]`.
-        lasts: whether no more frames will come, of each.
+        lasts: for each, whether these are the last frames.
 
     Returns:
         the waveform of each, `[T]`.
 
     Raises:
-        RuntimeError: a stream has ended before.
+        RuntimeError: the last frames of a stream were pushed before.
     """
     network, schedule = streams[0].network, streams[0].schedule
     noises = [stream.start_noise.draw(mel.shape[1]).to(mel) for stream, mel in zip(streams, mels)]
@@ -197,9 +197,9 @@ def push_together(streams, mels, lasts):
 
 
 def synthesize_stream(network, schedule, pieces, seed=0, sampler=None, gla_grad=None):
-    """Vocodes an iterable of mels `[n_mels, F]`, the pieces of one utterance; yields waveforms `[T]` as they are done.
+    """Vocodes an iterable of mels `[n_mels, F]`, the pieces of one utterance; yields waveforms `[T]`, each as soon as it is complete.
 
-    The latency is `SynthesisStream.latency_frames` and the piece itself.
+    The latency is `SynthesisStream.latency_frames` and one piece. Arguments as in `SynthesisStream`.
     """
     stream, waiting = SynthesisStream(network, schedule, seed, sampler, gla_grad), None
     for piece in pieces:

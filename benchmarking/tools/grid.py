@@ -1,4 +1,4 @@
-"""Grid search over betas: multipliers 1..9 times an exponential ladder (WaveGrad, section 4.4)."""
+"""Grid search over betas: multipliers 1..9 times an exponential ladder (WaveGrad's "manual" schedules)."""
 
 import numpy as np
 

@@ -1,8 +1,8 @@
 """What looks wrong with a mel: its statistics are compared with those of the mels that the model was trained on.
 
-A mel of another definition, converted to the model's, would have the model's statistics. So each usual mistake is tried:
-if the mel as it is does not look like those of the training, but does after the conversion, that is what we say. Nothing
-is ever converted for the caller.
+A mel of another definition, converted to the model's, would have the statistics of the training. So each usual mistake is tried:
+if the mel does not have these statistics, but has them after a conversion, the message names this mistake. Nothing is converted for
+the caller.
 """
 
 import itertools
@@ -42,7 +42,7 @@ def diagnose(mel, definition, statistics=None):
     found = _what_is_wrong(mel, definition, statistics)
     if found is None:
         return None
-    config = definition.config  # what would explain any strangeness, and shows in no figure
+    config = definition.config  # another sample rate or hop could explain any deviation, and a mel does not show them
     return f"{found} (for {config.sample_rate:,} Hz, hop {config.hop_length}: a mel cannot tell its rate)"
 
 

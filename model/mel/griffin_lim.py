@@ -1,4 +1,4 @@
-"""Griffin-Lim: the vocoder without a network that every other one is measured against."""
+"""Griffin-Lim, a vocoder without a network, for comparison."""
 
 import warnings
 
@@ -13,13 +13,16 @@ TINY = 1e-30  # keeps quotients of silence finite
 
 
 def invert_mel(mel, config):
-    """The spectrum `[n_fft / 2 + 1, frames]` of magnitudes to the power `config.power` whose mel is closest to one, `[n_mels, frames]`.
+    """The spectrum of magnitudes to the power `config.power` whose mel is closest to a given one.
 
-    Closest by the Kullback-Leibler divergence, by its multiplicative updates (Lee & Seung, 2001): they keep the spectrum
-    non-negative, and weigh an error by what it is relative to its band. Lines that no band covers are 0.
+    The distance is the Kullback-Leibler divergence, and the method its multiplicative updates (Lee & Seung, 2001): they keep the
+    spectrum non-negative, and weigh an error relative to its band. Frequency bins that no band covers are 0.
 
     Args:
-        mel: not logarithmic, float64.
+        mel: mel values, not logarithmic, `[n_mels, frames]`, float64.
+
+    Returns:
+        `[n_fft / 2 + 1, frames]`, float64.
     """
     filters = LogMelSpectrogram(config).spectrogram.mel_scale.fb.to(mel)
     weights = filters.sum(1, keepdim=True).clamp(min=TINY)
@@ -34,7 +37,9 @@ def griffin_lim(mel, config, n_iter=32, seed=0):
 
     Args:
         mel: `[n_mels, frames]`.
-        config: the `MelConfig` that the mel is defined by.
+        config: its `MelConfig`.
+        n_iter: iterations of Griffin-Lim.
+        seed: of the phase at the start.
 
     Returns:
         `[frames * hop_length]`, within [-1, 1].
@@ -43,7 +48,7 @@ def griffin_lim(mel, config, n_iter=32, seed=0):
     if config.normalized:
         window = librosa.filters.get_window("hann", config.win_length)
         magnitude = magnitude * np.sqrt((window**2).sum())
-    # librosa counts one frame more, centred on the end.
+    # librosa has one frame more, centred on the end.
     magnitude = np.concatenate([magnitude, magnitude[:, -1:]], axis=1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "n_fft=.* is too large", UserWarning)  # of a mel shorter than a window
@@ -57,6 +62,6 @@ def griffin_lim(mel, config, n_iter=32, seed=0):
             random_state=seed,
         )
     if config.padding == "same":
-        # librosa takes a frame to be centred on its first sample, but these are on the middle of their hop.
+        # librosa centres a frame on its first sample; these frames are centred on the middle of their hop.
         waveform = np.pad(waveform, (config.hop_length // 2, 0))[: len(waveform)]
     return torch.from_numpy(waveform).float().clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""What the mels of a training set look like; the checkpoint carries it, so that inference can notice a foreign mel."""
+"""Statistics of the mels of a training set. The checkpoint holds them, so that inference can find mels of another definition."""
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator

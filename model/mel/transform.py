@@ -13,12 +13,12 @@ RANGE_TOLERANCE = 0.01  # rounding of features that were stored in half precisio
 
 
 def log_unit(config):
-    """What 1 on the logarithmic scale of a `MelConfig` is as a natural logarithm, before any normalisation."""
+    """The unit of the logarithm of a `MelConfig`, before any normalisation, in natural logarithms: 1 for ln, 2.3 for log10."""
     return {"ln": 1.0, "log10": math.log(10), "db": math.log(10) * config.power / 20}[config.log]
 
 
 def compress(logarithm, config):
-    """Natural logarithms of mel values -> features on the scale of a `MelConfig`: its floor, logarithm and normalisation."""
+    """Natural logarithms of mel values -> features on the scale of a `MelConfig`, of any shape: floor, logarithm and normalisation."""
     if config.clamp == "before":
         logarithm = logarithm.clamp(min=math.log(config.clamp_min))
     features = (logarithm / log_unit(config) - config.mean) / config.std
@@ -26,7 +26,7 @@ def compress(logarithm, config):
 
 
 def expand(features, config):
-    """Features on the scale of a `MelConfig` -> natural logarithms of mel values; what was clamped or clipped stays so."""
+    """The inverse of `compress`: features -> natural logarithms of mel values, of any shape. It does not restore what was clamped."""
     return (features * config.std + config.mean) * log_unit(config)
 
 
@@ -55,7 +55,7 @@ class LogMelSpectrogram(nn.Module):
             mel_scale=config.mel_scale,
             center=False,
         )
-        # With "center" a frame is centred on its first sample, and the frame centred on the end is left out.
+        # With "center" a frame is centred on its first sample; the frame that would be centred on the end is left out.
         margin = config.n_fft - config.hop_length
         left = config.n_fft // 2 if config.padding == "center" else margin // 2
         self.context = (left, margin - left)
@@ -70,12 +70,12 @@ class LogMelSpectrogram(nn.Module):
         if samples <= max(self.context):
             raise InputError(f"{waveform.shape[-1]} samples are too short for a mel spectrogram (wanted: more than {max(self.context)})")
         waveform = waveform[..., :samples]
-        batched = waveform.reshape(1, -1, samples)  # reflection wants three dimensions
+        batched = waveform.reshape(1, -1, samples)  # reflection needs three dimensions
         padded = F.pad(batched, self.context, mode=self.config.pad_mode).reshape(*waveform.shape[:-1], -1)
         return self.from_padded(padded)
 
     def from_padded(self, waveform):
-        """As `forward`, of a waveform that brings `context` samples of its surroundings on its left and right."""
+        """As `forward`, for a waveform `[..., left + T + right]` that already has its `context` of samples on both sides."""
         spectrum = self.spectrogram.spectrogram(waveform)
         if self.config.spectrum_offset:
             spectrum = (spectrum + self.config.spectrum_offset) ** (self.config.power / 2)
@@ -87,13 +87,13 @@ class LogMelSpectrogram(nn.Module):
         return compress(logarithm, self.config)
 
     def band_widths(self):
-        """Sum of each band's filter, `[n_mels]`: what the band makes of a spectrum of ones."""
+        """Sum of each band's filter, `[n_mels]`: the mel of a spectrum of ones."""
         return self.spectrogram.mel_scale.fb.sum(0)
 
     def range(self):
-        """The smallest and largest value that this definition can give a waveform within [-1, 1].
+        """The smallest and largest value that the mel of a waveform within [-1, 1] can have.
 
-        The largest has the whole window's energy in the widest band; the smallest is -infinity where nothing clamps.
+        The largest is that of all the energy of the window in the widest band; the smallest is -infinity where nothing clamps.
         """
         window = self.spectrogram.spectrogram.window.double()
         amplitude = window.sum() / window.square().sum().sqrt() if self.config.normalized else window.sum()
