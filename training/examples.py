@@ -149,10 +149,10 @@ def _end_workers(iterator):
 
     The iterator has no public way to end before its last reference goes, and a traceback may hold that.
     """
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's raises an error, here too, when a worker is killed
     shutdown = threading.Thread(target=iterator._shutdown_workers, daemon=True)
     shutdown.start()
     shutdown.join(SHUTDOWN_SECONDS)
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's raises an error when a worker is killed
     for worker in iterator._workers:
         worker.kill()
     for worker in iterator._workers:
