@@ -194,6 +194,31 @@ class DataConfig(_Section):
     n_workers: NonNegativeInt = 1
 
 
+class AdversarialConfig(_Section):
+    """Discriminators of what InferGrad's steps generate; see `training.adversarial`.
+
+    Keys:
+        adversarial_weight, feature_weight: of the two parts of the objective, beside the waveforms' distance.
+        windows, periods: of the discriminators, in samples; see `training.discriminators`.
+        channels: their width.
+        learning_rate, gradient_clip: of their optimiser.
+    """
+
+    adversarial_weight: PositiveFloat = 0.2
+    feature_weight: float = Field(ge=0, default=0.4)
+    windows: tuple[PositiveInt, ...] = (1024, 512, 256)
+    periods: tuple[PositiveInt, ...] = (2, 3, 5, 7)
+    channels: PositiveInt = 16
+    learning_rate: PositiveFloat = 2e-4
+    gradient_clip: PositiveFloat = 10.0
+
+    @model_validator(mode="after")
+    def _check(self):
+        if not (self.windows or self.periods):
+            raise ValueError("windows and periods are empty (wanted: at least one discriminator)")
+        return self
+
+
 class InferGradConfig(_Section):
     """InferGrad (Chen et al., 2022); see `training.infer_grad`.
 
@@ -207,6 +232,7 @@ class InferGradConfig(_Section):
             that the network learns all noise levels, as sampling in many steps needs them.
         random_steps: the fewest and the most denoising steps of a random schedule.
         many_steps_sampler: in place of `sampler` where a schedule has `many_steps` or more; left out, there is no difference.
+        adversarial: left out without discriminators.
     """
 
     noise_schedule: str
@@ -219,6 +245,7 @@ class InferGradConfig(_Section):
     random_steps: tuple[PositiveInt, PositiveInt] = (3, 9)
     many_steps: PositiveInt = 10
     many_steps_sampler: Optional[str] = None
+    adversarial: Optional[AdversarialConfig] = None
 
     @model_validator(mode="after")
     def _check(self):

@@ -113,7 +113,7 @@ def test_gradients_pass_through_all_steps(tmp_path):
     noises = torch.randn(2, 3, 1200, requires_grad=True)
     batch = first_batch(trainer)
     trainer.inference_loss.noises = lambda *_: noises
-    trainer.inference_losses(trainer.network, batch.split(2)[0]).sum().backward()
+    trainer.inference_losses(trainer.network, batch.split(2)[0])[0].sum().backward()
     assert (noises.grad.abs().sum(dim=(0, 2)) > 0).all()
     assert all((parameter.grad != 0).any() for parameter in trainer.network.parameters())
 
@@ -130,7 +130,7 @@ def test_counts_from_its_step_on_with_its_weight(tmp_path):
         assert len(inference_losses) == (0 if name == "before" else len(losses))
         gradients[name] = flat_gradient(trainer)
     trainer.optimizer.zero_grad()
-    trainer.inference_losses(trainer.network, batch).mean().backward()
+    trainer.inference_losses(trainer.network, batch)[0].mean().backward()
     torch.testing.assert_close(gradients["after"], gradients["before"] + 0.5 * flat_gradient(trainer), atol=1e-5, rtol=1e-4)
 
 

@@ -88,7 +88,7 @@ def step_bytes(trainer, stage):
         batch = default_collate(examples[:n])
         objective = trainer.losses(trainer.network, batch).sum()
         if trainer.inference_loss:
-            objective = objective + trainer.inference_losses(trainer.network, batch).sum()
+            objective = objective + trainer.inference_losses(trainer.network, batch)[0].sum()
         torch.autograd.grad(objective, parameters)
 
     trainer.network.train()

@@ -82,6 +82,8 @@ class Interval:
             figures.update({f"train_loss_by_noise_level/{name}": value for name, value in bands.items()})
         if self.inference_losses:
             figures["train/inference_loss"] = sum(self.inference_losses) / len(self.inference_losses)
+        if trainer.adversary and (loss := trainer.adversary.mean_loss()) is not None:
+            figures["train/discriminator_loss"] = loss
         if trainer.scaler.is_enabled():
             figures["train/loss_scale"] = trainer.scaler.get_scale()
         return figures

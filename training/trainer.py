@@ -25,6 +25,7 @@ from model.mel.transform import LogMelSpectrogram
 from model.network import new_network
 from model.noise_schedule import BUILDERS
 from training import processes
+from training.adversarial import Adversary
 from training.examples import BatchNumbers, DiffusionExamples, batches
 from training.explained import explained_out_of_memory
 from training.infer_grad import InferenceLoss
@@ -125,6 +126,8 @@ class Trainer:
             self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(self.stages))
         if training.activation_checkpointing:
             checkpoint_activations(self.network)
+        adversaries = [loss.config.adversarial for loss in self.inference_losses_of_stages.values() if loss and loss.config.adversarial]
+        self.adversary = Adversary(adversaries[0], training.seed, self.device) if adversaries else None
 
     def _check_machine(self):
         training = self.config.training
@@ -218,6 +221,8 @@ class Trainer:
             self.scaler.step(self.optimizer)
             self.lr_scheduler.step()
             self.ema.update_parameters(self.network)
+        if self.adversary:
+            self.adversary.step(updated)
         self.scaler.update()
         self.step += 1
         self.position += training.batch_size
@@ -242,10 +247,14 @@ class Trainer:
                 losses.append(self.losses(self.parallel_network, portion))
                 objective = losses[-1].sum()
                 if with_inference:
-                    inference_losses.append(self.inference_losses(self.parallel_network, portion))
+                    of_portion, y_0, generated = self.inference_losses(self.parallel_network, portion)
+                    inference_losses.append(of_portion)
                     objective = objective + infer_grad.weight * inference_losses[-1].sum()
                 # DistributedDataParallel takes the mean over processes, whose shares may differ by one example.
                 self.scaler.scale(objective * (self.world_size / training.batch_size)).backward()
+                if with_inference and infer_grad.adversarial:
+                    with self.autocast():
+                        self.adversary.backward(y_0, generated.detach(), 1 / training.batch_size)
         return torch.cat(losses).detach(), torch.cat(inference_losses).detach()
 
     def losses(self, network, batch):
@@ -256,13 +265,18 @@ class Trainer:
             return diffusion_loss(network, y_0 / std, mel, noise_level, noise)
 
     def inference_losses(self, network, batch):
-        """`[B]` losses of a `Batch` in InferGrad, see `training.infer_grad`."""
+        """Of a `Batch` in InferGrad, see `training.infer_grad`: losses `[B]`, recordings `[B, T]` and what is generated, `[B, T]`."""
         y_0, mel, std = self._given(batch)
         schedule = self.inference_loss.schedule_at(self.step)
         noises = self._on_device(self.inference_loss.noises(batch.number, len(schedule), y_0.shape[1]))
         with self.autocast():
             generated = std * self.inference_loss.generate(schedule, network, mel, noises, 1 / std)
-        return self.inference_loss(y_0, generated)
+        losses = self.inference_loss(y_0, generated)
+        adversarial = self.inference_loss.config.adversarial
+        if adversarial:
+            with self.autocast():
+                losses = losses + self.adversary.losses(y_0, generated, adversarial)
+        return losses, y_0, generated
 
     def _given(self, batch):
         """Waveform `[B, T]`, mel and standard deviation of the noise, of a `Batch`, on the device."""
@@ -349,6 +363,7 @@ class Trainer:
             "n_rollbacks": self.n_rollbacks,
             "stability": self.guard.state_dict(),
             "best_validation_loss": self.best_validation_loss,
+            **({"adversary": self.adversary.state_dict()} if self.adversary else {}),
             # Examples have generators of their own, and the network draws nothing; this is for whoever adds dropout.
             "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if cuda else None},
             "config": self.config.model_dump_json(),
@@ -396,6 +411,8 @@ class Trainer:
         self.n_rollbacks = state["n_rollbacks"]
         self.guard.load_state_dict(state["stability"])
         self.best_validation_loss = state["best_validation_loss"]
+        if self.adversary and "adversary" in state:  # missing in a run that had none until now
+            self.adversary.load_state_dict(state["adversary"])
         self._mel_statistics = state.get("mel_statistics")  # missing in states from before there were any
         if self._mel_statistics is not None:
             parse_mel_statistics(self._mel_statistics, self.config.mel.n_mels, f"{origin} (mel statistics in the checkpoint)")

@@ -57,6 +57,7 @@ class TrainingState(_Entries):
     rng: RandomState
     config: str
     versions: dict[str, str]
+    adversary: Optional[dict] = None
     mel_statistics: Optional[str] = None
     data: Optional[Data] = None
 
