@@ -57,7 +57,7 @@ def read_inputs(filelist, output_dir):
 
 
 def features(path, vocoder, conversions=AS_IT_IS):
-    """The mel `[n_mels, frames]` of a mel or audio file, as `vocoder` wants it.
+    """The mel `[n_mels, frames]` of a mel or audio file, by the definition of `vocoder`.
 
     Raises:
         OSError, InputError: the file cannot be used; the message names it.
@@ -200,7 +200,8 @@ def vocode_files(vocoder, inputs, outputs, guard=None, batch_size=1, seed=0, con
     return factors, len(failures)
 
 
-def main(argv=None):
+def parse_arguments(argv):
+    """The options of a command line; None is that of this process."""
     parser = CommandParser(description="Vocode mel files, or resynthesise audio files.")
     parser.add_argument("-c", "--config", help="configuration that the checkpoint must agree with (it carries its own)")
     parser.add_argument("-ch", "--checkpoint", required=True, help="weights: .safetensors, or a training checkpoint .pt")
@@ -234,8 +235,11 @@ def main(argv=None):
     parser.add_argument("--jobs", type=positive_int, default=1, help="processes that share the files and the cores (default: 1)")
     parser.add_argument("--job", type=non_negative_int, help=argparse.SUPPRESS)  # which of the jobs this process is
     parser.add_argument("--compile", action="store_true", help="torch.compile: a minute or two, then faster; for many files")
-    arguments = parser.parse_args(argv)
+    return parser.parse_args(argv)
 
+
+def main(argv=None):
+    arguments = parse_arguments(argv)
     config = load_config(arguments.config) if arguments.config else None
     inputs = read_inputs(arguments.mel_filelist, arguments.output_dir)
     schedule = find_schedule(arguments.noise_schedule, arguments.steps, arguments.repeat)
@@ -262,7 +266,7 @@ def main(argv=None):
     )
     if schedule.warning and rank == 0 and arguments.job is None:
         warn(schedule.warning)
-    if n_jobs > 1 and world_size == 1:  # what can be wrong with the command has been said by now, once
+    if n_jobs > 1 and world_size == 1:  # only now: an error in the command is printed once
         del vocoder, network, checkpoint
         return run_jobs([sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)], n_jobs)
 

@@ -21,14 +21,14 @@ MOST_AT_FULL_SCALE = 0.25  # of the samples; mels in decibels give 0.4 to 0.9, s
 
 
 class WaveformCheck:
-    """Refuses a waveform that cannot be speech, piece by piece.
+    """Refuses a waveform that cannot be speech. The waveform comes piece by piece.
 
     Args:
-        name: what to call it in a message.
-        misfit: one line on why its mel cannot be on the network's scale, or None if it can; see `LogMelSpectrogram.misfit`.
+        name: its name in messages.
+        misfit: one line about why its mel cannot be on the network's scale, or None if it can; see `LogMelSpectrogram.misfit`.
 
     Attributes:
-        n_clipped: samples at full scale.
+        n_clipped: number of samples at full scale.
     """
 
     def __init__(self, name, misfit=None):
@@ -36,7 +36,7 @@ class WaveformCheck:
         self.n_samples = self.n_clipped = 0
 
     def add(self, waveform):
-        """Takes the next piece, `[T]`.
+        """Checks the next piece, `[T]`.
 
         Raises:
             InputError: it holds NaN or infinity.
@@ -47,7 +47,7 @@ class WaveformCheck:
         self.n_clipped += int((waveform.abs() >= 1).sum())
 
     def finish(self):
-        """Takes the end.
+        """Ends the waveform.
 
         Raises:
             InputError: much of the waveform is at full scale, and its mel cannot be on the network's scale.
@@ -58,7 +58,7 @@ class WaveformCheck:
 
 
 def compiled(network, device):
-    """A network in inference through torch.compile, for any length; on a CPU with frozen weights.
+    """A network for inference with `torch.compile`, for any length; on a CPU with frozen weights.
 
     The first calls take a minute or two.
 
@@ -66,7 +66,7 @@ def compiled(network, device):
         InputError: there is no C++ compiler, which a CPU needs.
     """
     if device.type == "cuda":
-        return torch.compile(network, dynamic=True)  # CUDA graphs would be recorded, and kept, for every length
+        return torch.compile(network, dynamic=True)  # without CUDA graphs, which would be recorded and kept for every length
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise InputError(f"--compile: {compiler} is not found (wanted: a C++ compiler; Debian and Ubuntu: apt install g++)")
@@ -74,22 +74,22 @@ def compiled(network, device):
 
 
 class Vocoder:
-    """A network with what it takes to use it.
+    """A network with mel definition, schedule, sampler, device and precision: mels -> waveforms.
 
     Args:
         network: a `WaveGrad`.
         mel_config: the `MelConfig` it was trained with.
         schedule: a `NoiseSchedule`.
         device: where to compute.
-        dtype: what to compute in; None is the device's fastest.
-        chunk_frames: mel frames that are vocoded at once. Memory grows with it, the result does not depend on it.
+        dtype: precision, float32, bfloat16 or float16; None is the fastest of the device.
+        chunk_frames: mel frames that are vocoded at once. Memory grows with it; the result does not depend on it, up to rounding.
         sampler: one of `model.sampler.STREAMABLE`, or `ddim:ETA`; None is the one that the schedule was made for.
         gla_grad: iterations of GLA-Grad's correction of the result; 0 leaves it as it is. See `model.gla_grad`.
         mel_statistics: `MelStatistics` of the network's training, if the checkpoint has them.
         compile: whether to compile the network; see `compiled`.
 
     Raises:
-        InputError: there is no such sampler, no compiler, or no GLA-Grad for such mels.
+        InputError: dtype or chunk_frames has no such value, there is no such sampler or no compiler, or the mel is not for GLA-Grad.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Vocoder:
         return cls(network, content.config.mel, schedule, mel_statistics=content.mel_statistics, **options)
 
     def diagnose(self, mel):
-        """One line on what looks wrong with a mel `[n_mels, frames]`, or None; its scale is not converted.
+        """One line about what looks wrong with a mel `[n_mels, frames]`, or None. Nothing is converted.
 
         Raises:
             InputError: as `model.mel.input.as_mel`.
@@ -149,7 +149,7 @@ class Vocoder:
     def stream(self, mels, seed=0):
         """Vocodes mels chunk by chunk, in memory that does not grow with their length.
 
-        Each gets the waveform that it would get alone.
+        The waveform of each is the one that it has when it is vocoded alone.
 
         Args:
             mels: list of `[n_mels, frames]`, of any lengths; see `model.mel.input.as_mel`.
@@ -159,7 +159,7 @@ class Vocoder:
             (i, waveform `[T]`, on the CPU): the next piece of the i-th mel's waveform.
 
         Raises:
-            InputError: one of them is no mel of the network's; the message says which.
+            InputError: seed is out of range, or a mel does not fit the network; the message says which.
         """
         if not (isinstance(seed, int) and 0 <= seed <= LARGEST_SEED):
             raise InputError(f"seed is {shortened(seed)} (wanted: a whole number, 0 to {LARGEST_SEED})")
@@ -182,7 +182,7 @@ class Vocoder:
             return as_mel(mel, self.mel.config.n_mels)
 
     def synthesize(self, mels, seed=0):
-        """Vocodes mels, each to the waveform that it would get alone; warns where `diagnose` finds something.
+        """Vocodes mels. The waveform of each is the one that it has when it is vocoded alone. Warns if `diagnose` finds something.
 
         Args:
             mels: list of `[n_mels, frames]` of any lengths, or `[B, n_mels, frames]`, or one `[n_mels, frames]`; tensors or
@@ -193,7 +193,7 @@ class Vocoder:
             list of `[frames * hop_length]` within [-1, 1], on the CPU.
 
         Raises:
-            InputError: one of them is no mel of the network's, or its waveform is no speech; the message says which.
+            InputError: seed is out of range, a mel does not fit the network, or its waveform is no speech; the message says which.
         """
         mels = [mels] if getattr(mels, "ndim", 3) == 2 else list(mels)
         mels = [self._mel(mel, i) for i, mel in enumerate(mels)]

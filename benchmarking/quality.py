@@ -82,7 +82,7 @@ def measure_all(systems, measurer, measure, journal, folder):
         return entry is not None and (not wants_audio or not entry["is_finite"] or (folder / audio_path(system, excerpts[index])).is_file())
 
     missing = {}  # what shares a sampling is one task
-    for index in range(len(excerpts)):  # metrics remember the recording
+    for index in range(len(excerpts)):  # metrics cache results of the recording
         for system in systems:
             if not is_known(system, index):
                 missing.setdefault((system.sampling, index), []).append(system)

@@ -38,7 +38,7 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass
 class Timings:
-    """Of one variant: real-time factors of every run, and the largest memory of any, in bytes."""
+    """Of one variant: the real-time factor of each run, and the largest memory of all runs, in bytes."""
 
     factors: list = field(default_factory=list)
     memory: int = 0
@@ -110,7 +110,7 @@ def measure(variants, batches, n_steps, seconds_per_frame, repeats, device):
     schedule = linear(n_steps, 1e-6, 0.01)  # what the betas are makes no difference to the time
     results = {name: Timings() for name in variants}
     for synthesize in variants.values():
-        for frames in (100, 1000):  # a compiled network sees that lengths differ
+        for frames in (100, 1000):  # two lengths: a compiled network is compiled for any length then
             synthesize([mel[:, :frames] for mel in batches[0]], schedule)
     for mels in batches * repeats:
         duration = sum(mel.shape[1] for mel in mels) * seconds_per_frame
@@ -190,6 +190,33 @@ HEADINGS = [
 ]
 
 
+def _summary(timings, reference, flops_per_second, peak):
+    """The figures of a variant's `Timings`.
+
+    Args:
+        reference: the real-time factors of the first variant.
+        flops_per_second: floating-point operations for a second of audio.
+        peak: operations per second of a matrix product.
+    """
+    flops = flops_per_second / statistics.median(timings.factors)
+    return {
+        "real_time_factor": float(np.mean(timings.factors)),
+        "standard_deviation": float(np.std(timings.factors)),
+        "n_timings": len(timings.factors),
+        "speed_ratio": statistics.median(a / b for a, b in zip(reference, timings.factors)),
+        "gflops": flops / 1e9,
+        "share_of_peak": flops / peak,
+        "peak_memory_bytes": timings.memory,
+    }
+
+
+def _cells(result):
+    """A result as a row of the table."""
+    digits = {"audio_seconds": 1, "real_time_factor": 4, "standard_deviation": 4, "speed_ratio": 2, "gflops": 1}
+    cells = [number(value, digits[key]) if key in digits else value for key, value in result.items()]
+    return [*cells[:-2], f"{result['share_of_peak']:.0%}", f"{result['peak_memory_bytes'] / 2**20:.0f}"]
+
+
 def run(arguments):
     if arguments.start_up and not arguments.checkpoint:
         raise InputError("--start_up times inference.py, which needs a --checkpoint")
@@ -216,7 +243,7 @@ def run(arguments):
     peaks = {name: matmul_peak(device, dtype_of(name, device)) for name in variants}
     operations = operations_per_sample(network, config.mel.n_mels)
 
-    rows, results = [], []
+    results = []
     for length, batch_size, n_steps in itertools.product(arguments.lengths or [None], arguments.batch_sizes, arguments.steps):
         batches = batches_of(excerpts, batch_size)
         if length is not None:
@@ -225,33 +252,17 @@ def run(arguments):
         duration = sum(mel.shape[1] for batch in batches for mel in batch) * seconds_per_frame
         timings = measure(variants, batches, n_steps, seconds_per_frame, arguments.repeats, device)
         reference = next(iter(timings.values())).factors
+        n_calls = 2 * n_steps - 1 if arguments.sampler == "heun" else n_steps
+        flops_per_second = operations * n_calls * config.mel.sample_rate  # of audio
         for name, of_variant in timings.items():
-            factors = np.array(of_variant.factors)
-            n_calls = 2 * n_steps - 1 if arguments.sampler == "heun" else n_steps
-            flops = operations * n_calls * config.mel.sample_rate / statistics.median(of_variant.factors)
-            result = {
-                "variant": name,
-                "batch_size": batch_size,
-                "steps": n_steps,
-                "audio_seconds": duration,
-                "real_time_factor": float(factors.mean()),
-                "standard_deviation": float(factors.std()),
-                "n_timings": len(factors),
-                "speed_ratio": statistics.median(a / b for a, b in zip(reference, of_variant.factors)),
-                "gflops": flops / 1e9,
-                "share_of_peak": flops / peaks[name],
-                "peak_memory_bytes": of_variant.memory,
-            }
-            results.append(result)
-            digits = {"audio_seconds": 1, "real_time_factor": 4, "standard_deviation": 4, "speed_ratio": 2, "gflops": 1}
-            cells = [number(value, digits[key]) if key in digits else value for key, value in result.items()]
-            rows.append([*cells[:-2], f"{result['share_of_peak']:.0%}", f"{of_variant.memory / 2**20:.0f}"])
+            case = {"variant": name, "batch_size": batch_size, "steps": n_steps, "audio_seconds": duration}
+            results.append(case | _summary(of_variant, reference, flops_per_second, peaks[name]))
     lines = [
         f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}, {arguments.sampler}; "
         f"{operations / 2e3:.1f} thousand multiply-adds per sample and step; peak of a matrix product: "
         + ", ".join(f"{peak / 1e9:.0f} GFLOP/s ({name})" for name, peak in peaks.items()),
         "",
-        markdown_table(HEADINGS, rows),
+        markdown_table(HEADINGS, [_cells(result) for result in results]),
     ]
     content = {"machine": lines[0], "results": results}
     if arguments.start_up:

@@ -23,7 +23,7 @@ from model.sampler import sampler_name
 from model.schedule_text import find_schedule, split_text
 
 METHODS = ["grid", *OPTIMIZERS]
-WORST_LOSS = 1e6  # where a metric has no value; an optimiser wants a number
+WORST_LOSS = 1e6  # where a metric has no value; an optimiser needs a number
 
 
 class Entry(Shape):
@@ -89,7 +89,7 @@ class Search:
 
 
 def grid_batches(candidates):
-    """A grid as a search that does not learn: one batch."""
+    """A grid as one batch: which candidates are scored does not depend on scores."""
     yield [betas.tolist() for betas in candidates]
 
 

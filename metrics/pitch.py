@@ -1,6 +1,6 @@
-"""Errors of voicing and pitch, which are heard at once in a voice.
+"""Errors of voicing and pitch.
 
-Trackers of pitch are slow, and every system is compared with the same recording: their last results are remembered.
+Tracking the pitch is slow, and each system is compared with the same recording: the last results are cached.
 """
 
 import functools
@@ -12,7 +12,7 @@ from torchaudio.transforms import Spectrogram
 
 from metrics.speech_rate import SPEECH_SAMPLE_RATE, at_speech_rate
 
-N_REMEMBERED = 32  # waveforms
+N_CACHED = 32  # waveforms
 
 F0_MIN, F0_MAX = 60.0, 500.0  # Hz, speech
 F0_HOP = 0.01  # seconds
@@ -25,17 +25,17 @@ SILENCE = -60.0  # dB, of the A-weighted spectrum's mean over frequencies
 VOICED = 0.21  # periodicity from which on a frame is voiced
 
 
-def _remembered(function):
-    """A function of a waveform `[T]` and a sample rate that remembers its last results by the waveform's content."""
+def _cached(function):
+    """A function of a waveform `[T]` and a sample rate that caches its last results by the content of the waveform."""
 
-    @functools.lru_cache(maxsize=N_REMEMBERED)
+    @functools.lru_cache(maxsize=N_CACHED)
     def of_content(content, sample_rate):
         return function(torch.frombuffer(bytearray(content), dtype=torch.float32), sample_rate)
 
     return lambda waveform, sample_rate: of_content(waveform.numpy().tobytes(), sample_rate)
 
 
-@_remembered
+@_cached
 def _pitch(waveform, sample_rate):
     """F0 in Hz every 10 ms, 0 where unvoiced (pYIN, Mauch & Dixon, 2014)."""
     frame_length = 2 ** int(np.ceil(np.log2(3 * sample_rate / F0_MIN)))  # three periods of the lowest pitch
@@ -68,7 +68,7 @@ def f0_frame_error(reference, degraded, sample_rate):
     return pitch_frame_error(_pitch(reference, sample_rate), _pitch(degraded, sample_rate))
 
 
-@_remembered
+@_cached
 def _periodicity(waveform, sample_rate):
     """Periodicity every 10 ms, 0 to 1 (CREPE "full", Kim et al., 2018); 0 where it is silent, no frames where it is too short."""
     import torchcrepe  # slow to import, and training does not need it

@@ -24,11 +24,11 @@ from model.mel.transform import LogMelSpectrogram
 from model.network import new_network
 from model.published import load_published, recognise
 
-MOST_DIFFERENCES = 12  # to list in one line
+MOST_DIFFERENCES = 12  # listed in one message
 
 
 def _load_plain_tensors(path, file=None):
-    """What a file written by `torch.save` holds; nothing but plain tensors and values is accepted."""
+    """The content of a file written by `torch.save`; a file with anything but plain tensors and values is refused."""
     with reading(path, "a checkpoint"), contextlib.nullcontext(file) if file else open(path, "rb") as opened:
         try:
             return torch.load(opened, map_location="cpu", weights_only=True)
@@ -46,8 +46,8 @@ def load_training_state(path, file=None):
     """Reads a training state written by `train.py`.
 
     Args:
-        path: the file, and what to call it in a message.
-        file: an open file to read instead.
+        path: the file; messages name it.
+        file: an open file to read in its place.
 
     Raises:
         OSError: the file cannot be read.
@@ -70,7 +70,7 @@ def save_weights(network, config, path, mel_statistics=None):
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds for inference: weights by name, and what they are for."""
+    """The content of a checkpoint for inference: weights by name, their configuration, and mel statistics if there are any."""
 
     weights: dict
     config: Config
@@ -82,8 +82,8 @@ def read_checkpoint(path, config=None):
 
     Args:
         path: the file.
-        config: a `Config` that the checkpoint must agree with in network and mel. For a public project's file it also
-            says what the weights do not tell, the factors and dilations.
+        config: a `Config` that the checkpoint must agree with in network, mel and prior. For a public project's file the factors and
+            dilations are taken from it, because the weights do not show them.
 
     Raises:
         OSError: the file cannot be read.
@@ -115,7 +115,7 @@ def read_checkpoint(path, config=None):
 
 
 def _check_weights(weights, path):
-    """Refuses what is no dictionary of dense tensors of floating-point numbers by name."""
+    """Raises an `InputError` if the weights are no dictionary of dense tensors of floating-point numbers by name."""
     if not isinstance(weights, dict):
         raise InputError(f"{path}: the weights are a {type(weights).__name__} (wanted: a dictionary of tensors by name)")
     for name, tensor in weights.items():
@@ -151,14 +151,18 @@ def load_network(path, config=None):
 
 
 def build_network(checkpoint, path):
-    """The network of a `Checkpoint`, in evaluation mode; `path` is what to call it in a message."""
+    """The network of a `Checkpoint`, in evaluation mode.
+
+    Raises:
+        InputError: the weights are not those of the network; the message names `path`.
+    """
     network = new_network(checkpoint.config)
     load_strictly(network, checkpoint.weights, path)
     return network.eval()
 
 
 def weight_differences(network, weights):
-    """What differs between a network's weights and given ones: name -> a few words; empty where they fit."""
+    """Differences between a network's weights and given ones: name -> description; empty if they fit."""
     expected = network.state_dict()
     missing = {name: f"weight '{name}' is missing (wanted: {list(expected[name].shape)})" for name in expected if name not in weights}
     unknown = {name: f"unknown weight '{name}'" for name in sorted(set(weights) - set(expected))}
@@ -171,7 +175,7 @@ def weight_differences(network, weights):
 
 
 def listed(differences):
-    """The first of several differences as one text, with the number of the others."""
+    """The first `MOST_DIFFERENCES` of several differences as one text, with the number of the others."""
     first, more = list(differences)[:MOST_DIFFERENCES], len(differences) - MOST_DIFFERENCES
     return "; ".join(first) + (f"; and {more} more" if more > 0 else "")
 

@@ -80,7 +80,7 @@ class NetworkConfig(_Section):
     """The network's shape; channels and dilations are given for each block, in the order of the signal.
 
     Keys:
-        factors: upsampling factor of each UBlock; their product, times `phases`, is the hop length. 1 is a block that does not resample.
+        factors: upsampling factor of each UBlock; their product, times `phases`, is the hop length. A block of factor 1 does not resample.
         downsampling_factors: downsampling factor of each DBlock, likewise. Every rate that a UBlock works at must be one
             that the DBlocks pass. Left out, it is the factors other than 1, reversed, without the last.
         interpolation: "linear" (the default) or "nearest" (lmnt-com/wavegrad).
@@ -154,7 +154,7 @@ class NetworkConfig(_Section):
 
 
 class ScheduleConfig(_Section):
-    """A noise schedule from `model.noise_schedule.BUILDERS`; the paper trains with linear(1e-6, 0.01, 1000)."""
+    """A noise schedule from `model.noise_schedule.BUILDERS`; the paper trains with linear(1000, 1e-6, 0.01)."""
 
     name: Literal["linear", "geometric", "quadratic"] = "linear"
     n_steps: Annotated[int, Field(gt=0, le=10_000_000)] = 1000
@@ -166,7 +166,7 @@ class EnergyPriorConfig(_Section):
     """The energy-based prior of PriorGrad (Lee et al., 2022); see `model.prior`.
 
     Keys:
-        loudest: energy of a frame, the root of its squared mel magnitudes' sum, from which on the noise has unit variance.
+        loudest: energy of a frame (root of the sum of its squared mel magnitudes) from which on the noise has unit variance.
         floor: the smallest standard deviation, that of silence; 0.1 in PriorGrad.
     """
 

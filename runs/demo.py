@@ -1,4 +1,4 @@
-"""Vocodes the shipped mels with the shipped checkpoint, draws the results, and prints how good they are."""
+"""Vocodes the mels in the repository with the released model, draws the results, and prints how good they are."""
 
 import time
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Vocodes the shipped mels with the shipped checkpoint, in six steps on the CPU; installs what it needs first.
+# Vocodes the mels in the repository with the released model, in six steps on the CPU; installs what it needs first.
 # Usage: sh runs/demo.sh
 set -eu
 . "$(dirname "$0")/usage.sh"

@@ -1,4 +1,4 @@
-"""Recordings of two speakers that the shipped model has never heard; `runs/get_unseen_speakers.sh` calls this."""
+"""Recordings of two speakers that the released model has never heard; `runs/get_unseen_speakers.sh` calls this."""
 
 import argparse
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Remakes what is to be seen and heard in generated_samples: three test recordings and what the shipped checkpoint makes of their
+# Remakes what is to be seen and heard in generated_samples: three test recordings and what the released model makes of their
 # mels in 3, 6 and 25 steps, with and without GLA-Grad, with pictures, figures and a page (report/index.html), and an animation of
 # the six steps (denoising.gif).
 # Killed and started again, it goes on where it was.

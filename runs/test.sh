@@ -1,6 +1,6 @@
 #!/bin/sh
 # Checks the sources with ruff and runs the tests; installs what they need first. Arguments go to pytest.
-# Usage: sh runs/test.sh [pytest arguments]
+# Usage: sh runs/test.sh [pytest arguments, such as tests/test_network.py; all tests without a path]
 set -eu
 . "$(dirname "$0")/usage.sh"
 . "$(dirname "$0")/setup.sh"
@@ -10,4 +10,4 @@ cd "$root"
     exit 1
 }
 echo "Running the tests ..."
-exec "$python" -m pytest -q tests "$@"
+exec "$python" -m pytest -q "$@"

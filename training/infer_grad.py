@@ -1,7 +1,7 @@
-"""InferGrad (Chen et al., 2022): what a few denoising steps make of noise has its part in the objective.
+"""InferGrad (Chen et al., 2022): the objective includes the waveform that a few denoising steps generate from noise.
 
-The diffusion loss alone asks for a good prediction at each noise level, wherever inference will go; this one also for a
-good waveform at the end of the very steps that inference takes, with gradients through all of them.
+The diffusion loss alone measures the prediction at single noise levels. This loss measures the waveform at the end of the same steps
+that inference takes, and the gradient goes through all of them.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from training.spectral_distance import SpectralDistance
 
 
 class InferenceLoss:
-    """Distance of generated waveforms from their recordings: of spectra, for only the spectrum is given by the mel.
+    """Distance of generated waveforms from their recordings. It compares spectra, because the mel does not give the phase.
 
     Args:
         config: a `model.config.InferGradConfig`.
@@ -71,7 +71,7 @@ class InferenceLoss:
         return self.many_steps if len(schedule) >= self.config.many_steps else self.few_steps
 
     def generate(self, schedule, network, mel, noises, limit):
-        """What inference makes of noise, whitened, with gradients.
+        """Generates whitened waveforms from noise as inference does, with gradients.
 
         Args:
             schedule: the `NoiseSchedule` to do it with.
@@ -86,7 +86,7 @@ class InferenceLoss:
         return self.sampler_of(schedule).reverse_process(network, mel, schedule, iter(noises.unbind(1)), limit)
 
     def __call__(self, y_0, generated):
-        """`[B, T]` and `[B, T]` -> `[B]`."""
+        """Recordings `[B, T]` and generated waveforms `[B, T]` -> losses `[B]`."""
         distance = self.spectral_distance(y_0, generated)
         if self.loudness_distance:
             distance = distance + self.config.loudness_weight * self.loudness_distance(y_0, generated)

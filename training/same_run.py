@@ -1,4 +1,4 @@
-"""Is a configuration that of the run whose checkpoint is found, and what has changed?"""
+"""Comparison of a configuration with that of a checkpoint: whether it is the same run, and what has changed."""
 
 from common.errors import InputError
 from model.checkpoint import check_same
@@ -8,7 +8,7 @@ NO_LONGER_THE_SAME_RUN = ("noise_schedule", "training.seed")  # beside network a
 
 
 def changes(state, config, path):
-    """Compares a checkpoint's configuration with the present one.
+    """Compares the configuration of a checkpoint with the present one.
 
     Args:
         state: a training state.

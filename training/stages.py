@@ -1,8 +1,8 @@
 """The stages of a run: each has its own objective, learning rate, average, batch and segment.
 
-A run without stages has one, which is all of it. At the start of a later stage the network goes on with its weights, Adam with its
-moments, and the average with its values; the learning rate starts anew, with the stage's warm-up. Stages are counted in steps, and
-learning rate and average in updates, which are fewer by those that were skipped.
+A run without stages is one stage. At the start of a later stage the weights, the moments of Adam and the average keep their values; the
+learning rate starts with the stage's warm-up. The borders of stages are counted in steps. Learning rate and average are counted in
+updates: a skipped step is no update.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,7 @@
 """Noise schedules as points of a box: the final noise level, the first, and how the steps are spaced between them.
 
-The coordinates are those of the log-SNR, ln(alpha_bar / (1 - alpha_bar)), in which a step of a given length does about the
-same work anywhere. Every point is a valid schedule, whose noise level falls from step to step.
+The coordinates are those of the log-SNR, ln(alpha_bar / (1 - alpha_bar)). Every point is a valid schedule, whose noise level falls from
+step to step.
 """
 
 import math
@@ -63,7 +63,7 @@ class ScheduleCurves:
 
     @property
     def middle(self):
-        """A start that knows nothing: ends in the middle of their ranges, equal steps."""
+        """A start without prior knowledge: both ends in the middle of their ranges, equal steps."""
         return np.full(self.n_dimensions, 0.5)
 
 

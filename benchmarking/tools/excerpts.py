@@ -91,7 +91,7 @@ def listed(names, most=5):
 
 
 def fingerprint(excerpts):
-    """A short digest of what the excerpts sound like."""
+    """A short digest of the excerpts' samples."""
     digest = hashlib.sha256()
     for excerpt in excerpts:
         digest.update(excerpt.waveform.numpy().tobytes())
@@ -99,7 +99,7 @@ def fingerprint(excerpts):
 
 
 def excerpt_noises(indices, length, seed):
-    """An endless stream of noise `[len(indices), length]`: excerpt `i` hears the same noise in whatever company it is."""
+    """An endless stream of noise `[len(indices), length]`; that of an excerpt depends on its index and the seed alone."""
     seeds = [np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0] for index in indices]
     generators = [torch.Generator().manual_seed(int(state)) for state in seeds]
     while True:

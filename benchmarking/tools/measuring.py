@@ -1,4 +1,4 @@
-"""Measures one recording with systems: their figures, their time, and their audio for those who want to listen."""
+"""Measures systems on one recording: metrics, time, and audio to listen to."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class Measuring:
         checkpoint, filelist: paths.
         n_recordings, seconds: how many, and how much of each; see `load_excerpts`.
         metrics: names in `metrics.METRICS`.
-        seed: of the noise; a recording hears the same noise with every system.
+        seed: of the noise; every system gets the same noise for a recording.
         n_audio: of how many recordings the audio is wanted.
         dtype: a name in `common.device.DTYPES`, what the network computes in.
     """

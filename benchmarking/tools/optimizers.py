@@ -1,4 +1,4 @@
-"""Searches that learn from the scores so far. Each is a generator of batches of points in a unit box.
+"""Optimisers, whose next points depend on the scores so far. Each is a generator of batches of points in a unit box.
 
 `batch = next(search)`, then `batch = search.send(losses)`, one loss a point, lower is better. What is proposed follows from
 the seed and the losses alone, so a search can be replayed.
@@ -11,13 +11,13 @@ import optuna
 from cmaes import CMA
 
 BATCH_SIZE = 4  # points proposed before their scores are known; fixed, so that more processes change nothing
-CMA_SIGMA = 0.2  # of a box of side 1: CMA-ES wants the optimum within about three of them
+CMA_SIGMA = 0.2  # of a box of side 1: CMA-ES works best with the optimum within about three of them
 
 
 def cma_search(start, seed):
     """CMA-ES (Hansen), a population at a time."""
     bounds = np.tile([0.0, 1.0], (max(len(start), 2), 1))
-    # The method wants two dimensions; with one, the second has no meaning.
+    # The method needs two dimensions; where there is one, the second has no effect.
     mean = np.resize(start, len(bounds)).astype(np.float64)
     optimizer = CMA(mean=mean, sigma=CMA_SIGMA, bounds=bounds, seed=seed)
     first = [mean] + [optimizer.ask() for _ in range(optimizer.population_size - 1)]

@@ -67,7 +67,7 @@ class Scorer:
         self.batches = batches_of_one_length(self.excerpts)
 
     def without_value(self):
-        """Names of the excerpts that the metric has no value for, not even compared with themselves."""
+        """Names of the excerpts for which the metric has no value, even compared with themselves."""
         values = [self.metric.measure(excerpt.waveform, excerpt.waveform, self.mel) for excerpt in self.excerpts]
         return [excerpt.name for excerpt, value in zip(self.excerpts, values) if not math.isfinite(value)]
 
@@ -82,7 +82,7 @@ class Scorer:
         return [waveforms[index] for index in range(len(self.excerpts))]
 
     def __call__(self, betas):
-        """Mean of the metric over the excerpts; NaN where it cannot be had for one of them."""
+        """Mean of the metric over the excerpts; NaN where one of them has no value."""
         waveforms = self.synthesize(NoiseSchedule(betas))
         if not all(torch.isfinite(waveform).all() for waveform in waveforms):
             return math.nan
@@ -105,6 +105,6 @@ def scorer_factory(scoring):
 
 
 def file_digest(path):
-    """SHA-256 of a file, in hexadecimal, shortened to what tells files apart."""
+    """The first 16 hexadecimal digits of the SHA-256 of a file."""
     with open(Path(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

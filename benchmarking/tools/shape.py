@@ -1,4 +1,4 @@
-"""What a JSON file of ours must look like, as pydantic models, and one line about one that looks otherwise."""
+"""The content of JSON files as pydantic models; a file that does not match is one line of error."""
 
 import json
 

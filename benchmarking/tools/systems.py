@@ -1,6 +1,6 @@
 """The systems that are compared: the recording itself, Griffin-Lim, and the network with a schedule and a sampler.
 
-Where results are corrected by GLA-Grad, so is noise: that much the correction alone does, without a network.
+If results are corrected by GLA-Grad, noise with the same correction is a system too. It shows the effect of the correction alone.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ RECORDING, NOISE = "recording", "noise"
 
 @dataclass(frozen=True)
 class System:
-    """Something that makes waveforms: a network with a schedule and a sampler, or what stands beside it.
+    """Something that makes waveforms: a network with a schedule and a sampler, or a reference without a network.
 
     Args:
         name: what tables call it.
         schedule, sampler: how the network is used; None for a system without it.
         gla_grad: iterations of GLA-Grad's correction of the result.
-        griffin_lim: iterations of Griffin-Lim; 0 for a system that is another one.
+        griffin_lim: iterations of Griffin-Lim; 0 for any other system.
     """
 
     name: str

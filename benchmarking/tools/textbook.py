@@ -1,4 +1,4 @@
-"""The textbook form of a network: what the speed of ours is measured against."""
+"""The textbook form of a network, the reference of speed measurements."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Clocks and memory that can be believed."""
+"""Peak memory, the device's name, and the peak rate of a matrix product."""
 
 from pathlib import Path
 
