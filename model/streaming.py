@@ -26,12 +26,6 @@ class FrameNoise:
         return torch.cat([torch.randn(self.hop_length, generator=self.generator) for _ in range(n_frames)] or [torch.empty(0)])
 
 
-def whole_noises(seed, n_steps, n_frames, hop_length):
-    """The noises that a stream of `n_frames` frames uses, for sampling it as a whole: yields `[1, n_frames * hop_length]`."""
-    for n in range(n_steps, 0, -1):
-        yield FrameNoise(seed, n, hop_length).draw(n_frames)[None]
-
-
 class _Stage:
     """Receives frames, returns as many frames later, and keeps the frames that later ones depend on.
 

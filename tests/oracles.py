@@ -3,6 +3,7 @@
 import torch
 
 from model.prior import StandardNormalPrior
+from model.streaming import FrameNoise
 
 HOP_LENGTH = 5
 
@@ -49,3 +50,9 @@ def waveforms(batch=2, frames=20, seed=0):
     generator = torch.Generator().manual_seed(seed)
     y_0 = torch.rand(batch, frames * HOP_LENGTH, generator=generator) * 1.8 - 0.9
     return y_0, torch.zeros(batch, 3, frames)
+
+
+def whole_noises(seed, n_steps, n_frames, hop_length):
+    """The noises that a stream of `n_frames` frames uses, for sampling it as a whole: yields `[1, n_frames * hop_length]`."""
+    for n in range(n_steps, 0, -1):
+        yield FrameNoise(seed, n, hop_length).draw(n_frames)[None]

@@ -328,7 +328,7 @@ def test_griffin_lim_in_other_numbers_of_iterations(quality, tmp_path, capsys):
 def speakers(tmp_path, write_recording):
     """A filelist of three recordings of two speakers, two of the same file name."""
     for number, name in enumerate(("anna/1", "boris/1", "anna/2")):
-        write_recording(tmp_path / f"{name}.wav", seconds=0.5, seed=number)
+        write_recording(tmp_path / f"{name}.wav", seconds=1.0, seed=number)
     (tmp_path / "list.txt").write_text("anna/1.wav\nboris/1.wav\nanna/2.wav\n")
 
 

@@ -16,8 +16,9 @@ from model.network import new_network
 from model.noise_schedule import NoiseSchedule
 from model.prior import StandardNormalPrior, make_prior
 from model.sampler import SAMPLERS
-from model.streaming import synthesize_stream, whole_noises
+from model.streaming import synthesize_stream
 from tests.conftest import config_of, tiny_config_values
+from tests.oracles import whole_noises
 from training.trainer import Trainer
 
 SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
@@ -91,7 +92,7 @@ def test_training_is_of_whitened_waveforms(tmp_path, write_recording):
     batch = next(iter(trainer.batches()))
     trainer.losses(lambda y_n, mel, noise_level: seen.append((y_n, mel)) or torch.zeros_like(y_n), batch)
     left, right = trainer.mel.context
-    segment, noise, level, _ = batch
+    segment, noise, level = batch[:3]
     [(y_n, mel)] = seen
     std = make_prior(trainer.config)(mel)
     assert std.max() < 0.5

@@ -88,7 +88,7 @@ def test_a_run_killed_in_its_stages_ends_the_same(tmp_path, n_processes):
     config = write_staged_run(tmp_path, training__save_every=1, training__validate_every=3)
     said = train_to_end(config, tmp_path / "whole", n_processes=n_processes)
     assert [line for line in said.splitlines() if line.startswith("stage")] == [
-        "stage 1 of 3: steps 0 to 3", "stage 2 of 3: steps 4 to 7", "stage 3 of 3: steps 8 to 9",
+        "stage 1 of 3: steps 1 to 4", "stage 2 of 3: steps 5 to 8", "stage 3 of 3: steps 9 to 10",
     ]  # fmt: skip
     assert re.search("best.pt of the stages until now is kept as best-until-00000004.pt", said)
     train_with_kills(config, tmp_path / "killed", n_processes, kills=3, seed=1)

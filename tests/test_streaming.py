@@ -11,8 +11,9 @@ from common.errors import InputError
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule, interpolate
 from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STREAMABLE
-from model.streaming import FrameNoise, SynthesisStream, push_together, synthesize_stream, whole_noises
+from model.streaming import FrameNoise, SynthesisStream, push_together, synthesize_stream
 from tests.conftest import config_of, tiny_config_values
+from tests.oracles import whole_noises
 
 SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
 
