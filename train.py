@@ -8,7 +8,7 @@ from pathlib import Path
 from common.errors import open_closed_streams, run_command
 from model.checkpoint import read_checkpoint
 from model.config import load_config
-from training import processes
+from training import distributed
 from training.dry_run import dry_run
 from training.explained import explained_deaths, explained_out_of_memory
 from training.initial_weights import begin_with
@@ -36,16 +36,16 @@ def train(config, config_folder, logdir, init_from=None, matching_only=False):
     with StopSignal() as stop_signal:
         folder = RunFolder(logdir, config.training.keep_checkpoints)
         try:
-            checkpoint, state, lines = processes.from_first(processes.agree(lambda: _open(folder, config)))
+            checkpoint, state, lines = distributed.from_first(distributed.agree(lambda: _open(folder, config)))
             trainer = Trainer(config, config_folder)
             lines = [*trainer.warnings(), *lines]
             if state is not None:
-                going_on = processes.agree(lambda: _go_on(trainer, folder, checkpoint, state))
-                going_on_lines, trainer.best_validation_loss = processes.from_first(going_on)
+                going_on = distributed.agree(lambda: _go_on(trainer, folder, checkpoint, state))
+                going_on_lines, trainer.best_validation_loss = distributed.from_first(going_on)
                 lines += going_on_lines
             elif init_from:
                 lines += begin(trainer, init_from, matching_only)
-            processes.agree(lambda: check_memory(trainer))
+            distributed.agree(lambda: check_memory(trainer))
             preview_sampling = PreviewSampling.of(trainer)
             monitor = Monitor(logdir, trainer, preview_sampling.schedule, enabled=trainer.rank == 0)
             for line in lines:
@@ -67,7 +67,7 @@ def _open(folder, config):
     Returns:
         newest checkpoint and its state, or None and None; and lines to say.
     """
-    if processes.rank() != 0:
+    if distributed.rank() != 0:
         return None
     folder.open()
     checkpoint, state, lines = folder.newest()
@@ -84,8 +84,8 @@ def _open(folder, config):
 
 def begin(trainer, path, matching_only):
     """Puts the weights of a file, which the first process reads, into a new trainer; returns lines to say."""
-    checkpoint = processes.from_first(processes.agree(lambda: read_checkpoint(path) if trainer.rank == 0 else None))
-    return processes.agree(lambda: begin_with(trainer, checkpoint, path, matching_only))
+    checkpoint = distributed.from_first(distributed.agree(lambda: read_checkpoint(path) if trainer.rank == 0 else None))
+    return distributed.agree(lambda: begin_with(trainer, checkpoint, path, matching_only))
 
 
 def _go_on(trainer, folder, checkpoint, state):
@@ -110,9 +110,9 @@ def _go_on(trainer, folder, checkpoint, state):
 def main():
     arguments = train_parser().parse_args()
     with explained_deaths():
-        processes.start()
-        config = processes.agree(lambda: load_config(arguments.config))
-        processes.agree_on({"--dry-run": arguments.dry_run, **flat(config.model_dump())})
+        distributed.start()
+        config = distributed.agree(lambda: load_config(arguments.config))
+        distributed.agree_on({"--dry-run": arguments.dry_run, **flat(config.model_dump())})
         config_folder = Path(arguments.config).parent
         if arguments.dry_run:
             trainer = Trainer(config, config_folder)
@@ -126,14 +126,14 @@ def main():
         else:
             logdir = arguments.logdir or Path("logs") / Path(arguments.config).stem
             status = train(config, config_folder, logdir, arguments.init_from, arguments.init_from_matching)
-        processes.end()
+        distributed.end()
         return status
 
 
 def command():
     """Runs the command and exits."""
     open_closed_streams()
-    with processes.without_teardown():
+    with distributed.without_teardown():
         run_command(main)
 
 

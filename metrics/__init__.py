@@ -9,7 +9,7 @@ like a measurement: a recording compared with itself has the best value or none.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from metrics.perceptual import distillmos, dnsmos, pesq_wideband, short_time_intelligibility, visqol
+from metrics.perceptual import distillmos, dnsmos, pesq_wideband, stoi, visqol
 from metrics.pitch import f0_frame_error, periodicity_error, voiced_unvoiced_f1
 from metrics.spectral import log_mel_l1, mel_cepstral_distortion, multi_resolution_stft
 
@@ -48,8 +48,8 @@ def _of_waveforms(function, **options):
 METRICS = {
     "pesq": Metric("PESQ", True, _of_waveforms(pesq_wideband)),
     "visqol": Metric("ViSQOL", True, _of_waveforms(visqol)),
-    "stoi": Metric("STOI", True, _of_waveforms(short_time_intelligibility)),
-    "estoi": Metric("ESTOI", True, _of_waveforms(short_time_intelligibility, extended=True)),
+    "stoi": Metric("STOI", True, _of_waveforms(stoi)),
+    "estoi": Metric("ESTOI", True, _of_waveforms(stoi, extended=True)),
     "mcd": Metric("MCD (dB)", False, _of_waveforms(mel_cepstral_distortion)),
     "log_mel_l1": Metric("log-mel L1", False, lambda a, b, mel: log_mel_l1(mel(a), mel(b))),
     "m_stft": Metric("M-STFT", False, lambda a, b, mel: multi_resolution_stft(a, b)),

@@ -11,9 +11,9 @@ import logging
 import warnings
 
 import numpy as np
+import pystoi
 import torch
 from pesq import PesqError, pesq
-from pystoi import stoi
 
 from metrics.speech_rate import SPEECH_SAMPLE_RATE, at_speech_rate
 
@@ -30,7 +30,7 @@ def pesq_wideband(reference, degraded, sample_rate):
     return float(result) if result > 0 else float("nan")
 
 
-def short_time_intelligibility(reference, degraded, sample_rate, extended=False):
+def stoi(reference, degraded, sample_rate, extended=False):
     """STOI (Taal et al., 2011), or ESTOI (Jensen & Taal, 2016) where `extended`, up to 1; silence has 0.
 
     NaN where the reference has less than 30 frames, 0.4 s, that are not silent.
@@ -43,7 +43,7 @@ def short_time_intelligibility(reference, degraded, sample_rate, extended=False)
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)  # pystoi returns 1e-5 with it
         try:
-            return float(stoi(reference.numpy(), degraded.numpy(), sample_rate, extended=extended))
+            return float(pystoi.stoi(reference.numpy(), degraded.numpy(), sample_rate, extended=extended))
         except RuntimeWarning:
             return float("nan")
 

@@ -5,7 +5,7 @@ import math
 import operator
 from typing import Annotated, Literal, Optional, Union
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 from common.errors import LARGEST_COUNT, LARGEST_SEED
 from common.files import read_text
@@ -226,7 +226,7 @@ class InferGradConfig(_Section):
         noise_schedule: file with the noise schedule of the denoising, relative to the configuration file.
         sampler: one of `model.sampler.STREAMABLE`; left out, the one that the schedule was made for.
         weight: of the waveforms' distance, beside the diffusion loss.
-        loudness_weight: of `training.loudness_distance` (PMSQE), which is added to the waveforms' spectral distance; 0: left out.
+        pmsqe_weight: of `training.pmsqe` (PMSQE), which is added to the waveforms' spectral distance; 0: left out.
         from_step, every: it counts at each `every`th optimiser step, from `from_step` on.
         random_share: share of these steps that generate by a random schedule along the same curve of log-SNR instead, so
             that the network learns all noise levels, as sampling in many steps needs them.
@@ -238,7 +238,7 @@ class InferGradConfig(_Section):
     noise_schedule: str
     sampler: Optional[str] = None
     weight: PositiveFloat = 1.0
-    loudness_weight: float = Field(ge=0, default=0.0)
+    pmsqe_weight: float = Field(ge=0, default=0.0, validation_alias=AliasChoices("pmsqe_weight", "loudness_weight"))  # the old name
     from_step: NonNegativeInt = 0
     every: PositiveInt = 1
     random_share: float = Field(ge=0, le=1, default=0.0)

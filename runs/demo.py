@@ -10,7 +10,7 @@ from common.audio import read_audio, wav_writer
 from common.errors import CommandParser, InputError, run_command
 from common.files import save_atomically
 from common.mel_plot import mel_pair
-from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
+from metrics import log_mel_l1, pesq_wideband, stoi
 from model.mel.griffin_lim import griffin_lim
 from model.mel.input import read_mel
 from vocoder import Vocoder
@@ -35,7 +35,7 @@ def measure(recording, waveform, seconds, mel):
     sample_rate = mel.config.sample_rate
     return [
         pesq_wideband(recording, waveform, sample_rate),
-        short_time_intelligibility(recording, waveform, sample_rate),
+        stoi(recording, waveform, sample_rate),
         log_mel_l1(mel(recording), mel(waveform)) * mel.config.std,
         seconds / (len(waveform) / sample_rate),
     ]

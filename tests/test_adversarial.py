@@ -49,7 +49,7 @@ def test_discriminators_learn_to_tell_noise_from_a_tone():
 def test_the_network_gets_gradients_and_the_discriminators_do_not(tmp_path):
     """Fails if the network's step trains the discriminators to be deceived."""
     trainer = new_trainer(write_adversarial_run(tmp_path))
-    config = trainer.inference_loss.config.adversarial
+    config = trainer.infer_grad_loss.config.adversarial
     y_0, generated = torch.randn(2, 1200), torch.randn(2, 1200, requires_grad=True)
     trainer.adversary.losses(y_0, generated, config).sum().backward()
     assert generated.grad.abs().sum() > 0
@@ -79,7 +79,7 @@ def test_a_step_trains_both(tmp_path):
     plain.step = 3
     batch = first_batch(trainer)
     results = [some.train_step(batch) for some in (trainer, plain)]
-    assert results[0].inference_loss > results[1].inference_loss
+    assert results[0].infer_grad_loss > results[1].infer_grad_loss
     assert not torch.equal(flat_gradient(trainer), flat_gradient(plain))
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.adversary.parameters))
     assert 0 < trainer.adversary.mean_loss() < 5 and trainer.adversary.mean_loss() is None

@@ -8,7 +8,7 @@ from model.config import load_config
 from model.sampler import SAMPLERS
 from tests.processes import TRAINING, run_to_end
 from tests.training_fixtures import SAMPLE_RATE, one_thread, same, train_to_end, weights_of, write_run  # noqa: F401
-from training.loudness_distance import LoudnessDistance
+from training.pmsqe import PMSQE
 from training.previews import PreviewSampling, make_previews
 from training.trainer import Trainer
 
@@ -41,8 +41,8 @@ def test_generates_what_inference_does(tmp_path):
     trainer = new_trainer(write_infer_grad_run(tmp_path))
     torch.nn.init.normal_(trainer.network.output_conv.weight)
     mel, noises = torch.randn(2, 20, 30), torch.randn(2, 3, 1200)
-    schedule = trainer.inference_loss.schedule_at(5)
-    generated = trainer.inference_loss.generate(schedule, trainer.network, mel, noises, 1.0)
+    schedule = trainer.infer_grad_loss.schedule_at(5)
+    generated = trainer.infer_grad_loss.generate(schedule, trainer.network, mel, noises, 1.0)
     sampled = SAMPLERS["sde-dpm-solver"](trainer.network, mel, schedule, noises=noises.unbind(1))
     assert torch.equal(generated, sampled) and len(schedule) == 3
 
@@ -50,8 +50,8 @@ def test_generates_what_inference_does(tmp_path):
 def test_samples_with_what_the_schedule_was_made_for(tmp_path):
     config = write_infer_grad_run(tmp_path)
     (tmp_path / "three.json").write_text('{"betas": [0.001, 0.05, 0.6], "sampler": "ddim"}')
-    assert new_trainer(config).inference_loss.few_steps is SAMPLERS["ddim"]
-    assert new_trainer(write_infer_grad_run(tmp_path, {"sampler": "ancestral"})).inference_loss.few_steps is SAMPLERS["ancestral"]
+    assert new_trainer(config).infer_grad_loss.few_steps is SAMPLERS["ddim"]
+    assert new_trainer(write_infer_grad_run(tmp_path, {"sampler": "ancestral"})).infer_grad_loss.few_steps is SAMPLERS["ancestral"]
 
 
 @pytest.mark.parametrize("many_steps, sampler", [(3, "ancestral"), (4, "ddim")])
@@ -61,15 +61,15 @@ def test_many_steps_have_their_own_sampler(tmp_path, many_steps, sampler):
     trainer = new_trainer(write_infer_grad_run(tmp_path, changes))
     torch.nn.init.normal_(trainer.network.output_conv.weight)
     mel, noises = torch.randn(1, 20, 30), torch.randn(1, 3, 1200)
-    schedule = trainer.inference_loss.schedule
-    generated = trainer.inference_loss.generate(schedule, trainer.network, mel, noises, 1.0)
+    schedule = trainer.infer_grad_loss.schedule
+    generated = trainer.infer_grad_loss.generate(schedule, trainer.network, mel, noises, 1.0)
     assert torch.equal(generated, SAMPLERS[sampler](trainer.network, mel, schedule, noises=noises.unbind(1)))
 
 
 def test_random_schedules_take_their_share(tmp_path):
     """Fails if steps that are not drawn at random leave the schedule, or if a resumed run draws others."""
     infer_grad = {"random_share": 0.5, "random_steps": [2, 4]}
-    first, second = (new_trainer(write_infer_grad_run(tmp_path, infer_grad)).inference_loss for _ in range(2))
+    first, second = (new_trainer(write_infer_grad_run(tmp_path, infer_grad)).infer_grad_loss for _ in range(2))
     schedules = [first.schedule_at(step) for step in range(200)]
     drawn = [schedule for schedule in schedules if schedule is not first.schedule]
     assert 70 < len(drawn) < 130
@@ -83,13 +83,13 @@ def test_trains_on_random_schedules(tmp_path):
     changes = {"random_share": 1.0, "random_steps": [5, 5], "sampler": "ancestral"}
     trainer = new_trainer(write_infer_grad_run(tmp_path, changes))
     trainer.step = 3
-    assert len(trainer.inference_loss.schedule_at(3)) == 5
+    assert len(trainer.infer_grad_loss.schedule_at(3)) == 5
     assert trainer.train_step(first_batch(trainer)).updated
 
 
 def test_an_example_has_noises_of_its_own(tmp_path):
     """Fails if they depend on the company of the example, or are those of another one or of another seed."""
-    first, second = (new_trainer(write_infer_grad_run(tmp_path, training__seed=seed)).inference_loss for seed in (0, 1))
+    first, second = (new_trainer(write_infer_grad_run(tmp_path, training__seed=seed)).infer_grad_loss for seed in (0, 1))
     noises = first.noises(torch.tensor([3, 7, 8]), 2, 1200)
     assert torch.equal(noises[1:2], first.noises(torch.tensor([7]), 2, 1200))
     rows = torch.cat([noises, second.noises(torch.tensor([3]), 2, 1200)]).flatten(0, 1)
@@ -104,7 +104,7 @@ def test_previews_are_sampled_as_it_trains(tmp_path):
     [preview] = make_previews(trainer, sampling, 1)
     sample, generator = SAMPLERS["sde-dpm-solver"], torch.Generator().manual_seed(0)
     assert torch.equal(preview.result, sample(trainer.ema.module, preview.recording_mel[None], sampling.schedule, generator)[0])
-    assert sampling.schedule is trainer.inference_loss.schedule
+    assert sampling.schedule is trainer.infer_grad_loss.schedule
 
 
 def test_gradients_pass_through_all_steps(tmp_path):
@@ -112,8 +112,8 @@ def test_gradients_pass_through_all_steps(tmp_path):
     trainer = new_trainer(write_infer_grad_run(tmp_path))
     noises = torch.randn(2, 3, 1200, requires_grad=True)
     batch = first_batch(trainer)
-    trainer.inference_loss.noises = lambda *_: noises
-    trainer.inference_losses(trainer.network, batch.split(2)[0])[0].sum().backward()
+    trainer.infer_grad_loss.noises = lambda *_: noises
+    trainer.infer_grad_losses(trainer.network, batch.split(2)[0])[0].sum().backward()
     assert (noises.grad.abs().sum(dim=(0, 2)) > 0).all()
     assert all((parameter.grad != 0).any() for parameter in trainer.network.parameters())
 
@@ -126,11 +126,11 @@ def test_counts_from_its_step_on_with_its_weight(tmp_path):
     for name, step in {"before": 2, "after": 3}.items():
         trainer.step = step
         trainer.optimizer.zero_grad()
-        losses, inference_losses = trainer._backward(batch)
-        assert len(inference_losses) == (0 if name == "before" else len(losses))
+        losses, infer_grad_losses = trainer._backward(batch)
+        assert len(infer_grad_losses) == (0 if name == "before" else len(losses))
         gradients[name] = flat_gradient(trainer)
     trainer.optimizer.zero_grad()
-    trainer.inference_losses(trainer.network, batch)[0].mean().backward()
+    trainer.infer_grad_losses(trainer.network, batch)[0].mean().backward()
     torch.testing.assert_close(gradients["after"], gradients["before"] + 0.5 * flat_gradient(trainer), atol=1e-5, rtol=1e-4)
 
 
@@ -139,16 +139,16 @@ def test_learns(tmp_path):
     changes = {"training__n_steps": 40, "training__learning_rate": 3e-3, "training__warmup_steps": 0}
     trainer = new_trainer(write_infer_grad_run(tmp_path, {"from_step": 0, "weight": 10.0}, **changes))
     batch = first_batch(trainer)
-    distances = [trainer.train_step(batch).inference_loss for _ in range(40)]
+    distances = [trainer.train_step(batch).infer_grad_loss for _ in range(40)]
     assert distances[-1] < 0.9 * distances[0]
 
 
 def test_loudness_is_added_with_its_weight(tmp_path):
     """Fails if the weight is forgotten, or if it is heard where it is not asked for."""
     y, generated = torch.randn(2, 2, 1200, generator=torch.Generator().manual_seed(0))
-    plain, half = (new_trainer(write_infer_grad_run(tmp_path, {"loudness_weight": weight})).inference_loss for weight in (0.0, 0.5))
+    plain, half = (new_trainer(write_infer_grad_run(tmp_path, {"pmsqe_weight": weight})).infer_grad_loss for weight in (0.0, 0.5))
     added = half(y, generated) - plain(y, generated)
-    torch.testing.assert_close(added, 0.5 * LoudnessDistance(SAMPLE_RATE)(y, generated), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(added, 0.5 * PMSQE(SAMPLE_RATE)(y, generated), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("changes", [{}, {"training__micro_batch_size": 1}])
@@ -182,16 +182,16 @@ def test_interrupted_run_ends_with_the_same_state(tmp_path):
 def test_every_other_step(tmp_path):
     trainer = new_trainer(write_infer_grad_run(tmp_path, {"from_step": 1, "every": 2}))
     results = [trainer.train_step(batch) for batch in trainer.batches()]
-    assert [result.inference_loss is not None for result in results] == [False, True, False, True, False, True]
+    assert [result.infer_grad_loss is not None for result in results] == [False, True, False, True, False, True]
 
 
 def test_may_be_added_to_a_run(tmp_path):
     """Says that it was, and logs its loss from then on."""
     config = write_run(tmp_path, data__segment_frames=30, training__n_steps=3)
-    assert "inference loss" not in train_to_end(config, tmp_path / "log")
+    assert "InferGrad loss" not in train_to_end(config, tmp_path / "log")
     output = train_to_end(write_infer_grad_run(tmp_path, training__log_every=1), tmp_path / "log")
     assert "training.infer_grad.weight was None, is 0.5" in output
-    assert len([line for line in output.splitlines() if "  inference loss " in line]) == 3
+    assert len([line for line in output.splitlines() if "  InferGrad loss " in line]) == 3
 
 
 def test_dry_run_measures_both_kinds_of_step(tmp_path):
@@ -208,9 +208,9 @@ def test_dry_run_measures_both_kinds_of_step(tmp_path):
         ({"many_steps_sampler": "guess"}, {}, "sampler 'guess' is unknown"),
         ({"weight": 0.0}, {}, r"training\.infer_grad\.weight"),
         ({"random_steps": [5, 3]}, {}, r"random_steps is \[5, 3\]"),
-        ({"loudness_weight": -1.0}, {}, r"training\.infer_grad\.loudness_weight"),
+        ({"pmsqe_weight": -1.0}, {}, r"training\.infer_grad\.pmsqe_weight"),
         ({"random_share": 1.5}, {}, r"training\.infer_grad\.random_share"),
-        ({"loudness_weight": 0.5}, {"mel__sample_rate": 48000, "mel__n_fft": 256, "mel__n_mels": 8}, r"1200 samples \(.*more than 1536\)"),
+        ({"pmsqe_weight": 0.5}, {"mel__sample_rate": 48000, "mel__n_fft": 256, "mel__n_mels": 8}, r"1200 samples \(.*more than 1536\)"),
         ({}, {"data__segment_frames": 25}, r"segments of 1000 samples \(wanted by training\.infer_grad: more than 1024\)"),
     ],
 )

@@ -22,7 +22,7 @@ from metrics import (
     periodicity_error,
     pesq_wideband,
     pitch,
-    short_time_intelligibility,
+    stoi,
     visqol,
     voiced_unvoiced_f1,
 )
@@ -159,9 +159,9 @@ def test_other_sample_rates_are_resampled():
 
 
 def test_stoi_ignores_level_and_extended_stoi_is_stricter(speech, noise):
-    assert short_time_intelligibility(speech, 0.5 * speech, SAMPLE_RATE) == pytest.approx(1, abs=1e-6)
+    assert stoi(speech, 0.5 * speech, SAMPLE_RATE) == pytest.approx(1, abs=1e-6)
     noisy = speech + 0.05 * noise
-    assert short_time_intelligibility(speech, noisy, SAMPLE_RATE, extended=True) < short_time_intelligibility(speech, noisy, SAMPLE_RATE)
+    assert stoi(speech, noisy, SAMPLE_RATE, extended=True) < stoi(speech, noisy, SAMPLE_RATE)
 
 
 def test_log_mel_l1_of_twice_the_power_is_ln_2(noise):

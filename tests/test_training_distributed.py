@@ -13,7 +13,7 @@ import torch
 from model.config import load_config
 from tests.processes import TRAINING, children, finish, kill, run_to_end, start, start_processes, wait_for
 from tests.training_fixtures import train_command, train_to_end, write_run
-from training import processes
+from training import distributed
 from training.examples import BatchNumbers
 from training.trainer import Trainer
 
@@ -22,7 +22,7 @@ N_STEPS = 20
 
 def record_training(config_path, n_steps, poison_rank, output):
     """Trains and writes, on each process: first gradients, final weights and their average, and what was drawn."""
-    processes.start()
+    distributed.start()
     trainer = Trainer(load_config(config_path), config_path.parent)
     record = {"noise_levels": [], "segments": [], "updated": []}
     for _, batch in zip(range(n_steps), trainer.batches()):
@@ -38,7 +38,7 @@ def record_training(config_path, n_steps, poison_rank, output):
     record["ema"] = trainer.ema.module.state_dict()
     record["validation"] = trainer.evaluate()
     torch.save(record, f"{output}-{trainer.rank}.pt")
-    processes.end()
+    distributed.end()
 
 
 def recorded(tmp_path, config, name, n_processes, n_steps=N_STEPS, poison_rank=None):
@@ -275,8 +275,8 @@ def test_left_over_variables_are_no_torchrun(tmp_path, monkeypatch):
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "9"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    processes.start()
-    assert (processes.rank(), processes.world_size()) == (0, 1)
+    distributed.start()
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
     assert Trainer(load_config(write_run(tmp_path)), tmp_path).world_size == 1
 
 

@@ -87,8 +87,8 @@ def test_a_step_waits_for_the_device_once(tmp_path, monkeypatch, changes):
     waits, batch = [], next(batches)
     # The count of the averages and the numbers of the examples are on the CPU anyway.
     trainer.ema.update_parameters = without_counting(trainer.ema.update_parameters, waits)
-    if trainer.inference_loss:
-        trainer.inference_loss.noises = without_counting(trainer.inference_loss.noises, waits)
+    if trainer.infer_grad_loss:
+        trainer.infer_grad_loss.noises = without_counting(trainer.infer_grad_loss.noises, waits)
     for name in ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"):
         method = getattr(torch.Tensor, name)
 

@@ -6,7 +6,7 @@ they are trained to tell the two apart, in turn within each step.
 
 import torch
 
-from training import processes
+from training import distributed
 from training.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_matching_loss
 
 BETAS = (0.8, 0.99)  # of Adam, as in HiFi-GAN
@@ -57,7 +57,7 @@ class Adversary:
         """Updates the discriminators by their gradients of all processes, or drops these."""
         if wanted and self.parameters[0].grad is not None:
             for parameter in self.parameters:
-                processes.total(parameter.grad)
+                distributed.total(parameter.grad)
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
             if norm.isfinite():
                 self.optimizer.step()
@@ -65,7 +65,7 @@ class Adversary:
 
     def mean_loss(self):
         """Mean loss of the discriminators over all processes since this was last asked, or None; to be called on all of them."""
-        total, number = processes.total(self.totals.clone()).tolist()
+        total, number = distributed.total(self.totals.clone()).tolist()
         self.totals.zero_()
         return total / number if number else None
 

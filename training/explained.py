@@ -5,7 +5,7 @@ import re
 import torch.distributed as dist
 
 from common.errors import InputError, is_out_of_memory, shortened
-from training import processes
+from training import distributed
 
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (exited unexpectedly|is killed by signal: [^.]*)")
 CUT_OFF = (ConnectionResetError, EOFError)  # where a data worker dies while it hands over a batch
@@ -25,7 +25,7 @@ class explained_out_of_memory:
     def __exit__(self, _, error, __):
         if error is not None and is_out_of_memory(error):
             raise InputError(
-                f"process {processes.rank()}: out of memory with training.micro_batch_size "
+                f"process {distributed.rank()}: out of memory with training.micro_batch_size "
                 f"{self.training.micro_batch_size} (wanted: a smaller one, or training.activation_checkpointing)"
             ) from None
 
@@ -44,7 +44,7 @@ class explained_deaths:
             return
         line = _dead_worker(error) or _lost_process(error)
         if line is not None:
-            raise InputError(f"process {processes.rank()}: {line}") from None
+            raise InputError(f"process {distributed.rank()}: {line}") from None
 
 
 def _dead_worker(error):

@@ -10,11 +10,11 @@ import torch
 from common.errors import InputError
 from model.noise_schedule import NoiseSchedule, random_along
 from model.sampler import find_sampler, sampler_name
-from training.loudness_distance import LoudnessDistance
+from training.pmsqe import PMSQE
 from training.spectral_distance import SpectralDistance
 
 
-class InferenceLoss:
+class InferGradLoss:
     """Distance of generated waveforms from their recordings. It compares spectra, because the mel does not give the phase.
 
     Args:
@@ -30,8 +30,8 @@ class InferenceLoss:
     """
 
     def __init__(self, config, folder, segment_samples, sample_rate, seed, device):
-        self.loudness_distance = LoudnessDistance(sample_rate).to(device) if config.loudness_weight else None
-        longest = max(SpectralDistance.longest_reflection, self.loudness_distance.n_fft if self.loudness_distance else 0)
+        self.pmsqe = PMSQE(sample_rate).to(device) if config.pmsqe_weight else None
+        longest = max(SpectralDistance.longest_reflection, self.pmsqe.n_fft if self.pmsqe else 0)
         if segment_samples <= longest:
             raise InputError(
                 f"data.segment_frames makes segments of {segment_samples} samples (wanted by training.infer_grad: more than {longest})"
@@ -88,6 +88,6 @@ class InferenceLoss:
     def __call__(self, y_0, generated):
         """Recordings `[B, T]` and generated waveforms `[B, T]` -> losses `[B]`."""
         distance = self.spectral_distance(y_0, generated)
-        if self.loudness_distance:
-            distance = distance + self.config.loudness_weight * self.loudness_distance(y_0, generated)
+        if self.pmsqe:
+            distance = distance + self.config.pmsqe_weight * self.pmsqe(y_0, generated)
         return distance

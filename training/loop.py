@@ -4,7 +4,7 @@ import contextlib
 import math
 
 from common.errors import InputError, describe
-from training import processes
+from training import distributed
 from training.previews import make_previews
 from training.run_folder import read_state
 from training.stability import WINDOW
@@ -79,11 +79,11 @@ class Loop:
             if trainer.step % training.validate_every == 0 or last:
                 self._validate()
             reason = self.stop_signal.check()
-            stop = processes.any_process(reason is not None)
+            stop = distributed.any_process(reason is not None)
             if trainer.step % training.save_every == 0 or self._is_milestone() or last or stop:
                 self._save(final=last or stop)
             if stop:
-                reason = next(filter(None, processes.collect(reason)))
+                reason = next(filter(None, distributed.collect(reason)))
                 self.is_stopped = True
                 self.monitor.say(f"stopped by {reason} at step {trainer.step}; the same command goes on from there")
                 return None
@@ -128,7 +128,7 @@ class Loop:
                 return False
             return True
 
-        return processes.from_first(processes.agree(attempt))
+        return distributed.from_first(distributed.agree(attempt))
 
     def _roll_back(self, problem):
         """Goes back to the last good checkpoint with a lower learning rate; returns False after too many times.
@@ -177,7 +177,7 @@ class Loop:
             self.folder.discard_after(path, self.trainer.step)
             return path, state
 
-        return processes.from_first(processes.agree(search))
+        return distributed.from_first(distributed.agree(search))
 
 
 def _is_better(loss, best):

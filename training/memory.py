@@ -87,8 +87,8 @@ def step_bytes(trainer, stage):
     def backward(n):
         batch = default_collate(examples[:n])
         objective = trainer.losses(trainer.network, batch).sum()
-        if trainer.inference_loss:
-            objective = objective + trainer.inference_losses(trainer.network, batch)[0].sum()
+        if trainer.infer_grad_loss:
+            objective = objective + trainer.infer_grad_losses(trainer.network, batch)[0].sum()
         torch.autograd.grad(objective, parameters)
 
     trainer.network.train()

@@ -71,7 +71,7 @@ class Monitor:
         """Args: scalars: those of an `Interval`."""
         self._add_scalars(scalars, step)
         seconds = (time.monotonic() - self.start) / max(step - self.first_step, 1) * (self.n_steps - step)
-        inference = f"inference loss {scalars['train/inference_loss']:.4f}  " if "train/inference_loss" in scalars else ""
+        inference = f"InferGrad loss {scalars['train/infer_grad_loss']:.4f}  " if "train/infer_grad_loss" in scalars else ""
         self.say(
             f"step {step}  loss {scalars.get('train/loss', float('nan')):.4f}  {inference}"
             f"gradient norm {scalars.get('train/gradient_norm', float('nan')):.3f}  "

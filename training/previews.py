@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 
 from common.device import synchronized_time
-from metrics import log_mel_l1, pesq_wideband, short_time_intelligibility
+from metrics import log_mel_l1, pesq_wideband, stoi
 from model.noise_schedule import NoiseSchedule
 from model.sampler import SAMPLERS, Sampler
-from training import processes
+from training import distributed
 
 DEFAULT_SCHEDULE = Path(__file__).parent.parent / "schedules" / "wg-6.json"
 LONGEST = 10.0  # seconds of a recording that are resynthesised
@@ -27,7 +27,7 @@ class PreviewSampling(NamedTuple):
     @classmethod
     def of(cls, trainer):
         """What InferGrad trains for in the last stage that has it, so that one sees it in the figures; else six steps of algorithm 2."""
-        trained = [loss for loss in trainer.inference_losses_of_stages.values() if loss]
+        trained = [loss for loss in trainer.infer_grad_losses_of_stages.values() if loss]
         if trained:
             return cls(trained[-1].schedule, trained[-1].sampler_of(trained[-1].schedule))
         return cls(NoiseSchedule.load(DEFAULT_SCHEDULE), SAMPLERS["ancestral"])
@@ -62,7 +62,7 @@ def make_previews(trainer, sampling, count):
     mine = range(trainer.rank, min(count, len(recordings)), trainer.world_size)
     with _convolutions_of_any_length():
         previews = [_preview(trainer, sampling, index) for index in mine]
-    parts = processes.collect(previews)
+    parts = distributed.collect(previews)
     return sorted((preview for part in parts for preview in part), key=lambda preview: preview.index)
 
 
@@ -103,7 +103,7 @@ def _preview(trainer, sampling, index):
     figures = {"log_mel_l1": log_mel_l1(mel, result_mel), "real_time_factor": seconds * sample_rate / len(recording)}
     if len(recording) >= SHORTEST_JUDGED * sample_rate:
         figures["pesq"] = pesq_wideband(recording, result, sample_rate)
-        figures["stoi"] = short_time_intelligibility(recording, result, sample_rate)
+        figures["stoi"] = stoi(recording, result, sample_rate)
     name = trainer.validation_examples.recordings.paths[index].stem
     return Preview(index, name, recording, result, mel, result_mel, figures)
 

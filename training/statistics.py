@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from training import processes
+from training import distributed
 
 N_BANDS = 5  # of equal width in the noise level, from 0 (noise) to 1 (clean)
 BAND_NAMES = [f"{band / N_BANDS:g}-{(band + 1) / N_BANDS:g}" for band in range(N_BANDS)]
@@ -28,7 +28,7 @@ class LossByGroup:
 
     def means(self, device):
         """Mean loss over all processes, and a dictionary of means by group without the groups that saw nothing."""
-        sums, counts = processes.total(self.totals.to(device, copy=True)).cpu()
+        sums, counts = distributed.total(self.totals.to(device, copy=True)).cpu()
         groups = {name: (s / n).item() for name, s, n in zip(self.names, sums, counts) if n > 0}
         return (sums.sum() / counts.sum()).item(), groups
 
@@ -49,7 +49,7 @@ class Interval:
         self.position = position
         self.by_band = LossByGroup(BAND_NAMES)
         self.gradient_norms = []
-        self.inference_losses = []
+        self.infer_grad_losses = []
         self.seconds = 0.0
         self.resume_clock()
 
@@ -65,8 +65,8 @@ class Interval:
         if result.updated:
             self.by_band.add(result.losses, band_of(result.noise_levels))
             self.gradient_norms.append(result.gradient_norm)
-            if result.inference_loss is not None:
-                self.inference_losses.append(result.inference_loss)
+            if result.infer_grad_loss is not None:
+                self.infer_grad_losses.append(result.infer_grad_loss)
 
     def scalars(self, trainer):
         """Dictionary of figures, named as TensorBoard shows them; to be called on all processes."""
@@ -80,8 +80,8 @@ class Interval:
             figures["train/loss"] = loss
             figures["train/gradient_norm"] = sum(self.gradient_norms) / len(self.gradient_norms)
             figures.update({f"train_loss_by_noise_level/{name}": value for name, value in bands.items()})
-        if self.inference_losses:
-            figures["train/inference_loss"] = sum(self.inference_losses) / len(self.inference_losses)
+        if self.infer_grad_losses:
+            figures["train/infer_grad_loss"] = sum(self.infer_grad_losses) / len(self.infer_grad_losses)
         if trainer.adversary and (loss := trainer.adversary.mean_loss()) is not None:
             figures["train/discriminator_loss"] = loss
         if trainer.scaler.is_enabled():

@@ -24,11 +24,11 @@ from model.mel.statistics import mel_statistics, parse_mel_statistics, statistic
 from model.mel.transform import LogMelSpectrogram
 from model.network import new_network
 from model.noise_schedule import BUILDERS
-from training import processes
+from training import distributed
 from training.adversarial import Adversary
 from training.examples import BatchNumbers, DiffusionExamples, batches
 from training.explained import explained_out_of_memory
-from training.infer_grad import InferenceLoss
+from training.infer_grad import InferGradLoss
 from training.optimization import checkpoint_activations, ema_update, learning_rate_factor
 from training.same_data import changed_lists, describe_data, summary
 from training.stability import StabilityGuard
@@ -58,7 +58,7 @@ class StepResult(NamedTuple):
     updated: bool
     losses: torch.Tensor
     noise_levels: torch.Tensor
-    inference_loss: Optional[float]
+    infer_grad_loss: Optional[float]
 
 
 class Trainer:
@@ -77,16 +77,16 @@ class Trainer:
         self.config = config
         self.stages = stages_of(config)
         training = config.training
-        self.rank, self.world_size = processes.rank(), processes.world_size()
-        self.device = processes.device()
+        self.rank, self.world_size = distributed.rank(), distributed.world_size()
+        self.device = distributed.device()
         self._data = self._mel_statistics = None
         # What may go wrong on one machine alone comes before the first exchange of tensors, where the others would wait.
-        processes.agree(lambda: self._prepare(folder))
+        distributed.agree(lambda: self._prepare(folder))
         if self.world_size > 1:
-            data = processes.agree(self.data)
+            data = distributed.agree(self.data)
             of_lists = {f"{name} data": f"{describe_data(data[name])} ({data[name]['digest'][:8]})" for name in data}
-            processes.agree_on({"device": self.device.type, **of_lists})
-        processes.agree(self._build)
+            distributed.agree_on({"device": self.device.type, **of_lists})
+        distributed.agree(self._build)
         # Losses are computed through this one: only its forward has the gradients averaged over the processes.
         self.parallel_network = self.network
         if self.world_size > 1:
@@ -111,7 +111,7 @@ class Trainer:
         self._check_machine()
         self.schedule = BUILDERS[schedule.name](schedule.n_steps, schedule.start, schedule.stop)
         self.mel = LogMelSpectrogram(config.mel).to(self.device)
-        self.inference_losses_of_stages = {stage.number: self._inference_loss(stage.config, folder) for stage in self.stages}
+        self.infer_grad_losses_of_stages = {stage.number: self._infer_grad_loss(stage.config, folder) for stage in self.stages}
         self.recordings = self._recordings(folder / config.data.train_filelist)
         self.validation_examples = self._examples(self._recordings(folder / config.data.validation_filelist), config.data, 0)
 
@@ -126,7 +126,7 @@ class Trainer:
             self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(self.stages))
         if training.activation_checkpointing:
             checkpoint_activations(self.network)
-        adversaries = [loss.config.adversarial for loss in self.inference_losses_of_stages.values() if loss and loss.config.adversarial]
+        adversaries = [loss.config.adversarial for loss in self.infer_grad_losses_of_stages.values() if loss and loss.config.adversarial]
         self.adversary = Adversary(adversaries[0], training.seed, self.device) if adversaries else None
 
     def _check_machine(self):
@@ -142,13 +142,13 @@ class Trainer:
     def _new_network(self):
         return new_network(self.config)
 
-    def _inference_loss(self, config, folder):
-        """The `InferenceLoss` of a stage's configuration, or None."""
+    def _infer_grad_loss(self, config, folder):
+        """The `InferGradLoss` of a stage's configuration, or None."""
         training = config.training
         if training.infer_grad is None:
             return None
         segment_samples = config.data.segment_frames * config.mel.hop_length
-        return InferenceLoss(training.infer_grad, folder, segment_samples, config.mel.sample_rate, training.seed, self.device)
+        return InferGradLoss(training.infer_grad, folder, segment_samples, config.mel.sample_rate, training.seed, self.device)
 
     def _examples(self, recordings, data, seed):
         return DiffusionExamples(recordings, data.segment_frames, self.mel.context, self.schedule, seed, data.even_over_speakers)
@@ -185,9 +185,9 @@ class Trainer:
         return stage_at(self.stages, self.step)
 
     @property
-    def inference_loss(self):
-        """The `InferenceLoss` of the stage, or None."""
-        return self.inference_losses_of_stages[self.stage.number]
+    def infer_grad_loss(self):
+        """The `InferGradLoss` of the stage, or None."""
+        return self.infer_grad_losses_of_stages[self.stage.number]
 
     @property
     def examples(self):
@@ -205,15 +205,15 @@ class Trainer:
         training = self.stage.config.training
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses, inference_losses = self._backward(batch)
+        losses, infer_grad_losses = self._backward(batch)
         self.scaler.unscale_(self.optimizer)
         gradient_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), training.gradient_clip)
 
-        totals = processes.total(torch.stack([losses.sum(), inference_losses.sum()]))
+        totals = distributed.total(torch.stack([losses.sum(), infer_grad_losses.sum()]))
         # The one time in a step that this process waits for its device.
         figures = torch.cat([gradient_norm[None], totals, losses]).cpu()
         gradient_norm, *totals = figures[:3].tolist()
-        loss, inference_loss = (total / training.batch_size for total in totals)
+        loss, infer_grad_loss = (total / training.batch_size for total in totals)
 
         # Loss and averaged gradient are the same on all processes, and so is this decision.
         updated = math.isfinite(gradient_norm) and math.isfinite(loss)
@@ -226,9 +226,9 @@ class Trainer:
         self.scaler.update()
         self.step += 1
         self.position += training.batch_size
-        if len(inference_losses) == 0:
-            inference_loss = None
-        return StepResult(loss, gradient_norm, updated, figures[3:], batch.noise_level, inference_loss)
+        if len(infer_grad_losses) == 0:
+            infer_grad_loss = None
+        return StepResult(loss, gradient_norm, updated, figures[3:], batch.noise_level, infer_grad_loss)
 
     def _backward(self, batch):
         """Gradient of the mean objective of the whole batch, in portions that fit into memory.
@@ -239,7 +239,7 @@ class Trainer:
         training = self.stage.config.training
         infer_grad = training.infer_grad
         with_inference = infer_grad is not None and infer_grad.counts_at(self.step)
-        losses, inference_losses = [], [torch.zeros(0, device=self.device)]
+        losses, infer_grad_losses = [], [torch.zeros(0, device=self.device)]
         portions = batch.split(training.micro_batch_size or training.batch_size)
         for i, portion in enumerate(portions):
             wait = self.world_size > 1 and i < len(portions) - 1  # gradients are exchanged once, after the last portion
@@ -247,15 +247,15 @@ class Trainer:
                 losses.append(self.losses(self.parallel_network, portion))
                 objective = losses[-1].sum()
                 if with_inference:
-                    of_portion, y_0, generated = self.inference_losses(self.parallel_network, portion)
-                    inference_losses.append(of_portion)
-                    objective = objective + infer_grad.weight * inference_losses[-1].sum()
+                    of_portion, y_0, generated = self.infer_grad_losses(self.parallel_network, portion)
+                    infer_grad_losses.append(of_portion)
+                    objective = objective + infer_grad.weight * infer_grad_losses[-1].sum()
                 # DistributedDataParallel takes the mean over processes, whose shares may differ by one example.
                 self.scaler.scale(objective * (self.world_size / training.batch_size)).backward()
                 if with_inference and infer_grad.adversarial:
                     with self.autocast():
                         self.adversary.backward(y_0, generated.detach(), 1 / training.batch_size)
-        return torch.cat(losses).detach(), torch.cat(inference_losses).detach()
+        return torch.cat(losses).detach(), torch.cat(infer_grad_losses).detach()
 
     def losses(self, network, batch):
         """`[B]` losses of a `Batch`."""
@@ -264,15 +264,15 @@ class Trainer:
         with self.autocast():
             return diffusion_loss(network, y_0 / std, mel, noise_level, noise)
 
-    def inference_losses(self, network, batch):
+    def infer_grad_losses(self, network, batch):
         """Of a `Batch` in InferGrad, see `training.infer_grad`: losses `[B]`, recordings `[B, T]` and what is generated, `[B, T]`."""
         y_0, mel, std = self._given(batch)
-        schedule = self.inference_loss.schedule_at(self.step)
-        noises = self._on_device(self.inference_loss.noises(batch.number, len(schedule), y_0.shape[1]))
+        schedule = self.infer_grad_loss.schedule_at(self.step)
+        noises = self._on_device(self.infer_grad_loss.noises(batch.number, len(schedule), y_0.shape[1]))
         with self.autocast():
-            generated = std * self.inference_loss.generate(schedule, network, mel, noises, 1 / std)
-        losses = self.inference_loss(y_0, generated)
-        adversarial = self.inference_loss.config.adversarial
+            generated = std * self.infer_grad_loss.generate(schedule, network, mel, noises, 1 / std)
+        losses = self.infer_grad_loss(y_0, generated)
+        adversarial = self.infer_grad_loss.config.adversarial
         if adversarial:
             with self.autocast():
                 losses = losses + self.adversary.losses(y_0, generated, adversarial)

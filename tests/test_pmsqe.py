@@ -6,14 +6,14 @@ import torch
 from pesq import pesq
 
 from tests.conftest import ROOT
-from training.loudness_distance import LoudnessDistance, bark, hearing_threshold
+from training.pmsqe import PMSQE, bark, hearing_threshold
 
 SAMPLE_RATE = 16000
 
 
 @pytest.fixture(scope="module")
 def distance():
-    return LoudnessDistance(SAMPLE_RATE)
+    return PMSQE(SAMPLE_RATE)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_silence_has_finite_gradients(distance, speech, reference, generated):
 @pytest.mark.parametrize("sample_rate", [8000, 22050, 24000, 48000])
 def test_other_sample_rates(speech, sample_rate):
     """Fails if a band has no line, or if the filter, given at 16 kHz, is silent above 8 kHz."""
-    distance = LoudnessDistance(sample_rate)
+    distance = PMSQE(sample_rate)
     assert (distance.bands.sum(0) > 0).all() and (distance.bands.sum(1) > 0).all()
     assert distance(speech, speech + 0.01 * noise_like(speech)).item() > 0.5
 
@@ -91,5 +91,5 @@ def test_is_as_loud_at_each_sample_rate(frequency):
     distances = []
     for sample_rate in (16000, 24000, 48000):
         a = 0.1 * tone(frequency, sample_rate, sample_rate)
-        distances.append(LoudnessDistance(sample_rate)(a, 0.5 * a).item())
+        distances.append(PMSQE(sample_rate)(a, 0.5 * a).item())
     assert max(distances) < 1.25 * min(distances)

@@ -31,7 +31,7 @@ def hearing_threshold(frequency):
     return 10 ** (decibels / 10)
 
 
-class LoudnessDistance(nn.Module):
+class PMSQE(nn.Module):
     """`0.1 symmetric + 0.0309 asymmetric`, PESQ's sum, of the root mean squares over frames of
 
     - symmetric: the L2 norm over Bark bands of how much louder or softer than the recording it is, where that is heard;
