@@ -62,7 +62,7 @@ def features(path, vocoder, conversions=AS_IT_IS):
     Raises:
         OSError, InputError: the file cannot be used; the message names it.
     """
-    path, config = Path(path), vocoder.mel.config
+    path, config = Path(path), vocoder.mel_transform.config
     if path.suffix.lower() in MEL_SUFFIXES:
         return read_mel(path, config.n_mels)
     if path.suffix.lower() in AUDIO_SUFFIXES:
@@ -70,7 +70,7 @@ def features(path, vocoder, conversions=AS_IT_IS):
         if (peak := audio.abs().max()) > 1:
             warn(f"{path}: samples of up to {peak:.3g} (wanted: within [-1, 1])")
         with naming(path):
-            return vocoder.mel(audio)
+            return vocoder.mel_transform(audio)
     raise InputError(f"{path}: unknown kind of file '{path.suffix}' (wanted: one of {names(MEL_SUFFIXES | AUDIO_SUFFIXES)})")
 
 
@@ -141,7 +141,7 @@ def vocode_batch(vocoder, batch, seed, refuse):
 
     try:
         for i, file in enumerate(batch):
-            files[i] = waveform_file(file, vocoder.mel)
+            files[i] = waveform_file(file, vocoder.mel_transform)
             send(i, None)
         start = time.perf_counter()
         for i, waveform in vocoder.stream([file.mel for file in batch], seed):
@@ -186,7 +186,7 @@ def vocode_files(vocoder, inputs, outputs, guard=None, batch_size=1, seed=0, con
         tqdm.write(f"error: {describe(error)}", file=sys.stderr)
         bar.update()
 
-    seconds_per_frame = vocoder.mel.config.hop_length / vocoder.mel.config.sample_rate
+    seconds_per_frame = vocoder.mel_transform.config.hop_length / vocoder.mel_transform.config.sample_rate
     with tqdm(total=len(inputs), unit="file", disable=not progress) as bar:
         files = usable_files(vocoder, inputs, outputs, guard or OutputGuard(inputs, outputs), conversions, refuse)
         batch_size = min(batch_size, most_open_files())

@@ -114,7 +114,7 @@ class Vocoder:
         self.network = network.to(self.device)
         if compile:
             self.network = compiled(self.network, self.device)
-        self.mel = LogMelSpectrogram(mel_config)
+        self.mel_transform = LogMelSpectrogram(mel_config)
         self.schedule = schedule
         self.chunk_frames = chunk_frames
         self.sampler = find_sampler(sampler_name(schedule, sampler), streamable=True)
@@ -144,7 +144,7 @@ class Vocoder:
         Raises:
             InputError: as `model.mel.input.as_mel`.
         """
-        return diagnose(as_mel(mel, self.mel.config.n_mels).cpu(), self.mel, self.mel_statistics)
+        return diagnose(as_mel(mel, self.mel_transform.config.n_mels).cpu(), self.mel_transform, self.mel_statistics)
 
     def stream(self, mels, seed=0):
         """Vocodes mels chunk by chunk, in memory that does not grow with their length.
@@ -179,7 +179,7 @@ class Vocoder:
 
     def _mel(self, mel, i):
         with naming(f"mels[{i}]"):
-            return as_mel(mel, self.mel.config.n_mels)
+            return as_mel(mel, self.mel_transform.config.n_mels)
 
     def synthesize(self, mels, seed=0):
         """Vocodes mels. The waveform of each is the one that it has when it is vocoded alone. Warns if `diagnose` finds something.
@@ -201,7 +201,7 @@ class Vocoder:
         for i, mel in enumerate(mels):
             if complaint := self.diagnose(mel):
                 warnings.warn(f"mels[{i}]: {complaint}", stacklevel=2)
-            checks.append(WaveformCheck(f"mels[{i}]", self.mel.misfit(mel)))
+            checks.append(WaveformCheck(f"mels[{i}]", self.mel_transform.misfit(mel)))
         for i, piece in self.stream(mels, seed):
             checks[i].add(piece)
             pieces[i].append(piece)

@@ -31,11 +31,11 @@ def denoising_states(network, mel, schedule, sampler, seed=0):
     return [states[i] for i in shown]
 
 
-def draw(states, recording_mel, mel, path, frames_per_second):
+def draw(states, recording_mel, mel_transform, path, frames_per_second):
     """Writes the animation, a GIF: waveform above, mel below, in the colours of the recording's mel."""
     figure = Figure(figsize=(7, 3.6), dpi=80, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    sample_rate = mel.config.sample_rate
+    sample_rate = mel_transform.config.sample_rate
 
     def draw_state(k):
         n, y = states[min(k, len(states) - 1)]
@@ -43,7 +43,7 @@ def draw(states, recording_mel, mel, path, frames_per_second):
             axes.clear()
         above.plot(np.arange(len(y)) / sample_rate, y.numpy(), linewidth=0.3)
         above.set(ylim=(-1.5, 1.5), title=f"{n} steps to go" if n else "done")
-        draw_mel(below, mel(y.clamp(-1, 1)), mel.config, limits_of(recording_mel))
+        draw_mel(below, mel_transform(y.clamp(-1, 1)), mel_transform.config, limits_of(recording_mel))
         above.label_outer()
 
     animation = FuncAnimation(figure, draw_state, frames=len(states) + REST)
@@ -70,11 +70,11 @@ def run(arguments):
     check_output(arguments.output, [arguments.checkpoint, split_text(arguments.noise_schedule)[0], arguments.recording])
     schedule = find_schedule(arguments.noise_schedule, arguments.steps)
     network, config = load_network(arguments.checkpoint)
-    mel = LogMelSpectrogram(config.mel)
+    mel_transform = LogMelSpectrogram(config.mel)
     recording = read_audio(arguments.recording, config.mel.sample_rate)
     with naming(arguments.recording):
-        recording_mel = mel(recording)
+        recording_mel = mel_transform(recording)
     states = denoising_states(network, recording_mel, schedule, sampler_name(schedule, arguments.sampler), arguments.seed)
-    draw(states, recording_mel, mel, arguments.output, arguments.frames_per_second)
+    draw(states, recording_mel, mel_transform, arguments.output, arguments.frames_per_second)
     print(arguments.output)
     return 0

@@ -46,13 +46,13 @@ def _plots(quality, folder):
     return plots
 
 
-def _spectrogram(path, mel):
-    audio = read_audio(path, mel.config.sample_rate)
+def _spectrogram(path, mel_transform):
+    audio = read_audio(path, mel_transform.config.sample_rate)
     with naming(path):
-        return mel(audio)
+        return mel_transform(audio)
 
 
-def _example(example, mel, source, folder):
+def _example(example, mel_transform, source, folder):
     """Copies a recording's audio and draws its mels; returns what the page needs of it."""
     systems, limits = [], None
     for system in example.systems:
@@ -60,7 +60,7 @@ def _example(example, mel, source, folder):
             systems.append({"system": system.system, "figures": system.figures, "audio": None, "picture": None})
             continue
         audio, copy = inside(source, system.audio), inside(folder, system.audio)
-        spectrogram = _spectrogram(audio, mel)
+        spectrogram = _spectrogram(audio, mel_transform)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if audio.resolve() != copy.resolve():  # a report may be made in the folder itself
             content = audio.read_bytes()
@@ -68,7 +68,7 @@ def _example(example, mel, source, folder):
         picture = Path("pictures", *Path(system.audio).parts[1:]).with_suffix(".png")
         inside(folder, picture).parent.mkdir(parents=True, exist_ok=True)
         limits = limits or limits_of(spectrogram)  # the recording's, which comes first
-        save_mel_picture(spectrogram, mel.config, folder / picture, limits)
+        save_mel_picture(spectrogram, mel_transform.config, folder / picture, limits)
         links = {"audio": quote(system.audio), "picture": quote(picture.as_posix())}
         systems.append({"system": system.system, "figures": system.figures, **links})
     return {"recording": example.recording, "systems": systems}
@@ -81,10 +81,10 @@ def add_arguments(parser):
 
 def run(arguments):
     quality = load_quality(arguments.quality)
-    mel = LogMelSpectrogram(quality.mel)
+    mel_transform = LogMelSpectrogram(quality.mel)
     for system in (system for example in quality.examples for system in example.systems):
         if system.audio is not None:
-            _spectrogram(inside(arguments.quality, system.audio), mel)  # what is wrong is said before anything is written
+            _spectrogram(inside(arguments.quality, system.audio), mel_transform)  # what is wrong is said before anything is written
             inside(arguments.output, system.audio)
     (arguments.output / "pictures").mkdir(parents=True, exist_ok=True)
     page = jinja2.Environment(
@@ -95,7 +95,7 @@ def run(arguments):
         metrics=METRICS,
         number=number,
         plots=_plots(quality, arguments.output),
-        examples=[_example(example, mel, arguments.quality, arguments.output) for example in quality.examples],
+        examples=[_example(example, mel_transform, arguments.quality, arguments.output) for example in quality.examples],
     )
     save_text(text, arguments.output / "index.html")
     print(arguments.output / "index.html")

@@ -204,7 +204,7 @@ def run(arguments):
     batches, n_candidates, settings = _batches(arguments)
     scorer = Scorer(scoring, "cpu")  # everything is checked here, before any process starts
     excerpts = scorer.excerpts
-    say_which_are_shorter(excerpts, arguments.seconds, scorer.mel.config)
+    say_which_are_shorter(excerpts, arguments.seconds, scorer.mel_transform.config)
     without_value = scorer.without_value()
     if without_value:
         raise InputError(

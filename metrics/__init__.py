@@ -30,19 +30,19 @@ class Metric:
     function: Callable
     is_slow: bool = False
 
-    def measure(self, recording, waveform, mel):
+    def measure(self, recording, waveform, mel_transform):
         """The value for a recording `[T]` and a waveform `[T]`; NaN where there is none.
 
         Args:
-            mel: the `LogMelSpectrogram` that they are compared with.
+            mel_transform: the `LogMelSpectrogram` that they are compared with.
         """
         if not (recording.isfinite().all() and waveform.isfinite().all()):
             return float("nan")
-        return self.function(recording, waveform, mel)
+        return self.function(recording, waveform, mel_transform)
 
 
 def _of_waveforms(function, **options):
-    return lambda recording, waveform, mel: function(recording, waveform, mel.config.sample_rate, **options)
+    return lambda recording, waveform, mel_transform: function(recording, waveform, mel_transform.config.sample_rate, **options)
 
 
 METRICS = {

@@ -226,7 +226,7 @@ def convert(source, target, config=None, recordings=None):
     checkpoint = read_checkpoint(source, config)
     network = build_network(checkpoint, source)
     if recordings is not None:
-        mel = LogMelSpectrogram(checkpoint.config.mel)
-        checkpoint = checkpoint._replace(mel_statistics=statistics_of_recordings(recordings, mel))
+        mel_transform = LogMelSpectrogram(checkpoint.config.mel)
+        checkpoint = checkpoint._replace(mel_statistics=statistics_of_recordings(recordings, mel_transform))
     save_weights(network, checkpoint.config, target, checkpoint.mel_statistics)
     return checkpoint

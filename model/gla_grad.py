@@ -45,11 +45,11 @@ class GlaGrad(nn.Module):
             )
         self.config, self.n_iter = mel_config, n_iter
         self.context_frames = n_iter * math.ceil(mel_config.win_length / mel_config.hop_length)
-        mel = LogMelSpectrogram(mel_config)
-        self.margins = mel.context
-        self.first_centre = mel_config.n_fft // 2 - mel.context[0]  # the sample that the first frame is centred on
-        filters = mel.spectrogram.mel_scale.fb.T.clone()
-        self.register_buffer("window", mel.spectrogram.spectrogram.window.clone())
+        mel_transform = LogMelSpectrogram(mel_config)
+        self.margins = mel_transform.context
+        self.first_centre = mel_config.n_fft // 2 - mel_transform.context[0]  # the sample that the first frame is centred on
+        filters = mel_transform.spectrogram.mel_scale.fb.T.clone()
+        self.register_buffer("window", mel_transform.spectrogram.spectrogram.window.clone())
         self.register_buffer("filters", filters)  # [n_mels, n_fft / 2 + 1]
         self.register_buffer("widths", filters.sum(0)[:, None])
         self.unit = self.window.square().sum().sqrt().item() ** mel_config.power if mel_config.normalized else 1.0

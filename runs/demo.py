@@ -24,19 +24,19 @@ GLA_GRAD = 8  # iterations
 COLUMNS = ["PESQ", "STOI", "log-mel L1", "real-time factor"]
 
 
-def measure(recording, waveform, seconds, mel):
+def measure(recording, waveform, seconds, mel_transform):
     """The figures of one waveform, in the order of `COLUMNS`.
 
     Args:
         recording, waveform: `[T]`.
         seconds: what it took.
-        mel: the `LogMelSpectrogram`.
+        mel_transform: the `LogMelSpectrogram`.
     """
-    sample_rate = mel.config.sample_rate
+    sample_rate = mel_transform.config.sample_rate
     return [
         pesq_wideband(recording, waveform, sample_rate),
         stoi(recording, waveform, sample_rate),
-        log_mel_l1(mel(recording), mel(waveform)) * mel.config.std,
+        log_mel_l1(mel_transform(recording), mel_transform(waveform)) * mel_transform.config.std,
         seconds / (len(waveform) / sample_rate),
     ]
 
@@ -59,7 +59,7 @@ def main():
     if not mel_paths:
         raise InputError(f"{RECORDINGS}: no mels (wanted: the .npy files that the repository has there)")
     vocoder = Vocoder.load(CHECKPOINT, SCHEDULE)
-    mel_of, config = vocoder.mel, vocoder.mel.config
+    mel_transform, config = vocoder.mel_transform, vocoder.mel_transform.config
     corrected = Vocoder(vocoder.network, config, vocoder.schedule, gla_grad=GLA_GRAD)
     corrected.synthesize(torch.zeros(1, config.n_mels, 400))  # warm-up
 
@@ -78,8 +78,8 @@ def main():
             if end is not None:
                 with wav_writer(OUTPUT / f"{mel_path.stem}{end}.wav", config.sample_rate) as write:
                     write(waveform)
-                draw(OUTPUT / f"{mel_path.stem}{end}.png", name, mel, mel_of(waveform), config)
-            rows[name].append(measure(recording, waveform, seconds, mel_of))
+                draw(OUTPUT / f"{mel_path.stem}{end}.png", name, mel, mel_transform(waveform), config)
+            rows[name].append(measure(recording, waveform, seconds, mel_transform))
             print(f"{mel_path.stem:10} {name:28}" + "".join(f"{value:18.3f}" for value in rows[name][-1]), flush=True)
     for name in systems:
         print(f"{'mean':10} {name:28}" + "".join(f"{value:18.3f}" for value in np.nanmean(rows[name], axis=0)))

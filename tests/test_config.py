@@ -113,3 +113,12 @@ def test_deep_json_is_one_line(tmp_path):
 def test_what_users_of_other_wavegrads_look_for_is_named():
     with pytest.raises(InputError, match="unknown key 'training.logdir' .*-l FOLDER"):
         config_of(changed("training.logdir", "logs"))
+
+
+def test_the_old_name_of_a_key_is_read():
+    """Fails if a configuration, or a checkpoint's, from before the renaming is refused."""
+    values = tiny_config_values()
+    values["training"]["infer_grad"] = {"noise_schedule": "a.json", "loudness_weight": 0.3}
+    config = config_of(values)
+    assert config.training.infer_grad.pmsqe_weight == 0.3
+    assert parse_config(config.model_dump_json(), "again") == config

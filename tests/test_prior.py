@@ -91,7 +91,7 @@ def test_training_is_of_whitened_waveforms(tmp_path, write_recording):
     trainer, seen = Trainer(with_prior(loudest=1e3, floor=1e-6), tmp_path), []
     batch = next(iter(trainer.batches()))
     trainer.losses(lambda y_n, mel, noise_level: seen.append((y_n, mel)) or torch.zeros_like(y_n), batch)
-    left, right = trainer.mel.context
+    left, right = trainer.mel_transform.context
     segment, noise, level = batch[:3]
     [(y_n, mel)] = seen
     std = make_prior(trainer.config)(mel)

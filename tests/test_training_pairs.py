@@ -48,7 +48,7 @@ def test_the_network_is_given_the_mel_of_the_file(tmp_path):
     trainer = Trainer(config, tmp_path)
     batch = next(iter(trainer.batches()))
     _, mel, _ = trainer._given(batch)
-    computed = trainer.mel.from_padded(batch.segment)
+    computed = trainer.mel_transform.from_padded(batch.segment)
     torch.testing.assert_close(mel, computed + 1, atol=1e-4, rtol=0)
     statistics = json.loads(trainer.mel_statistics())
     plain = json.loads(Trainer(load_config(write_run(tmp_path / "plain")), tmp_path / "plain").mel_statistics())

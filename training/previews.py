@@ -86,7 +86,7 @@ def _preview(trainer, sampling, index):
     sample_rate, hop_length = trainer.config.mel.sample_rate, trainer.config.mel.hop_length
     longest = int(LONGEST * sample_rate) // hop_length * hop_length
     recording = trainer.validation_examples.recordings[index][:longest]
-    mel = trainer.mel(recording.to(trainer.device))
+    mel = trainer.mel_transform(recording.to(trainer.device))
     given = trainer.validation_examples.recordings.mel(index)
     if given is not None:
         mel = given[:, : mel.shape[1]].to(trainer.device)
@@ -98,7 +98,7 @@ def _preview(trainer, sampling, index):
         generator = torch.Generator().manual_seed(index)
         result = sampling.sampler(network, mel[None], sampling.schedule, generator)[0].float()
         seconds = synchronized_time(trainer.device) - start
-    result_mel = trainer.mel(result)
+    result_mel = trainer.mel_transform(result)
     recording, result, mel, result_mel = (x.cpu() for x in (recording, result, mel, result_mel))
     figures = {"log_mel_l1": log_mel_l1(mel, result_mel), "real_time_factor": seconds * sample_rate / len(recording)}
     if len(recording) >= SHORTEST_JUDGED * sample_rate:

@@ -110,7 +110,7 @@ class Trainer:
         config, schedule = self.config, self.config.noise_schedule
         self._check_machine()
         self.schedule = BUILDERS[schedule.name](schedule.n_steps, schedule.start, schedule.stop)
-        self.mel = LogMelSpectrogram(config.mel).to(self.device)
+        self.mel_transform = LogMelSpectrogram(config.mel).to(self.device)
         self.infer_grad_losses_of_stages = {stage.number: self._infer_grad_loss(stage.config, folder) for stage in self.stages}
         self.recordings = self._recordings(folder / config.data.train_filelist)
         self.validation_examples = self._examples(self._recordings(folder / config.data.validation_filelist), config.data, 0)
@@ -151,7 +151,7 @@ class Trainer:
         return InferGradLoss(training.infer_grad, folder, segment_samples, config.mel.sample_rate, training.seed, self.device)
 
     def _examples(self, recordings, data, seed):
-        return DiffusionExamples(recordings, data.segment_frames, self.mel.context, self.schedule, seed, data.even_over_speakers)
+        return DiffusionExamples(recordings, data.segment_frames, self.mel_transform.context, self.schedule, seed, data.even_over_speakers)
 
     def _recordings(self, filelist):
         if not filelist.exists():
@@ -281,8 +281,8 @@ class Trainer:
     def _given(self, batch):
         """Waveform `[B, T]`, mel and standard deviation of the noise, of a `Batch`, on the device."""
         segment = self._on_device(batch.segment)
-        left, right = self.mel.context
-        mel = self._on_device(batch.mel) if batch.mel.shape[-1] else self.mel.from_padded(segment)
+        left, right = self.mel_transform.context
+        mel = self._on_device(batch.mel) if batch.mel.shape[-1] else self.mel_transform.from_padded(segment)
         return segment[:, left : segment.shape[1] - right], mel, self.network.prior(mel)
 
     def _on_device(self, tensor):
@@ -344,8 +344,8 @@ class Trainer:
         """What the mels of this training look like, as JSON text, for inference to know a foreign mel by."""
         if self._mel_statistics is None:
             spread = range(0, len(self.recordings), -(-len(self.recordings) // N_STATISTICS_RECORDINGS))
-            mel = LogMelSpectrogram(self.config.mel)
-            mels = (self.recordings.mel(i) if self.recordings.mel_paths else mel(self.recordings[i]) for i in spread)
+            mel_transform = LogMelSpectrogram(self.config.mel)
+            mels = (self.recordings.mel(i) if self.recordings.mel_paths else mel_transform(self.recordings[i]) for i in spread)
             self._mel_statistics = mel_statistics(mels).model_dump_json()
         return self._mel_statistics
 

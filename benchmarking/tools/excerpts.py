@@ -30,23 +30,23 @@ class Excerpt:
     mel: torch.Tensor
 
 
-def load_excerpts(filelist, mel, n_recordings=None, seconds=None):
+def load_excerpts(filelist, mel_transform, n_recordings=None, seconds=None):
     """Reads recordings of a filelist.
 
     Args:
-        mel: a `LogMelSpectrogram`.
+        mel_transform: a `LogMelSpectrogram`.
         n_recordings: how many, spread evenly over the list; None for all.
         seconds: take as much from the middle of each, and all of a shorter one; None for whole recordings.
 
     Raises:
         OSError, InputError: a file cannot be used, or fewer recordings are listed than wanted.
     """
-    longest = None if seconds is None else longest_excerpt(seconds, mel.config)
-    recordings = Recordings(filelist, mel.config)
+    longest = None if seconds is None else longest_excerpt(seconds, mel_transform.config)
+    recordings = Recordings(filelist, mel_transform.config)
     n_recordings = len(recordings) if n_recordings is None else n_recordings
     if n_recordings > len(recordings):
         raise InputError(f"{filelist}: {len(recordings)} recordings (wanted: {n_recordings})")
-    hop_length = mel.config.hop_length
+    hop_length = mel_transform.config.hop_length
     indices = np.linspace(0, len(recordings) - 1, n_recordings).round().astype(int)
     waveforms = [recordings[index] for index in indices]
     if longest is not None:
@@ -57,7 +57,7 @@ def load_excerpts(filelist, mel, n_recordings=None, seconds=None):
     names = [path.stem for path in paths]
     if len(set(names)) < len(names):
         names = [f"{speaker}/{name}".lstrip("/") for speaker, name in zip(speakers, names)]
-    return [Excerpt(name, speaker, waveform, mel(waveform)) for name, speaker, waveform in zip(names, speakers, waveforms)]
+    return [Excerpt(name, speaker, waveform, mel_transform(waveform)) for name, speaker, waveform in zip(names, speakers, waveforms)]
 
 
 def longest_excerpt(seconds, mel_config):

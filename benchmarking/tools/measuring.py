@@ -83,8 +83,8 @@ class Measurer:
         self.measuring, self.device = measuring, device
         network, self.config = load_network(measuring.checkpoint)
         self.network = CountedNetwork(network.to(device))
-        self.mel = LogMelSpectrogram(self.config.mel)
-        self.excerpts = load_excerpts(measuring.filelist, self.mel, measuring.n_recordings, measuring.seconds)
+        self.mel_transform = LogMelSpectrogram(self.config.mel)
+        self.excerpts = load_excerpts(measuring.filelist, self.mel_transform, measuring.n_recordings, measuring.seconds)
         self.is_warm = False
 
     def _warm_up(self):
@@ -136,7 +136,7 @@ class Measurer:
     def _entry(self, system, index, waveform, seconds):
         excerpt, sample_rate = self.excerpts[index], self.config.mel.sample_rate
         is_finite = bool(waveform.isfinite().all())
-        values = {name: METRICS[name].measure(excerpt.waveform, waveform, self.mel) for name in self.measuring.metrics}
+        values = {name: METRICS[name].measure(excerpt.waveform, waveform, self.mel_transform) for name in self.measuring.metrics}
         entry = {
             "key": system.key,
             "recording": excerpt.name,

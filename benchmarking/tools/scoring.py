@@ -61,14 +61,14 @@ class Scorer:
         self.metric = METRICS[scoring.metric]
         network, config = load_network(scoring.checkpoint)
         self.network = network.to(device)
-        self.mel = LogMelSpectrogram(config.mel)
-        self.excerpts = load_excerpts(scoring.filelist, self.mel, scoring.n_recordings, scoring.seconds)
+        self.mel_transform = LogMelSpectrogram(config.mel)
+        self.excerpts = load_excerpts(scoring.filelist, self.mel_transform, scoring.n_recordings, scoring.seconds)
         self.device = device
         self.batches = batches_of_one_length(self.excerpts)
 
     def without_value(self):
         """Names of the excerpts for which the metric has no value, even compared with themselves."""
-        values = [self.metric.measure(excerpt.waveform, excerpt.waveform, self.mel) for excerpt in self.excerpts]
+        values = [self.metric.measure(excerpt.waveform, excerpt.waveform, self.mel_transform) for excerpt in self.excerpts]
         return [excerpt.name for excerpt, value in zip(self.excerpts, values) if not math.isfinite(value)]
 
     def synthesize(self, schedule):
@@ -86,9 +86,8 @@ class Scorer:
         waveforms = self.synthesize(NoiseSchedule(betas))
         if not all(torch.isfinite(waveform).all() for waveform in waveforms):
             return math.nan
-        return float(
-            np.mean([self.metric.measure(excerpt.waveform, waveform, self.mel) for excerpt, waveform in zip(self.excerpts, waveforms)])
-        )
+        pairs = zip(self.excerpts, waveforms)
+        return float(np.mean([self.metric.measure(excerpt.waveform, waveform, self.mel_transform) for excerpt, waveform in pairs]))
 
 
 def batches_of_one_length(excerpts):

@@ -54,17 +54,17 @@ def mel_statistics(mels):
 
 
 @torch.no_grad()
-def statistics_of_recordings(waveforms, mel):
+def statistics_of_recordings(waveforms, mel_transform):
     """Statistics of the mels of recordings, to be recorded in a checkpoint.
 
     Args:
         waveforms: iterable of `[T]`, such as `datasets.Recordings`.
-        mel: a `LogMelSpectrogram`.
+        mel_transform: a `LogMelSpectrogram`.
 
     Raises:
         InputError: there are none, or one is too short.
     """
-    return mel_statistics(mel(waveform) for waveform in waveforms)
+    return mel_statistics(mel_transform(waveform) for waveform in waveforms)
 
 
 def parse_mel_statistics(text, n_mels, origin):
