@@ -58,6 +58,7 @@ def add_arguments(parser):
     parser.add_argument("--seconds", type=positive_float, help="of each recording (default: all)")
     parser.add_argument("--audio", type=non_negative_int, default=5, help="of how many recordings to keep audio (default: %(default)s)")
     parser.add_argument("--seed", type=seed_int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--resample", action="store_true", help="convert recordings of another sample rate (band-limited)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what the network computes in (default: %(default)s)")
     parser.add_argument("--jobs", type=positive_int, default=default_jobs(), help="processes (default: one a GPU, or a core)")
 
@@ -137,6 +138,7 @@ def _measurer(arguments):
         arguments.seed,
         arguments.audio,
         arguments.dtype,
+        arguments.resample,
     )
     measurer = Measurer(measuring, torch.device("cpu"))
     name, count = Counter(excerpt.name for excerpt in measurer.excerpts).most_common(1)[0]

@@ -359,6 +359,15 @@ def test_means_of_each_speaker(quality, command, speakers, tmp_path, capsys):
     assert page.count("<audio") == 3 * 4 and (tmp_path / "report" / "pictures" / "boris" / "1" / "recording.png").is_file()
 
 
+def test_recordings_of_another_rate_are_converted_on_request(quality, write_recording, tmp_path, capsys):
+    """Fails if they are measured at their own rate, or converted without being asked for."""
+    write_recording(tmp_path / "16k" / "a.wav", seconds=1.0, sample_rate=16000)
+    options = ["--filelist", tmp_path / "16k", "--schedules", SCHEDULES[0], "--metrics", "mcd", "--griffin_lim", 0]
+    assert quality(*options) == 2 and "sample rate is 16000 Hz (wanted: 8000 Hz; --resample" in capsys.readouterr().err
+    assert quality(*options, "--resample") == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "quality" / "quality.json").read_text())["audio_seconds"] == pytest.approx(1.0, abs=0.01)
+
+
 def test_one_speaker_has_no_table(quality, tmp_path):
     assert quality("--schedules", SCHEDULES[0], "--metrics", "mcd") == 0
     assert json.loads((tmp_path / "quality" / "quality.json").read_text())["speakers"] == []

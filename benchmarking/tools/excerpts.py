@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.audio import AS_IT_IS
 from common.errors import InputError
 from datasets import Recordings
 
@@ -30,19 +31,20 @@ class Excerpt:
     mel: torch.Tensor
 
 
-def load_excerpts(filelist, mel_transform, n_recordings=None, seconds=None):
+def load_excerpts(filelist, mel_transform, n_recordings=None, seconds=None, conversions=AS_IT_IS):
     """Reads recordings of a filelist.
 
     Args:
         mel_transform: a `LogMelSpectrogram`.
         n_recordings: how many, spread evenly over the list; None for all.
+        conversions: what may be done to recordings that are not as wanted; see `common.audio.Conversions`.
         seconds: take as much from the middle of each, and all of a shorter one; None for whole recordings.
 
     Raises:
         OSError, InputError: a file cannot be used, or fewer recordings are listed than wanted.
     """
     longest = None if seconds is None else longest_excerpt(seconds, mel_transform.config)
-    recordings = Recordings(filelist, mel_transform.config)
+    recordings = Recordings(filelist, mel_transform.config, conversions)
     n_recordings = len(recordings) if n_recordings is None else n_recordings
     if n_recordings > len(recordings):
         raise InputError(f"{filelist}: {len(recordings)} recordings (wanted: {n_recordings})")

@@ -9,6 +9,7 @@ import torch
 
 from benchmarking.tools.excerpts import excerpt_noises, load_excerpts
 from benchmarking.tools.systems import RECORDING
+from common.audio import Conversions
 from common.device import DTYPES, autocast, synchronized_time
 from common.files import save_atomically
 from metrics import METRICS
@@ -46,6 +47,7 @@ class Measuring:
         seed: of the noise; every system gets the same noise for a recording.
         n_audio: of how many recordings the audio is wanted.
         dtype: a name in `common.device.DTYPES`, what the network computes in.
+        resample: convert recordings of another sample rate instead of refusing them.
     """
 
     checkpoint: str
@@ -56,6 +58,7 @@ class Measuring:
     seed: int
     n_audio: int
     dtype: str = "float32"
+    resample: bool = False
 
 
 def audio_path(system, excerpt):
@@ -84,7 +87,8 @@ class Measurer:
         network, self.config = load_network(measuring.checkpoint)
         self.network = CountedNetwork(network.to(device))
         self.mel_transform = LogMelSpectrogram(self.config.mel)
-        self.excerpts = load_excerpts(measuring.filelist, self.mel_transform, measuring.n_recordings, measuring.seconds)
+        conversions = Conversions(resample=measuring.resample)
+        self.excerpts = load_excerpts(measuring.filelist, self.mel_transform, measuring.n_recordings, measuring.seconds, conversions)
         self.is_warm = False
 
     def _warm_up(self):
