@@ -139,7 +139,7 @@ class Recordings(Dataset):
         for path, n_samples in zip(self.paths, self.n_samples):
             if n_samples < shortest:
                 raise InputError(f"{path}: {n_samples} samples are too short (wanted: {shortest} or more)")
-        self.speakers = [path.parent.name for path in self.paths]
+        self.speakers = [Path(os.path.abspath(path)).parent.name for path in self.paths]
         self.mel_paths = read_mel_paths(filelist)
         for index in range(len(self.paths)) if self.mel_paths else ():
             self._check_mel(index)

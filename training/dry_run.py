@@ -10,7 +10,7 @@ import torch
 from common.device import synchronized_time
 from common.errors import InputError
 from training.explained import explained_out_of_memory
-from training.memory import check_memory
+from training.memory import check_memory, portion_size
 from training.trainer import N_VALIDATION_EXAMPLES
 
 GIBIBYTE = 2**30
@@ -58,7 +58,7 @@ def _lines_of_stage(trainer, stage):
     segment_seconds = stage.config.data.segment_frames * mel.hop_length / mel.sample_rate
     steps_per_epoch = len(trainer.recordings) / training.batch_size
     lines = [
-        f"batch of {training.batch_size} segments of {segment_seconds:.3f} s, {_portions(trainer)} at once in each process",
+        f"batch of {training.batch_size} segments of {segment_seconds:.3f} s, {portion_size(trainer, stage)} at once in each process",
         f"{steps_per_epoch:.1f} steps per epoch (one segment of each recording), "
         f"{training.n_steps} steps are {training.n_steps / steps_per_epoch:.1f} epochs",
     ]
@@ -97,11 +97,6 @@ def _measured_step(trainer, batch, step):
         result = trainer.train_step(batch)
         seconds = synchronized_time(trainer.device) - start
     return seconds, result.loss
-
-
-def _portions(trainer):
-    share = -(-trainer.stage.config.training.batch_size // trainer.world_size)
-    return min(trainer.config.training.micro_batch_size or share, share)
 
 
 def _peak_memory(device):

@@ -72,14 +72,18 @@ def free_bytes():
     return free
 
 
-def step_bytes(trainer, stage):
-    """Memory in bytes that a process needs more for a training step of a stage on a CPU, estimated from portions of one and two examples.
-
-    Among it are the gradient and the optimiser's state, which the first step makes.
-    """
+def portion_size(trainer, stage):
+    """Number of examples that a process has in memory at once in a stage."""
     training = stage.config.training
     share = -(-training.batch_size // trainer.world_size)
-    portion = min(training.micro_batch_size or share, share)
+    return min(training.micro_batch_size or share, share)
+
+
+def step_bytes(trainer, stage):
+    """Additional memory of a process in a training step of a stage on a CPU, in bytes, estimated from portions of one and two examples.
+
+    It includes the gradient and the optimiser's state, which the first step makes.
+    """
     position, trainer.step = trainer.step, stage.first
     examples = [trainer.examples[number] for number in range(2)]
     parameters = list(trainer.network.parameters())
@@ -95,7 +99,7 @@ def step_bytes(trainer, stage):
     one, two = (peak_live_bytes(lambda n=n: backward(n)) for n in (1, 2))
     trainer.step = position
     persistent = 3 * sum(parameter.numel() * parameter.element_size() for parameter in parameters)  # gradient, two moments of Adam
-    return MARGIN * (persistent + one + (two - one) * (portion - 1)) + WORKSPACE
+    return MARGIN * (persistent + one + (two - one) * (portion_size(trainer, stage) - 1)) + WORKSPACE
 
 
 def check_memory(trainer):

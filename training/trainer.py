@@ -47,6 +47,11 @@ def versions():
     return {"python": platform.python_version(), "torch": str(torch.__version__)}
 
 
+def spread(n, most):
+    """Up to `most` of the indices below `n`, at equal distances."""
+    return range(0, n, -(-n // most))
+
+
 class StepResult(NamedTuple):
     """What one step did; the same on every process, but for `losses` and `noise_levels`, which are this process's share.
 
@@ -173,9 +178,9 @@ class Trainer:
         if recordings.mel_paths is None:
             return None
         definition = LogMelSpectrogram(self.config.mel)
-        spread = range(0, len(recordings), -(-len(recordings) // N_COMPARED_MELS))
-        statistics = statistics_of_recordings((recordings[i] for i in spread), definition)
-        complaints = {recordings.mel_paths[i]: diagnose(recordings.mel(i), definition, statistics) for i in spread}
+        indices = spread(len(recordings), N_COMPARED_MELS)
+        statistics = statistics_of_recordings((recordings[i] for i in indices), definition)
+        complaints = {recordings.mel_paths[i]: diagnose(recordings.mel(i), definition, statistics) for i in indices}
         wrong = [f"{path}: {complaint}" for path, complaint in complaints.items() if complaint]
         return f"{len(wrong)} of {len(complaints)} mel files: {wrong[0]}" if wrong else None
 
@@ -343,9 +348,9 @@ class Trainer:
     def mel_statistics(self):
         """What the mels of this training look like, as JSON text, for inference to know a foreign mel by."""
         if self._mel_statistics is None:
-            spread = range(0, len(self.recordings), -(-len(self.recordings) // N_STATISTICS_RECORDINGS))
+            indices = spread(len(self.recordings), N_STATISTICS_RECORDINGS)
             mel_transform = LogMelSpectrogram(self.config.mel)
-            mels = (self.recordings.mel(i) if self.recordings.mel_paths else mel_transform(self.recordings[i]) for i in spread)
+            mels = (self.recordings.mel(i) if self.recordings.mel_paths else mel_transform(self.recordings[i]) for i in indices)
             self._mel_statistics = mel_statistics(mels).model_dump_json()
         return self._mel_statistics
 

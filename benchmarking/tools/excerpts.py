@@ -1,10 +1,8 @@
 """The recordings that a measurement is made on, and the noise that goes with each."""
 
 import hashlib
-import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -54,9 +52,8 @@ def load_excerpts(filelist, mel_transform, n_recordings=None, seconds=None, conv
     if longest is not None:
         starts = [max(len(waveform) - longest, 0) // (2 * hop_length) * hop_length for waveform in waveforms]
         waveforms = [waveform[start : start + longest] for start, waveform in zip(starts, waveforms)]
-    paths = [recordings.paths[index] for index in indices]
-    speakers = [Path(os.path.abspath(path)).parent.name for path in paths]
-    names = [path.stem for path in paths]
+    speakers = [recordings.speakers[index] for index in indices]
+    names = [recordings.paths[index].stem for index in indices]
     if len(set(names)) < len(names):
         names = [f"{speaker}/{name}".lstrip("/") for speaker, name in zip(speakers, names)]
     return [Excerpt(name, speaker, waveform, mel_transform(waveform)) for name, speaker, waveform in zip(names, speakers, waveforms)]
