@@ -199,6 +199,8 @@ def read_schedule(path, sampler=None):
         raise ValueError(
             f"{path}: not a noise schedule (wanted: JSON with the key 'betas', and one of {names} if with 'sampler')"
         ) from None
+    if schedule.get("griffin_lim") is not None:
+        raise ValueError(f"{path}: it starts from Griffin-Lim's estimate (wanted: a noise schedule without griffin_lim)")
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
         raise ValueError(f"{path}: betas must be a list of numbers inside (0, 1)")
     return betas, values

@@ -1,6 +1,8 @@
 """`benchmark.py rtf`: how many seconds of computing a second of audio takes, for variants of the network side by side.
 
-Variants take turns on the same mels, each timing beside those of the others. GFLOP/s count the useful operations: those of
+With --cases networks are compared, each with its own precision and number of steps.
+
+Variants and cases take turns on the same mels, each timing beside those of the others. GFLOP/s count the useful operations: those of
 the network as it is, on the samples that are asked for. The peak is that of a matrix product in the same precision.
 """
 
@@ -10,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,11 +28,12 @@ from common.device import DTYPES, autocast, fastest_dtype, pick_device, synchron
 from common.errors import InputError, positive_float, positive_int
 from common.files import save_text
 from model.checkpoint import load_network
-from model.config import load_config
+from model.config import MelConfig, load_config
 from model.mel.transform import LogMelSpectrogram
 from model.network import new_network
-from model.noise_schedule import linear
+from model.noise_schedule import NoiseSchedule, linear
 from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STREAMABLE, find_sampler
+from model.schedule_text import find_schedule
 from vocoder import Vocoder, compiled
 
 PLAIN, COMPILED, ONNX = "plain", "compiled", "onnx"
@@ -97,28 +101,57 @@ def make_variants(names, network, config, arguments, device):
     return variants
 
 
-def measure(variants, batches, n_steps, seconds_per_frame, repeats, device):
-    """Times all variants in turn on each batch, after a warm-up.
+@dataclass
+class Timed:
+    """What is timed: a function (mels, schedule), its schedule, its batches, lists of mels `[n_mels, frames]`, and their `MelConfig`."""
+
+    synthesize: Callable
+    schedule: NoiseSchedule
+    batches: list
+    mel_config: MelConfig
+
+    def warm_up(self):
+        for frames in (100, 1000):  # two lengths: a compiled network is compiled for any length then
+            self.synthesize([mel[:, :frames] for mel in self.batches[0]], self.schedule)
+
+    def run(self, i):
+        self.synthesize(self.batches[i], self.schedule)
+
+    def duration(self, i):
+        """Seconds of audio in batch i."""
+        return sum(mel.shape[1] for mel in self.batches[i]) * seconds_per_frame(self.mel_config)
+
+    def total_duration(self):
+        return sum(map(self.duration, range(len(self.batches))))
+
+
+def seconds_per_frame(mel_config):
+    return mel_config.hop_length / mel_config.sample_rate
+
+
+def any_schedule(n_steps):
+    """A schedule of so many steps; what the betas are makes no difference to the time."""
+    return linear(n_steps, 1e-6, 0.01)
+
+
+def measure(timed, repeats, device):
+    """Times all in turn on each batch, after a warm-up.
 
     Args:
-        variants: name -> function (mels, schedule).
-        batches: list of lists of mels `[n_mels, frames]`.
+        timed: name -> `Timed`, all with as many batches.
 
     Returns:
         name -> `Timings`, the n-th factor of each made at about the same time.
     """
-    schedule = linear(n_steps, 1e-6, 0.01)  # what the betas are makes no difference to the time
-    results = {name: Timings() for name in variants}
-    for synthesize in variants.values():
-        for frames in (100, 1000):  # two lengths: a compiled network is compiled for any length then
-            synthesize([mel[:, :frames] for mel in batches[0]], schedule)
-    for mels in batches * repeats:
-        duration = sum(mel.shape[1] for mel in mels) * seconds_per_frame
-        for name, synthesize in variants.items():
+    results = {name: Timings() for name in timed}
+    for one in timed.values():
+        one.warm_up()
+    for i in [*range(len(next(iter(timed.values())).batches))] * repeats:
+        for name, one in timed.items():
             reset_peak_memory(device)
             start = synchronized_time(device)
-            synthesize(mels, schedule)
-            results[name].factors.append((synchronized_time(device) - start) / duration)
+            one.run(i)
+            results[name].factors.append((synchronized_time(device) - start) / one.duration(i))
             results[name].memory = max(results[name].memory, peak_memory(device))
     return results
 
@@ -165,6 +198,13 @@ def add_arguments(parser):
     network = parser.add_mutually_exclusive_group(required=True)
     network.add_argument("-ch", "--checkpoint", help="network to time")
     network.add_argument("-c", "--config", help="configuration of a network to time with random weights, as fast as trained ones")
+    network.add_argument(
+        "--cases",
+        nargs="+",
+        metavar="NETWORK:VARIANT:STEPS",
+        help="several networks (configurations or checkpoints), each in one "
+        "variant and with a number of steps or a noise schedule; the first is the reference; --variants, --steps and --onnx do not count",
+    )
     parser.add_argument("--filelist", required=True, help="recordings whose mels are synthesised")
     choices = [PLAIN, *DTYPES, COMPILED]
     parser.add_argument(
@@ -187,6 +227,13 @@ def add_arguments(parser):
 HEADINGS = [
     *("variant", "batch", "steps", "seconds of audio", "real-time factor", "standard deviation", "timings"),
     *("times as fast as the first", "GFLOP/s", "of the peak", "peak memory (MiB)"),
+]
+
+
+CASE_VARIANTS = [PLAIN, *DTYPES, COMPILED]
+CASE_HEADINGS = [
+    *("network, variant, steps", "parameters (M)", "multiply-adds of a call for a second (G)", "frames of context on each side"),
+    *("real-time factor", "standard deviation", "times as fast as the first"),
 ]
 
 
@@ -229,17 +276,13 @@ def run(arguments):
     device = pick_device()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    if arguments.checkpoint:
-        network, config = load_network(arguments.checkpoint)
-    else:
-        config = load_config(arguments.config)
-        network = new_network(config)
-    network.to(device).eval().requires_grad_(False)
+    if arguments.cases:
+        return run_cases(arguments, device)
+    network, config = any_network(arguments.checkpoint or arguments.config, device)
     names = arguments.variants or list(dict.fromkeys([PLAIN, "float32", _name_of(fastest_dtype(device))]))
     variants = make_variants([*names, *([ONNX] if arguments.onnx else [])], network, config, arguments, device)
     excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)
     say_which_are_shorter(excerpts, arguments.seconds, config.mel)
-    seconds_per_frame = config.mel.hop_length / config.mel.sample_rate
     peaks = {name: matmul_peak(device, dtype_of(name, device)) for name in variants}
     operations = operations_per_sample(network, config.mel.n_mels)
 
@@ -247,10 +290,11 @@ def run(arguments):
     for length, batch_size, n_steps in itertools.product(arguments.lengths or [None], arguments.batch_sizes, arguments.steps):
         batches = batches_of(excerpts, batch_size)
         if length is not None:
-            n_frames = max(1, round(length / seconds_per_frame))
+            n_frames = max(1, round(length / seconds_per_frame(config.mel)))
             batches = [batch * batch_size for batch in of_length(excerpts, n_frames)]
-        duration = sum(mel.shape[1] for batch in batches for mel in batch) * seconds_per_frame
-        timings = measure(variants, batches, n_steps, seconds_per_frame, arguments.repeats, device)
+        timed = {name: Timed(synthesize, any_schedule(n_steps), batches, config.mel) for name, synthesize in variants.items()}
+        duration = next(iter(timed.values())).total_duration()
+        timings = measure(timed, arguments.repeats, device)
         reference = next(iter(timings.values())).factors
         n_calls = 2 * n_steps - 1 if arguments.sampler == "heun" else n_steps
         flops_per_second = operations * n_calls * config.mel.sample_rate  # of audio
@@ -266,14 +310,81 @@ def run(arguments):
     ]
     content = {"machine": lines[0], "results": results}
     if arguments.start_up:
-        second = excerpts[0].mel[:, : round(1 / seconds_per_frame)]
+        second = excerpts[0].mel[:, : round(1 / seconds_per_frame(config.mel))]
         content["start_to_finish_seconds"] = start_to_finish(arguments.checkpoint, second)
         lines.append(f"inference.py, six steps of one second, start to finish: {content['start_to_finish_seconds']:.1f} s")
+    _show(lines, content, arguments.output)
+    return 0
+
+
+def _show(lines, content, output):
     text = "\n".join(lines)
     print(text)
-    if arguments.output:
-        save_json(content, arguments.output.with_suffix(".json"))
-        save_text(text, arguments.output.with_suffix(".md"))
+    if output:
+        save_json(content, output.with_suffix(".json"))
+        save_text(text, output.with_suffix(".md"))
+
+
+def any_network(path, device):
+    """The network of a checkpoint, or an untrained one of a configuration (.json), and its `Config`."""
+    if Path(path).suffix == ".json":
+        config = load_config(path)
+        network = new_network(config)
+    else:
+        network, config = load_network(path)
+    return network.to(device).eval().requires_grad_(False), config
+
+
+def split_case(text):
+    """The three parts of a case: path of the network, variant, and number of steps or noise schedule."""
+    path, *rest = text.split(":", 2)
+    if len(rest) < 2 or rest[0] not in CASE_VARIANTS:
+        raise InputError(f"{text}: no case (wanted: NETWORK:VARIANT:STEPS, VARIANT one of {', '.join(CASE_VARIANTS)})")
+    return path, *rest
+
+
+def make_case(text, arguments, device):
+    """The `Timed` of a case, and the facts about its network."""
+    path, variant, steps = split_case(text)
+    network, config = any_network(path, device)
+    schedule = any_schedule(int(steps)) if steps.isdecimal() and int(steps) else find_schedule(steps)
+    [synthesize] = make_variants([variant], network, config, arguments, device).values()
+    excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)
+    facts = {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "multiply_adds_per_second": operations_per_sample(network, config.mel.n_mels) * config.mel.sample_rate / 2,
+        "context_frames": network.context_frames,
+        "steps": len(schedule),
+        "griffin_lim": schedule.griffin_lim,
+    }
+    return Timed(synthesize, schedule, batches_of(excerpts, 1), config.mel), facts
+
+
+def run_cases(arguments, device):
+    """Compares networks, each with its own variant and steps."""
+    made = {text: make_case(text, arguments, device) for text in dict.fromkeys(arguments.cases)}
+    timings = measure({text: timed for text, (timed, _) in made.items()}, arguments.repeats, device)
+    reference = next(iter(timings.values())).factors
+    results = []
+    for text, (_, facts) in made.items():
+        factors = timings[text].factors
+        times = {"real_time_factor": float(np.mean(factors)), "standard_deviation": float(np.std(factors)), "n_timings": len(factors)}
+        speed_ratio = statistics.median(a / b for a, b in zip(reference, factors))
+        results.append({"case": text} | facts | times | {"speed_ratio": speed_ratio})
+    timed = next(iter(made.values()))[0]
+    machine = (
+        f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}; "
+        f"{timed.total_duration():.1f} s of audio, {len(reference)} timings of each in turn"
+    )
+    rows = [
+        [
+            *(result["case"], f"{result['parameters'] / 1e6:.2f}", f"{result['multiply_adds_per_second'] / 1e9:.2f}"),
+            *(result["context_frames"], number(result["real_time_factor"], 4), number(result["standard_deviation"], 4)),
+            number(result["speed_ratio"], 1),
+        ]
+        for result in results
+    ]
+    _show([machine, "", markdown_table(CASE_HEADINGS, rows)], {"machine": machine, "results": results}, arguments.output)
     return 0
 
 

@@ -223,8 +223,9 @@ class InferGradConfig(_Section):
     """InferGrad (Chen et al., 2022); see `training.infer_grad`.
 
     Keys:
-        noise_schedule: file with the noise schedule of the denoising, relative to the configuration file.
-        sampler: one of `model.sampler.STREAMABLE`; left out, the one that the schedule was made for.
+        noise_schedule: file with the noise schedule of the denoising, relative to the configuration file; or a list of several, of which
+            each step takes one at random.
+        sampler: one of `model.sampler.STREAMABLE`; left out, the one that each schedule was made for.
         weight: of the waveforms' distance, beside the diffusion loss.
         pmsqe_weight: of `training.pmsqe` (PMSQE), which is added to the waveforms' spectral distance; 0: left out.
         from_step, every: it counts at each `every`th optimiser step, from `from_step` on.
@@ -232,10 +233,12 @@ class InferGradConfig(_Section):
             that the network learns all noise levels, as sampling in many steps needs them.
         random_steps: the fewest and the most denoising steps of a random schedule.
         many_steps_sampler: in place of `sampler` where a schedule has `many_steps` or more; left out, there is no difference.
+        gla_grad: iterations of GLA-Grad (`model.gla_grad`) after the denoising: the distance is the mean of those before and after it,
+            and discriminators judge what is after it; 0: left out.
         adversarial: left out without discriminators.
     """
 
-    noise_schedule: str
+    noise_schedule: Union[str, Annotated[tuple[str, ...], Field(min_length=1)]]
     sampler: Optional[str] = None
     weight: PositiveFloat = 1.0
     pmsqe_weight: float = Field(ge=0, default=0.0, validation_alias=AliasChoices("pmsqe_weight", "loudness_weight"))  # the old name
@@ -245,6 +248,7 @@ class InferGradConfig(_Section):
     random_steps: tuple[PositiveInt, PositiveInt] = (3, 9)
     many_steps: PositiveInt = 10
     many_steps_sampler: Optional[str] = None
+    gla_grad: NonNegativeInt = 0
     adversarial: Optional[AdversarialConfig] = None
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from common.files import check_not_input, save_atomically
 from model.checkpoint import load_network
 from model.config import parse_config
 from model.prior import StandardNormalPrior, make_prior
+from model.shallow import GriffinLimEstimate
 
 OPSET = 18
 EXAMPLE_SIZE = (2, 7)  # batch and frames; the graph is checked at others
@@ -48,6 +49,7 @@ class OnnxNetwork:
             raise InputError(f"{path}: not a network written by model.export ({type(error).__name__})") from None
         self.config = parse_config(text, f"{path} (configuration in the file)")
         self.prior, self.n_mels = make_prior(self.config), self.config.mel.n_mels
+        self.estimate = GriffinLimEstimate(self.config.mel)
         self._std_of_graph = StandardNormalPrior() if is_whitened else self.prior  # of its waveform
 
     def __call__(self, y_n, mel, noise_level):

@@ -5,19 +5,14 @@ to the result. Both papers take the magnitudes from a pseudo-inverse of the mel,
 the generated waveform, scaled until their mel is the given one, so harmonics stay as narrow as in the generated waveform.
 """
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from common.errors import InputError
-from model.mel.transform import LogMelSpectrogram, expand
+from model.mel.spectrum import MOMENTUM, TINY, MelSpectrum, with_magnitude
 
-MOMENTUM = 0.9  # of fast Griffin-Lim (Perraudin et al., 2013)
 SCALINGS = 4  # multiplicative updates of the magnitudes towards the mel, in each iteration
 LEAST_GAIN, MOST_GAIN = 0.05, 20.0  # of one update of the power spectrum
-TINY = 1e-9  # keeps quotients of silence finite
 
 
 class GlaGrad(nn.Module):
@@ -31,64 +26,36 @@ class GlaGrad(nn.Module):
         context_frames: number of frames on each side that a frame of the result depends on.
 
     Raises:
-        InputError: n_iter is below 1, or windows overlap by half or less, which is too little for Griffin-Lim.
+        InputError: n_iter is below 1, or `model.mel.spectrum.MelSpectrum` refuses the mel.
     """
 
     def __init__(self, mel_config, n_iter):
         super().__init__()
         if n_iter < 1:
             raise InputError(f"GLA-Grad has {n_iter} iterations (wanted: 1 or more)")
-        if mel_config.win_length <= 2 * mel_config.hop_length:
-            raise InputError(
-                f"GLA-Grad: mel.win_length is {mel_config.win_length} (wanted: more than twice mel.hop_length, "
-                f"which is {mel_config.hop_length})"
-            )
-        self.config, self.n_iter = mel_config, n_iter
-        self.context_frames = n_iter * math.ceil(mel_config.win_length / mel_config.hop_length)
-        mel_transform = LogMelSpectrogram(mel_config)
-        self.margins = mel_transform.context
-        self.first_centre = mel_config.n_fft // 2 - mel_transform.context[0]  # the sample that the first frame is centred on
-        filters = mel_transform.spectrogram.mel_scale.fb.T.clone()
-        self.register_buffer("window", mel_transform.spectrogram.spectrogram.window.clone())
-        self.register_buffer("filters", filters)  # [n_mels, n_fft / 2 + 1]
-        self.register_buffer("widths", filters.sum(0)[:, None])
-        self.unit = self.window.square().sum().sqrt().item() ** mel_config.power if mel_config.normalized else 1.0
-
-    def _stft(self, y):
-        """`[B, T]` -> `[B, n_fft / 2 + 1, frames]`, the frames of the mel."""
-        mode = self.config.pad_mode if y.shape[-1] > max(self.margins) else "constant"
-        padded = F.pad(y[None], self.margins, mode=mode)[0]
-        config = self.config
-        return torch.stft(padded, config.n_fft, config.hop_length, config.win_length, self.window, center=False, return_complex=True)
-
-    def _istft(self, spectrum, y):
-        """The waveform `[B, T]` of a spectrum; the samples before the centre of the first frame are those of `y`."""
-        config, start = self.config, self.first_centre
-        length = y.shape[-1] - start
-        waveform = torch.istft(spectrum, config.n_fft, config.hop_length, config.win_length, self.window, length=length)
-        return torch.cat([y[..., :start], waveform], -1)
+        self.spectrum, self.n_iter = MelSpectrum(mel_config, "GLA-Grad"), n_iter
+        self.context_frames = n_iter * self.spectrum.reach
 
     def _scale(self, magnitude, target):
         """Magnitudes `[B, n_fft / 2 + 1, frames]`, scaled bin by bin until their mel is close to `target`, `[B, n_mels, frames]`."""
-        power = magnitude.pow(self.config.power)
+        filters, widths, exponent = self.spectrum.filters, self.spectrum.widths, self.spectrum.config.power
+        power = magnitude.pow(exponent)
         for _ in range(SCALINGS):
-            of_band = target / (self.filters @ power).clamp(min=TINY)
-            gain = (self.filters.T @ of_band) / self.widths.clamp(min=TINY)
-            gain = torch.where(self.widths > TINY, gain.clamp(LEAST_GAIN, MOST_GAIN), 1.0)  # bins of no band stay as they are
+            of_band = target / (filters @ power).clamp(min=TINY)
+            gain = (filters.T @ of_band) / widths.clamp(min=TINY)
+            gain = torch.where(widths > TINY, gain.clamp(LEAST_GAIN, MOST_GAIN), 1.0)  # bins of no band stay as they are
             power = gain * power
-        return power.pow(1 / self.config.power)
+        return power.pow(1 / exponent)
 
     def forward(self, y, mel):
         """`[B, frames * hop_length]` and `[B, n_mels, frames]` -> `[B, frames * hop_length]`, within [-1, 1]."""
         with torch.autocast(y.device.type, enabled=False):
-            y = y.float()
-            target = expand(mel.float(), self.config).exp() * self.unit
-            spectrum, before = self._stft(y), None
+            y, target = y.float(), self.spectrum.target(mel)
+            spectrum, before = self.spectrum.stft(y), None
             for i in range(self.n_iter):
-                magnitude = spectrum.abs()
-                y = self._istft(spectrum * (self._scale(magnitude, target) / magnitude.clamp(min=TINY)), y)
+                y = self.spectrum.istft(with_magnitude(spectrum, self._scale(spectrum.abs(), target)), y)
                 if i + 1 < self.n_iter:
-                    consistent = self._stft(y)
+                    consistent = self.spectrum.stft(y)
                     spectrum = consistent if before is None else consistent + MOMENTUM * (consistent - before)
                     before = consistent
             return y.clamp(-1, 1)

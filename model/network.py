@@ -9,6 +9,7 @@ from torch import nn
 from model import fast_layers, polyphase
 from model.blocks import DBlock, FiLM, UBlock
 from model.prior import StandardNormalPrior, make_prior
+from model.shallow import GriffinLimEstimate
 
 
 class WaveGrad(nn.Module):
@@ -19,11 +20,12 @@ class WaveGrad(nn.Module):
         n_mels: number of mel bands of the conditioning features.
         prior: the prior of `model.prior` that its waveforms are whitened by; None is the standard normal one. The network does not use it.
         layers: the module of its parts: `model.fast_layers`, or `model.layers`, the textbook form.
+        estimate: what shallow diffusion starts from, a `model.shallow.GriffinLimEstimate`; the network does not use it either.
     """
 
-    def __init__(self, config, n_mels, prior=None, layers=fast_layers):
+    def __init__(self, config, n_mels, prior=None, layers=fast_layers, estimate=None):
         super().__init__()
-        self.prior = prior or StandardNormalPrior()
+        self.prior, self.estimate = prior or StandardNormalPrior(), estimate
         self.n_mels, self.hop_length, self.n_phases = n_mels, config.hop_length, config.phases
         self.mel_mean, self.mel_std = config.mel_mean, config.mel_std
         self.context_frames = self.receptive_field(config)
@@ -126,4 +128,4 @@ class WaveGrad(nn.Module):
 
 def new_network(config):
     """The untrained network of a `model.config.Config`, with its prior if it has one."""
-    return WaveGrad(config.network, config.mel.n_mels, make_prior(config))
+    return WaveGrad(config.network, config.mel.n_mels, make_prior(config), estimate=GriffinLimEstimate(config.mel))

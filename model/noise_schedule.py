@@ -16,9 +16,10 @@ from common.errors import InputError, naming, shortened
 from common.files import read_json, reading, save_text
 
 SUFFIXES = (".json", ".npy", ".pt")
-JSON_KEYS = ("name", "source", "sampler", "many_steps_sampler", "betas")
+JSON_KEYS = ("name", "source", "sampler", "many_steps_sampler", "griffin_lim", "betas")
 MANY_STEPS = 12  # from here on the released model is better with its `many_steps_sampler`: docs/journal/2026-11-25-training-small.md
 MOST_STEPS = 1_000_000  # of a schedule from a text, `interpolate` or `repeat`
+MOST_GRIFFIN_LIM = 1000  # iterations for the estimate of a schedule
 MOST_SIGNAL_LEFT = 0.75  # a final noise level above this leaves most of the signal (0.56 of the power); two good steps have 0.72
 
 
@@ -34,6 +35,7 @@ class NoiseSchedule:
         source: where the betas come from.
         sampler: name of the sampler that they were made for (see `model.sampler.sampler_name`), or None.
         many_steps_sampler: name of the sampler for schedules of `MANY_STEPS` or more that are derived from this one, or None.
+        griffin_lim: iterations of Griffin-Lim for the estimate that sampling starts from (`model.shallow`); None starts at noise.
 
     Attributes:
         alphas: 1 - betas.
@@ -42,7 +44,8 @@ class NoiseSchedule:
         log_snr: ln(alpha_bar / (1 - alpha_bar)), falling; solvers and searches take their steps in it.
 
     Raises:
-        InputError: betas are empty, of a wrong shape, not finite or not inside (0, 1); or name, source or a sampler is no text.
+        InputError: betas are empty, of a wrong shape, not finite or not inside (0, 1); or name, source or a sampler is no text; or
+            griffin_lim is no number of iterations.
     """
 
     betas: np.ndarray
@@ -50,12 +53,15 @@ class NoiseSchedule:
     source: str = ""
     sampler: Optional[str] = None
     many_steps_sampler: Optional[str] = None
+    griffin_lim: Optional[int] = None
 
     def __post_init__(self):
         samplers = {"sampler": self.sampler or "", "many_steps_sampler": self.many_steps_sampler or ""}
         for key, value in ({"name": self.name, "source": self.source} | samplers).items():
             if not isinstance(value, str):
                 raise InputError(f"{key} must be text, found {shortened(repr(value))}")
+        if self.griffin_lim is not None:
+            _check_whole("griffin_lim", self.griffin_lim, MOST_GRIFFIN_LIM, least=0)
         betas = _numbers(self.betas)
         if betas.ndim != 1:
             raise InputError(f"betas must be one list of numbers, found shape {list(betas.shape)}")
@@ -98,7 +104,7 @@ class NoiseSchedule:
     def warning(self):
         """One line if sampling from this schedule cannot start from pure noise, else None."""
         final = self.noise_levels[-1]
-        if final <= MOST_SIGNAL_LEFT:
+        if final <= MOST_SIGNAL_LEFT or self.griffin_lim is not None:
             return None
         return (
             f"noise schedule {self.name}: final noise level {final:.3f} leaves most of the signal in place, but sampling "
@@ -270,6 +276,6 @@ def _derived(schedule, betas, name, source):
     return replace(schedule, betas=betas, name=name, source=source, sampler=sampler or schedule.sampler)
 
 
-def _check_whole(what, number, most):
-    if not (isinstance(number, (int, np.integer)) and 1 <= number <= most):
-        raise InputError(f"{what} is {shortened(number)} (wanted: a whole number, 1 to {most})")
+def _check_whole(what, number, most, least=1):
+    if not (isinstance(number, (int, np.integer)) and not isinstance(number, bool) and least <= number <= most):
+        raise InputError(f"{what} is {shortened(number)} (wanted: a whole number, {least} to {most})")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from common.errors import InputError
+from model import shallow
 
 
 def standard_normal(shape, generator=None, device=None):
@@ -83,18 +84,19 @@ class Sampler(NamedTuple):
         y = math.sqrt(abar_next) * y_0 + math.sqrt(max(1 - abar_next - variance, 0.0)) * epsilon
         return y + math.sqrt(variance) * draw() if variance > 0 else y
 
-    def reverse_process(self, network, mel, schedule, noises, limit=1.0, callback=None):
+    def reverse_process(self, network, mel, schedule, noises, limit=1.0, callback=None, estimate=None):
         """Steps from y_N to y_0 in whitened waveforms, with gradients where they are enabled.
 
         Args:
             noises: iterator of standard normal `[B, frames * hop_length]`: y_N, then one for each step that adds noise.
             limit: see `predict_y_0`.
+            estimate: what the schedule starts from, whitened, `[B, T]`, or None; see `model.shallow`.
             network, mel, schedule, callback: as in `__call__`.
 
         Returns:
             y_0, `[B, frames * hop_length]`.
         """
-        y, last_y_0 = next(noises), None
+        y, last_y_0 = shallow.start(schedule, next(noises), estimate), None
         for n in range(len(schedule), 0, -1):
             if callback is not None:
                 callback(n, y)
@@ -109,12 +111,12 @@ class Sampler(NamedTuple):
         """Generates a waveform from noise.
 
         Args:
-            network: a `WaveGrad`, called as `network(y_n, mel, noise_level)`, with attributes `hop_length` and `prior`.
+            network: a `WaveGrad`, called as `network(y_n, mel, noise_level)`, with attributes `hop_length`, `prior` and `estimate`.
             mel: log-mel spectrogram, `[B, n_mels, frames]`.
             schedule: a `NoiseSchedule`.
             generator: a `torch.Generator` for the noise; None is PyTorch's own.
-            noises: in place of `generator`, the noise itself: an iterable of standard normal `[B, frames * hop_length]`, y_N, then one
-                for each step that adds noise.
+            noises: in place of `generator`, the noise itself: an iterable of standard normal `[B, frames * hop_length]`: one for the
+                phases of the schedule's estimate, if there is one (`model.shallow`), y_N, then one for each step that adds noise.
             callback: called as `callback(n, y_n)` with each state, from noise (n = N) to the waveform (n = 0).
 
         Returns:
@@ -130,16 +132,18 @@ def _synthesize(reverse_process, network, mel, schedule, generator, noises, call
         noises = standard_normal((len(mel), mel.shape[-1] * network.hop_length), generator, mel.device)
     std = network.prior(mel)
     of_waveform = callback and (lambda n, z_n: callback(n, std * z_n))
-    return std * reverse_process(network, mel, schedule, iter(noises), 1 / std, of_waveform)
+    noises = iter(noises)
+    estimate = shallow.whitened_estimate(network, mel, schedule, noises, std)
+    return std * reverse_process(network, mel, schedule, noises, 1 / std, of_waveform, estimate)
 
 
-def _heun_process(network, mel, schedule, noises, limit=1.0, callback=None):
+def _heun_process(network, mel, schedule, noises, limit=1.0, callback=None, estimate=None):
     """Heun's method on the ODE of DDIM (Karras et al., 2022, algorithm 1), second order: 2 N - 1 network calls.
 
     In x = y_n / sqrt(abar_n) and sigma = sqrt(1 - abar_n) / sqrt(abar_n) the ODE is dx / dsigma = (x - y_0) / sigma. Only the
     first of the noises is used. Arguments and result as in `Sampler.reverse_process`.
     """
-    y = next(noises)
+    y = shallow.start(schedule, next(noises), estimate)
     levels = [math.sqrt(schedule.abar(n)) for n in range(len(schedule) + 1)]
     sigmas = [math.sqrt(1 - level**2) / level for level in levels]
     for n in range(len(schedule), 1, -1):

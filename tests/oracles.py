@@ -11,7 +11,7 @@ HOP_LENGTH = 5
 class Oracle:
     """Returns the true noise of a given clean waveform."""
 
-    hop_length, prior = HOP_LENGTH, StandardNormalPrior()
+    hop_length, prior, estimate = HOP_LENGTH, StandardNormalPrior(), None
 
     def __init__(self, y_0):
         self.y_0 = y_0
@@ -29,7 +29,7 @@ class GaussianDenoiser:
     The ODE of the reverse process then has a solution in closed form, `exact`.
     """
 
-    hop_length, prior = HOP_LENGTH, StandardNormalPrior()
+    hop_length, prior, estimate = HOP_LENGTH, StandardNormalPrior(), None
 
     def __init__(self, scale):
         self.scale = scale

@@ -27,7 +27,7 @@ from benchmarking.training import VARIANTS
 from common.errors import InputError, run_command
 from model.config import load_config
 from model.fast_layers import Conv1d
-from model.network import WaveGrad
+from model.network import WaveGrad, new_network
 from model.noise_schedule import NoiseSchedule, interpolate, linear, repeat
 from model.sampler import DEFAULT_SAMPLER
 from tests.processes import PYTHON, run_to_end, start, wait_for
@@ -138,6 +138,24 @@ def test_real_time_factor_of_a_configuration_and_a_length(command, filelist, tin
     assert command(*arguments, "--sampler", sampler, "-o", tmp_path / "rtf") == 0, capsys.readouterr().err
     results = json.loads((tmp_path / "rtf.json").read_text())["results"]
     assert {round(result["audio_seconds"], 1) for result in results} == {2.0, 3.0}
+
+
+def test_networks_side_by_side(command, tiny_checkpoint, tiny_config, filelist, tmp_path, capsys):
+    """Fails if a case has the network, steps or schedule of another one, or is not compared with the first."""
+    (tmp_path / "config.json").write_text(tiny_config.model_dump_json())
+    (tmp_path / "one.json").write_text('{"betas": [0.1], "griffin_lim": 3}')
+    cases = [f"{tmp_path / 'config.json'}:plain:6", f"{tiny_checkpoint}:float32:{tmp_path / 'one.json'}"]
+    arguments = ["rtf", "--filelist", filelist, "--repeats", 2, "-o", tmp_path / "rtf", "--cases"]
+    assert command(*arguments, *cases) == 0, capsys.readouterr().err
+    first, second = json.loads((tmp_path / "rtf.json").read_text())["results"]
+    assert (first["steps"], first["griffin_lim"], second["steps"], second["griffin_lim"]) == (6, None, 1, 3)
+    assert first["parameters"] == second["parameters"] == sum(p.numel() for p in new_network(tiny_config).parameters())
+    assert first["speed_ratio"] == 1 < second["speed_ratio"] and first["n_timings"] == 6
+    for case in ("a.json", f"{cases[0][:-2]}", f"{tiny_checkpoint}:fast:6"):
+        assert command(*arguments, case) == 2
+        assert "no case (wanted: NETWORK:VARIANT:STEPS" in capsys.readouterr().err
+    assert command(*arguments, f"{tiny_checkpoint}:float32:0") == 2
+    assert "0: no noise schedule" in capsys.readouterr().err
 
 
 def test_plain_network_is_the_same_network():

@@ -121,6 +121,7 @@ def test_synthesises_with_onnxruntime_and_numpy_alone(arguments, tmp_path):
         (1, b"5", "not a noise schedule"),
         (1, b'{"betas": [0.1], "sampler": []}', "not a noise schedule"),
         (1, b"{}", "not a noise schedule"),
+        (1, b'{"betas": [0.1], "griffin_lim": 2}', "it starts from Griffin-Lim's estimate"),
         (1, b'{"betas": [2]}', "inside .0, 1."),
         (1, b'{"betas": [0.1], "sampler": "euler"}', "one of ancestral, "),
         (1, "missing", "No such file"),

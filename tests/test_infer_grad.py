@@ -5,6 +5,8 @@ import torch
 
 from common.errors import InputError
 from model.config import load_config
+from model.gla_grad import GlaGrad
+from model.noise_schedule import NoiseSchedule
 from model.sampler import SAMPLERS
 from tests.processes import TRAINING, run_to_end
 from tests.training_fixtures import SAMPLE_RATE, one_thread, same, train_to_end, weights_of, write_run  # noqa: F401
@@ -14,11 +16,12 @@ from training.trainer import Trainer
 
 SCHEDULE = '{"betas": [0.001, 0.05, 0.6]}'
 N_STEPS = 6
+TWO_STEPS = NoiseSchedule([0.05, 0.6])
 
 
-def write_infer_grad_run(folder, infer_grad=None, **changes):
+def write_infer_grad_run(folder, infer_grad=None, schedule=SCHEDULE, **changes):
     """A run of six steps, the last three of them with inference."""
-    (folder / "three.json").write_text(SCHEDULE)
+    (folder / "three.json").write_text(schedule)
     infer_grad = {"noise_schedule": "three.json", "weight": 0.5, "from_step": 3} | (infer_grad or {})
     changes = {"data__segment_frames": 30, "training__n_steps": N_STEPS} | changes
     return write_run(folder, **changes, training__infer_grad=infer_grad)
@@ -48,10 +51,10 @@ def test_generates_what_inference_does(tmp_path):
 
 
 def test_samples_with_what_the_schedule_was_made_for(tmp_path):
-    config = write_infer_grad_run(tmp_path)
-    (tmp_path / "three.json").write_text('{"betas": [0.001, 0.05, 0.6], "sampler": "ddim"}')
-    assert new_trainer(config).infer_grad_loss.few_steps is SAMPLERS["ddim"]
-    assert new_trainer(write_infer_grad_run(tmp_path, {"sampler": "ancestral"})).infer_grad_loss.few_steps is SAMPLERS["ancestral"]
+    made_for_ddim = '{"betas": [0.001, 0.05, 0.6], "sampler": "ddim"}'
+    for changes, sampler in [({}, "ddim"), ({"sampler": "ancestral"}, "ancestral")]:
+        loss = new_trainer(write_infer_grad_run(tmp_path, changes, schedule=made_for_ddim)).infer_grad_loss
+        assert loss.sampler_of(loss.schedules[0]) is SAMPLERS[sampler]
 
 
 @pytest.mark.parametrize("many_steps, sampler", [(3, "ancestral"), (4, "ddim")])
@@ -61,7 +64,7 @@ def test_many_steps_have_their_own_sampler(tmp_path, many_steps, sampler):
     trainer = new_trainer(write_infer_grad_run(tmp_path, changes))
     torch.nn.init.normal_(trainer.network.output_conv.weight)
     mel, noises = torch.randn(1, 20, 30), torch.randn(1, 3, 1200)
-    schedule = trainer.infer_grad_loss.schedule
+    schedule = trainer.infer_grad_loss.schedules[0]
     generated = trainer.infer_grad_loss.generate(schedule, trainer.network, mel, noises, 1.0)
     assert torch.equal(generated, SAMPLERS[sampler](trainer.network, mel, schedule, noises=noises.unbind(1)))
 
@@ -71,7 +74,7 @@ def test_random_schedules_take_their_share(tmp_path):
     infer_grad = {"random_share": 0.5, "random_steps": [2, 4]}
     first, second = (new_trainer(write_infer_grad_run(tmp_path, infer_grad)).infer_grad_loss for _ in range(2))
     schedules = [first.schedule_at(step) for step in range(200)]
-    drawn = [schedule for schedule in schedules if schedule is not first.schedule]
+    drawn = [schedule for schedule in schedules if schedule is not first.schedules[0]]
     assert 70 < len(drawn) < 130
     assert {len(schedule) for schedule in drawn} == {2, 3, 4}
     assert all((a.betas == second.schedule_at(step).betas).all() for step, a in enumerate(schedules))
@@ -87,12 +90,53 @@ def test_trains_on_random_schedules(tmp_path):
     assert trainer.train_step(first_batch(trainer)).updated
 
 
+def test_several_schedules_take_turns_at_random(tmp_path):
+    """Fails if one of them is left out, or has another sampler than its own."""
+    (tmp_path / "one.json").write_text('{"betas": [0.6], "sampler": "ddim", "griffin_lim": 2}')
+    changes = {"noise_schedule": ["three.json", "one.json"], "random_share": 0.5, "random_steps": [5, 5]}
+    loss = new_trainer(write_infer_grad_run(tmp_path, changes)).infer_grad_loss
+    lengths = [len(loss.schedule_at(step)) for step in range(400)]
+    shares = [lengths.count(n) / 400 for n in (1, 3, 5)]  # one step is no curve, and stays as it is
+    assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.08)
+    assert loss.sampler_of(loss.schedules[1]) is SAMPLERS["ddim"] and loss.sampler_of(loss.schedules[0]) is not SAMPLERS["ddim"]
+
+
+def test_generates_from_an_estimate(tmp_path):
+    """Fails if training starts elsewhere than inference does."""
+    trainer = new_trainer(write_infer_grad_run(tmp_path, schedule='{"betas": [0.05, 0.3], "griffin_lim": 2}', prior__loudest=2.0))
+    torch.nn.init.normal_(trainer.network.output_conv.weight)
+    mel, [schedule] = torch.randn(2, 20, 30), trainer.infer_grad_loss.schedules
+    noises, std = trainer.infer_grad_loss.noises(torch.tensor([3, 7]), schedule, 1200), trainer.network.prior(mel)
+    assert noises.shape[1] == 3
+    generated = std * trainer.infer_grad_loss.generate(schedule, trainer.network, mel, noises, std)
+    assert torch.equal(generated, SAMPLERS["sde-dpm-solver"](trainer.network, mel, schedule, noises=noises.unbind(1)))
+    trainer.step = 3
+    assert trainer.train_step(first_batch(trainer)).updated
+
+
+def test_counts_before_and_after_the_correction(tmp_path):
+    """Fails if only one of the two is compared, the correction has no gradient, or previews are not corrected."""
+    corrected, plain = (new_trainer(write_infer_grad_run(tmp_path, {"gla_grad": n})) for n in (2, 0))
+    y_0, mel = torch.randn(2, 1200), torch.randn(2, 20, 30)
+    generated = torch.randn(2, 1200, requires_grad=True)
+    before, after = results = corrected.infer_grad_loss.results(generated, mel)
+    assert before is generated and torch.equal(after, GlaGrad(corrected.config.mel, 2)(generated, mel))
+    [of_plain] = plain.infer_grad_loss.results(generated, mel)
+    assert of_plain is generated
+    expected = [plain.infer_grad_loss(y_0, [result]) for result in results]
+    torch.testing.assert_close(corrected.infer_grad_loss(y_0, results), sum(expected) / 2)
+    assert torch.autograd.grad(expected[1].sum(), generated)[0].abs().sum() > 0
+    assert PreviewSampling.of(corrected).correct is corrected.infer_grad_loss.gla_grad
+    [preview], [other] = (make_previews(trainer, PreviewSampling.of(trainer), 1) for trainer in (corrected, plain))
+    assert preview.figures["log_mel_l1"] < 0.5 * other.figures["log_mel_l1"]
+
+
 def test_an_example_has_noises_of_its_own(tmp_path):
     """Fails if they depend on the company of the example, or are those of another one or of another seed."""
     first, second = (new_trainer(write_infer_grad_run(tmp_path, training__seed=seed)).infer_grad_loss for seed in (0, 1))
-    noises = first.noises(torch.tensor([3, 7, 8]), 2, 1200)
-    assert torch.equal(noises[1:2], first.noises(torch.tensor([7]), 2, 1200))
-    rows = torch.cat([noises, second.noises(torch.tensor([3]), 2, 1200)]).flatten(0, 1)
+    noises = first.noises(torch.tensor([3, 7, 8]), TWO_STEPS, 1200)
+    assert torch.equal(noises[1:2], first.noises(torch.tensor([7]), TWO_STEPS, 1200))
+    rows = torch.cat([noises, second.noises(torch.tensor([3]), TWO_STEPS, 1200)]).flatten(0, 1)
     assert torch.corrcoef(rows).fill_diagonal_(0).abs().max() < 0.15 and abs(rows.std().item() - 1) < 0.03
 
 
@@ -104,7 +148,7 @@ def test_previews_are_sampled_as_it_trains(tmp_path):
     [preview] = make_previews(trainer, sampling, 1)
     sample, generator = SAMPLERS["sde-dpm-solver"], torch.Generator().manual_seed(0)
     assert torch.equal(preview.result, sample(trainer.ema.module, preview.recording_mel[None], sampling.schedule, generator)[0])
-    assert sampling.schedule is trainer.infer_grad_loss.schedule
+    assert sampling.schedule is trainer.infer_grad_loss.schedules[0]
 
 
 def test_gradients_pass_through_all_steps(tmp_path):

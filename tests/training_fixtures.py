@@ -43,7 +43,7 @@ def write_run(folder, **changes):
     config = tiny_config_values()
     for key, value in changes.items():
         section, name = key.split("__")
-        config[section][name] = value
+        config.setdefault(section, {})[name] = value
     path = folder / "config.json"
     path.write_text(json.dumps(config))
     return path

@@ -1,7 +1,7 @@
 """Discriminators of waveforms for adversarial training: small ones, which a CPU can bear.
 
 - Multi-scale complex STFT (EnCodec, Défossez et al., 2022, section 3.4): two-dimensional convolutions over a spectrum's real and
-  imaginary parts.
+  imaginary parts; the first convolution has a stride too, which halves their time.
 - Multi-period (HiFi-GAN, Kong et al., 2020, section 2.3): two-dimensional convolutions over a waveform folded at a period.
 
 Each gives scores that are to be 1 for recordings and 0 for generated waveforms, and its features.
@@ -51,7 +51,7 @@ class StftDiscriminator(_Discriminator):
 
     def __init__(self, window, channels):
         dilated = [_conv(channels, channels, (9, 3), (2, 1), (1, dilation)) for dilation in (1, 2, 4)]
-        super().__init__([_conv(2, channels, (9, 3)), *dilated, _conv(channels, channels, (3, 3)), _conv(channels, 1, (3, 3))])
+        super().__init__([_conv(2, channels, (9, 3), (2, 1)), *dilated, _conv(channels, channels, (3, 3)), _conv(channels, 1, (3, 3))])
         self.window = window
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from common.errors import InputError
+from model import shallow
+from model.gla_grad import GlaGrad
 from model.noise_schedule import NoiseSchedule, random_along
 from model.sampler import find_sampler, sampler_name
 from training.pmsqe import PMSQE
@@ -19,47 +21,56 @@ class InferGradLoss:
 
     Args:
         config: a `model.config.InferGradConfig`.
-        folder: folder that its noise schedule is relative to.
+        folder: folder that its noise schedules are relative to.
         segment_samples: length of the training segments.
-        sample_rate: in Hz.
+        mel_config: the `MelConfig` of the mels.
         seed: of the noises and of the random schedules.
         device: where the waveforms are.
 
     Raises:
-        OSError, InputError: the schedule cannot be used, there is no such sampler, or the segments are too short.
+        OSError, InputError: a schedule cannot be used, there is no such sampler, the mel is not for GLA-Grad, or the segments are too
+            short.
     """
 
-    def __init__(self, config, folder, segment_samples, sample_rate, seed, device):
+    def __init__(self, config, folder, segment_samples, mel_config, seed, device):
+        sample_rate = mel_config.sample_rate
         self.pmsqe = PMSQE(sample_rate).to(device) if config.pmsqe_weight else None
         longest = max(SpectralDistance.longest_reflection, self.pmsqe.n_fft if self.pmsqe else 0)
         if segment_samples <= longest:
             raise InputError(
                 f"data.segment_frames makes segments of {segment_samples} samples (wanted by training.infer_grad: more than {longest})"
             )
-        self.schedule = NoiseSchedule.load(folder / config.noise_schedule)
-        few_steps_sampler = sampler_name(self.schedule, config.sampler)
-        self.few_steps = find_sampler(few_steps_sampler, streamable=True)
-        self.many_steps = find_sampler(config.many_steps_sampler or few_steps_sampler, streamable=True)
+        paths = [config.noise_schedule] if isinstance(config.noise_schedule, str) else config.noise_schedule
+        self.schedules = [NoiseSchedule.load(folder / path) for path in paths]
         self.config = config
+        for name in filter(None, [config.many_steps_sampler, *(sampler_name(schedule, config.sampler) for schedule in self.schedules)]):
+            find_sampler(name, streamable=True)
         self.seed = seed
+        self.gla_grad = GlaGrad(mel_config, config.gla_grad).to(device) if config.gla_grad else None
         self.spectral_distance = SpectralDistance(sample_rate).to(device)
 
     def schedule_at(self, training_step):
         """The schedule of an optimiser step, the same on all processes."""
         rng = np.random.default_rng((self.seed, training_step))
-        if rng.random() >= self.config.random_share:
-            return self.schedule
-        return random_along(self.schedule, int(rng.integers(*self.config.random_steps, endpoint=True)), rng)
+        is_random = rng.random() < self.config.random_share
+        schedule = self.schedules[rng.integers(len(self.schedules))]
+        if not is_random or len(schedule) == 1:
+            return schedule
+        return random_along(schedule, int(rng.integers(*self.config.random_steps, endpoint=True)), rng)
 
-    def noises(self, numbers, n_steps, n_samples):
-        """Standard normal noises of the denoising steps of examples, `[B, n_steps, n_samples]`, on the CPU.
+    def noises(self, numbers, schedule, n_samples):
+        """Standard normal noises for sampling examples, `[B, N, n_samples]` or, for a schedule with an estimate, `[B, N + 1, n_samples]`.
+
+        They are on the CPU.
 
         Those of an example depend on its number alone, whatever process and portion of a batch it is in.
 
         Args:
             numbers: which examples, `[B]`.
+            schedule: the `NoiseSchedule`, of N steps.
         """
-        noises, generator = torch.empty(len(numbers), n_steps, n_samples), torch.Generator()
+        n_noises = len(schedule) + (schedule.griffin_lim is not None)
+        noises, generator = torch.empty(len(numbers), n_noises, n_samples), torch.Generator()
         for of_example, number in zip(noises, numbers.tolist()):
             # The spawn key keeps this apart from what `training.examples` draws.
             seed = np.random.SeedSequence((self.seed, number), spawn_key=(1,)).generate_state(1, np.uint64)[0]
@@ -68,25 +79,37 @@ class InferGradLoss:
 
     def sampler_of(self, schedule):
         """The `model.sampler.Sampler` of a schedule."""
-        return self.many_steps if len(schedule) >= self.config.many_steps else self.few_steps
+        name = sampler_name(schedule, self.config.sampler)
+        if len(schedule) >= self.config.many_steps:
+            name = self.config.many_steps_sampler or name
+        return find_sampler(name, streamable=True)
 
-    def generate(self, schedule, network, mel, noises, limit):
+    def generate(self, schedule, network, mel, noises, std):
         """Generates whitened waveforms from noise as inference does, with gradients.
 
         Args:
             schedule: the `NoiseSchedule` to do it with.
-            network: called as `network(y_n, mel, noise_level)`.
+            network: called as `network(y_n, mel, noise_level)`; see `model.shallow` for its attribute `estimate`.
             mel: log-mel spectrogram, `[B, n_mels, frames]`.
-            noises: standard normal, `[B, N, T]` for a schedule of N steps.
-            limit: largest magnitude of a whitened waveform; see `model.sampler.predict_y_0`.
+            noises: see `noises`, `[B, ..., T]`.
+            std: of the prior.
 
         Returns:
             waveform, `[B, T]`.
         """
-        return self.sampler_of(schedule).reverse_process(network, mel, schedule, iter(noises.unbind(1)), limit)
+        noises = iter(noises.unbind(1))
+        estimate = shallow.whitened_estimate(getattr(network, "module", network), mel, schedule, noises, std)
+        return self.sampler_of(schedule).reverse_process(network, mel, schedule, noises, 1 / std, estimate=estimate)
 
-    def __call__(self, y_0, generated):
-        """Recordings `[B, T]` and generated waveforms `[B, T]` -> losses `[B]`."""
+    def results(self, generated, mel):
+        """What counts of generated waveforms `[B, T]`: they as they are and, with `gla_grad`, they corrected, a list of `[B, T]`."""
+        return [generated] if self.gla_grad is None else [generated, self.gla_grad(generated, mel)]
+
+    def __call__(self, y_0, results):
+        """Recordings `[B, T]` and `results` -> losses `[B]`, the mean over the results."""
+        return sum(self._distance(y_0, result) for result in results) / len(results)
+
+    def _distance(self, y_0, generated):
         distance = self.spectral_distance(y_0, generated)
         if self.pmsqe:
             distance = distance + self.config.pmsqe_weight * self.pmsqe(y_0, generated)

@@ -2,8 +2,9 @@
 
 import contextlib
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 
@@ -23,13 +24,15 @@ class PreviewSampling(NamedTuple):
 
     schedule: NoiseSchedule
     sampler: Sampler
+    correct: Optional[Callable] = None  # a `GlaGrad`
 
     @classmethod
     def of(cls, trainer):
         """What InferGrad trains for in the last stage that has it, so that one sees it in the figures; else six steps of algorithm 2."""
         trained = [loss for loss in trainer.infer_grad_losses_of_stages.values() if loss]
         if trained:
-            return cls(trained[-1].schedule, trained[-1].sampler_of(trained[-1].schedule))
+            schedule = trained[-1].schedules[0]
+            return cls(schedule, trained[-1].sampler_of(schedule), trained[-1].gla_grad)
         return cls(NoiseSchedule.load(DEFAULT_SCHEDULE), SAMPLERS["ancestral"])
 
 
@@ -96,7 +99,8 @@ def _preview(trainer, sampling, index):
         network(recording[None].to(trainer.device), mel[None], noise_level)  # warms up
         start = synchronized_time(trainer.device)
         generator = torch.Generator().manual_seed(index)
-        result = sampling.sampler(network, mel[None], sampling.schedule, generator)[0].float()
+        result = sampling.sampler(network, mel[None], sampling.schedule, generator).float()
+        result = (sampling.correct(result, mel[None]) if sampling.correct else result)[0]
         seconds = synchronized_time(trainer.device) - start
     result_mel = trainer.mel_transform(result)
     recording, result, mel, result_mel = (x.cpu() for x in (recording, result, mel, result_mel))

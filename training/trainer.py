@@ -153,7 +153,7 @@ class Trainer:
         if training.infer_grad is None:
             return None
         segment_samples = config.data.segment_frames * config.mel.hop_length
-        return InferGradLoss(training.infer_grad, folder, segment_samples, config.mel.sample_rate, training.seed, self.device)
+        return InferGradLoss(training.infer_grad, folder, segment_samples, config.mel, training.seed, self.device)
 
     def _examples(self, recordings, data, seed):
         return DiffusionExamples(recordings, data.segment_frames, self.mel_transform.context, self.schedule, seed, data.even_over_speakers)
@@ -270,18 +270,19 @@ class Trainer:
             return diffusion_loss(network, y_0 / std, mel, noise_level, noise)
 
     def infer_grad_losses(self, network, batch):
-        """Of a `Batch` in InferGrad, see `training.infer_grad`: losses `[B]`, recordings `[B, T]` and what is generated, `[B, T]`."""
+        """Of a `Batch` in InferGrad, see `training.infer_grad`: losses `[B]`, recordings `[B, T]` and the result of all steps, `[B, T]`."""
         y_0, mel, std = self._given(batch)
         schedule = self.infer_grad_loss.schedule_at(self.step)
-        noises = self._on_device(self.infer_grad_loss.noises(batch.number, len(schedule), y_0.shape[1]))
+        noises = self._on_device(self.infer_grad_loss.noises(batch.number, schedule, y_0.shape[1]))
         with self.autocast():
-            generated = std * self.infer_grad_loss.generate(schedule, network, mel, noises, 1 / std)
-        losses = self.infer_grad_loss(y_0, generated)
+            generated = std * self.infer_grad_loss.generate(schedule, network, mel, noises, std)
+        results = self.infer_grad_loss.results(generated, mel)
+        losses = self.infer_grad_loss(y_0, results)
         adversarial = self.infer_grad_loss.config.adversarial
         if adversarial:
             with self.autocast():
-                losses = losses + self.adversary.losses(y_0, generated, adversarial)
-        return losses, y_0, generated
+                losses = losses + self.adversary.losses(y_0, results[-1], adversarial)
+        return losses, y_0, results[-1]
 
     def _given(self, batch):
         """Waveform `[B, T]`, mel and standard deviation of the noise, of a `Batch`, on the device."""

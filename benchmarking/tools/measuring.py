@@ -28,7 +28,7 @@ class CountedNetwork:
 
     def __init__(self, network):
         self.network = network
-        self.hop_length, self.prior = network.hop_length, network.prior
+        self.hop_length, self.prior, self.estimate = network.hop_length, network.prior, network.estimate
         self.n_calls = 0
 
     def __call__(self, *arguments):

@@ -12,23 +12,24 @@ SPECTRUM_ITERATIONS = 30
 TINY = 1e-30  # keeps quotients of silence finite
 
 
-def invert_mel(mel, config):
-    """The spectrum of magnitudes to the power `config.power` whose mel is closest to a given one.
+def invert_mel(mel, filters, n_iter=SPECTRUM_ITERATIONS):
+    """The spectrum, of magnitudes or powers as the mel is, whose mel is closest to a given one.
 
     The distance is the Kullback-Leibler divergence, and the method its multiplicative updates (Lee & Seung, 2001): they keep the
     spectrum non-negative, and weigh an error relative to its band. Frequency bins that no band covers are 0.
 
     Args:
-        mel: mel values, not logarithmic, `[n_mels, frames]`, float64.
+        mel: mel values, not logarithmic, `[..., n_mels, frames]`.
+        filters: of the mel bands, `[n_mels, n_fft / 2 + 1]`.
+        n_iter: number of updates.
 
     Returns:
-        `[n_fft / 2 + 1, frames]`, float64.
+        `[..., n_fft / 2 + 1, frames]`.
     """
-    filters = LogMelSpectrogram(config).spectrogram.mel_scale.fb.to(mel)
-    weights = filters.sum(1, keepdim=True).clamp(min=TINY)
-    spectrum = torch.ones(len(filters), mel.shape[1], dtype=mel.dtype)
-    for _ in range(SPECTRUM_ITERATIONS):
-        spectrum = spectrum * (filters @ (mel / (filters.T @ spectrum).clamp(min=TINY))) / weights
+    widths = filters.sum(0)[:, None].clamp(min=TINY)
+    spectrum = mel.new_ones(*mel.shape[:-2], filters.shape[1], mel.shape[-1])
+    for _ in range(n_iter):
+        spectrum = spectrum * (filters.T @ (mel / (filters @ spectrum).clamp(min=TINY))) / widths
     return spectrum
 
 
@@ -44,7 +45,8 @@ def griffin_lim(mel, config, n_iter=32, seed=0):
     Returns:
         `[frames * hop_length]`, within [-1, 1].
     """
-    magnitude = invert_mel(expand(mel.double(), config).exp(), config).pow(1 / config.power).numpy()
+    filters = LogMelSpectrogram(config).spectrogram.mel_scale.fb.T.double()
+    magnitude = invert_mel(expand(mel.double(), config).exp(), filters).pow(1 / config.power).numpy()
     if config.normalized:
         window = librosa.filters.get_window("hann", config.win_length)
         magnitude = magnitude * np.sqrt((window**2).sum())
