@@ -23,12 +23,12 @@ from training.stop_signal import StopSignal
 from training.trainer import Trainer, versions
 
 
-def train(config, config_folder, logdir, init_from=None, matching_only=False):
+def train(config, config_folder, logdir, init_from=None, **init_options):
     """Trains to the end of the configuration, from the newest checkpoint in `logdir` if there is one.
 
     Args:
         init_from: path of weights that a new run begins with; None begins with random ones.
-        matching_only: see `training.initial_weights`.
+        init_options: see `training.initial_weights.begin_with`.
 
     Returns:
         exit status.
@@ -44,7 +44,7 @@ def train(config, config_folder, logdir, init_from=None, matching_only=False):
                 going_on_lines, trainer.best_validation_loss = distributed.from_first(going_on)
                 lines += going_on_lines
             elif init_from:
-                lines += begin(trainer, init_from, matching_only)
+                lines += begin(trainer, init_from, **init_options)
             distributed.agree(lambda: check_memory(trainer))
             preview_sampling = PreviewSampling.of(trainer)
             monitor = Monitor(logdir, trainer, preview_sampling.schedule, enabled=trainer.rank == 0)
@@ -82,10 +82,10 @@ def _open(folder, config):
     return checkpoint, state, lines
 
 
-def begin(trainer, path, matching_only):
+def begin(trainer, path, **options):
     """Puts the weights of a file, which the first process reads, into a new trainer; returns lines to say."""
     checkpoint = distributed.from_first(distributed.agree(lambda: read_checkpoint(path) if trainer.rank == 0 else None))
-    return distributed.agree(lambda: begin_with(trainer, checkpoint, path, matching_only))
+    return distributed.agree(lambda: begin_with(trainer, checkpoint, path, **options))
 
 
 def _go_on(trainer, folder, checkpoint, state):
@@ -114,18 +114,19 @@ def main():
         config = distributed.agree(lambda: load_config(arguments.config))
         distributed.agree_on({"--dry-run": arguments.dry_run, **flat(config.model_dump())})
         config_folder = Path(arguments.config).parent
+        init_options = {"matching_only": arguments.init_from_matching, "step": arguments.init_step}
         if arguments.dry_run:
             trainer = Trainer(config, config_folder)
             lines = trainer.warnings()
             if arguments.init_from:
-                lines += begin(trainer, arguments.init_from, arguments.init_from_matching)
+                lines += begin(trainer, arguments.init_from, **init_options)
             lines += dry_run(trainer)
             if trainer.rank == 0:
                 print("\n".join(lines))
             status = 0
         else:
             logdir = arguments.logdir or Path("logs") / Path(arguments.config).stem
-            status = train(config, config_folder, logdir, arguments.init_from, arguments.init_from_matching)
+            status = train(config, config_folder, logdir, arguments.init_from, **init_options)
         distributed.end()
         return status
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from metrics.perceptual import distillmos, dnsmos, pesq_wideband, stoi, visqol
 from metrics.pitch import f0_frame_error, periodicity_error, voiced_unvoiced_f1
-from metrics.spectral import log_mel_l1, mel_cepstral_distortion, multi_resolution_stft
+from metrics.spectral import log_mel_l1, mel_cepstral_distortion, multi_resolution_stft, tone
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ METRICS = {
     "mcd": Metric("MCD (dB)", False, _of_waveforms(mel_cepstral_distortion)),
     "log_mel_l1": Metric("log-mel L1", False, lambda a, b, mel: log_mel_l1(mel(a), mel(b))),
     "m_stft": Metric("M-STFT", False, lambda a, b, mel: multi_resolution_stft(a, b)),
+    "tone": Metric("tone (dB)", False, _of_waveforms(tone)),
     "ffe": Metric("F0 frame error", False, _of_waveforms(f0_frame_error)),
     "periodicity": Metric("periodicity RMSE", False, _of_waveforms(periodicity_error), is_slow=True),
     "vuv_f1": Metric("V/UV F1", True, _of_waveforms(voiced_unvoiced_f1), is_slow=True),

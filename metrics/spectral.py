@@ -5,10 +5,14 @@ import functools
 import numpy as np
 from auraloss.freq import MultiResolutionSTFTLoss
 from scipy.fft import dct
+from scipy.signal import welch
 from torchaudio.transforms import MelSpectrogram
 
 N_CEPSTRA = 13  # coefficients 1..13, as is usual since Kubichek (1993)
 N_CEPSTRUM_MELS = 80
+TONE_WINDOW = 4096  # samples
+TONE_FLOOR = 1e-16  # power; keeps quotients of silence finite
+TONE_NEIGHBOURS = range(4, 60)  # lines of the spectrum on each side that are a line's surroundings
 CEPSTRUM_FLOOR = 1e-8  # power; -80 dB below a full-scale spectral line of a window of unit sum
 
 _m_stft = MultiResolutionSTFTLoss()
@@ -48,6 +52,27 @@ def mel_cepstral_distortion(reference, degraded, sample_rate):
         return float("nan")
     logs = (mel(waveform).clamp(min=CEPSTRUM_FLOOR).log().numpy() for waveform in (reference, degraded))
     return cepstral_distance(*logs)
+
+
+def tone(reference, degraded, sample_rate):
+    """How much further a line stands out of the mean spectrum than in the reference, in dB: what a network that works at a part of the
+    rate, or that upsamples, may add as a steady tone.
+
+    The lines are those at multiples of an eighth of the sample rate, below its half. How far a line stands out is its power over the
+    median of its surroundings, in the mean spectrum over windows of 4,096 samples. The largest difference counts. Without a tone it is
+    the chance that two spectra differ by: 0 for the reference itself. NaN where a waveform is shorter than two windows, or silent.
+    """
+    if len(reference) < 2 * TONE_WINDOW or not (reference.any() and degraded.any()):
+        return float("nan")
+    spectra = [welch(waveform.double().numpy(), sample_rate, nperseg=TONE_WINDOW)[1] for waveform in (reference, degraded)]
+    differences = []
+    for line in range(TONE_WINDOW // 8, TONE_WINDOW // 2, TONE_WINDOW // 8):
+        around = [line + side * n for side in (-1, 1) for n in TONE_NEIGHBOURS]
+        of_reference, of_degraded = (
+            10 * np.log10(spectrum[line - 1 : line + 2].max() / np.median(spectrum[around])) for spectrum in spectra
+        )
+        differences.append(of_degraded - of_reference)
+    return float(max(differences))
 
 
 def multi_resolution_stft(reference, degraded):

@@ -229,6 +229,7 @@ class InferGradConfig(_Section):
         weight: of the waveforms' distance, beside the diffusion loss.
         pmsqe_weight: of `training.pmsqe` (PMSQE), which is added to the waveforms' spectral distance; 0: left out.
         from_step, every: it counts at each `every`th optimiser step, from `from_step` on.
+        diffusion_every: in steps in which it counts, the diffusion loss counts beside it at each so manyth only.
         random_share: share of these steps that generate by a random schedule along the same curve of log-SNR instead, so
             that the network learns all noise levels, as sampling in many steps needs them.
         random_steps: the fewest and the most denoising steps of a random schedule.
@@ -244,6 +245,7 @@ class InferGradConfig(_Section):
     pmsqe_weight: float = Field(ge=0, default=0.0, validation_alias=AliasChoices("pmsqe_weight", "loudness_weight"))  # the old name
     from_step: NonNegativeInt = 0
     every: PositiveInt = 1
+    diffusion_every: PositiveInt = 1
     random_share: float = Field(ge=0, le=1, default=0.0)
     random_steps: tuple[PositiveInt, PositiveInt] = (3, 9)
     many_steps: PositiveInt = 10
@@ -260,6 +262,10 @@ class InferGradConfig(_Section):
 
     def counts_at(self, step):
         return step >= self.from_step and (step - self.from_step) % self.every == 0
+
+    def diffusion_counts_at(self, step):
+        """Whether the diffusion loss counts too, at a step in which InferGrad does."""
+        return (step - self.from_step) // self.every % self.diffusion_every == 0
 
 
 class StageConfig(_Section):

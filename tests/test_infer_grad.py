@@ -114,6 +114,20 @@ def test_generates_from_an_estimate(tmp_path):
     assert trainer.train_step(first_batch(trainer)).updated
 
 
+def test_diffusion_loss_counts_at_some_steps_only(tmp_path):
+    """Fails if it has a gradient where it does not count, or is not measured there."""
+    trainer = new_trainer(write_infer_grad_run(tmp_path, {"from_step": 1, "every": 2, "diffusion_every": 2, "weight": 1e-9}))
+    torch.nn.init.normal_(trainer.network.output_conv.weight)
+    norms = []
+    for trainer.step in range(6):
+        batch = first_batch(trainer)
+        losses, _ = trainer._backward(batch)
+        torch.testing.assert_close(losses, trainer.losses(trainer.network, batch))
+        norms.append(flat_gradient(trainer).norm().item())
+        trainer.optimizer.zero_grad()
+    assert [norm > 1e-4 for norm in norms] == [True, True, True, False, True, True]
+
+
 def test_counts_before_and_after_the_correction(tmp_path):
     """Fails if only one of the two is compared, the correction has no gradient, or previews are not corrected."""
     corrected, plain = (new_trainer(write_infer_grad_run(tmp_path, {"gla_grad": n})) for n in (2, 0))
@@ -191,7 +205,7 @@ def test_loudness_is_added_with_its_weight(tmp_path):
     """Fails if the weight is forgotten, or if it is heard where it is not asked for."""
     y, generated = torch.randn(2, 2, 1200, generator=torch.Generator().manual_seed(0))
     plain, half = (new_trainer(write_infer_grad_run(tmp_path, {"pmsqe_weight": weight})).infer_grad_loss for weight in (0.0, 0.5))
-    added = half(y, generated) - plain(y, generated)
+    added = half(y, [generated]) - plain(y, [generated])
     torch.testing.assert_close(added, 0.5 * PMSQE(SAMPLE_RATE)(y, generated), rtol=1e-4, atol=1e-4)
 
 

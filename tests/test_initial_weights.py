@@ -12,6 +12,7 @@ from model.network import new_network
 from tests.processes import finish, start_processes
 from tests.training_fixtures import one_thread, same, train_command, train_to_end, weights_of, write_run  # noqa: F401
 from training.initial_weights import begin_with
+from training.optimization import learning_rate
 from training.trainer import Trainer
 
 
@@ -34,6 +35,23 @@ def test_network_and_average_begin_with_the_weights(tmp_path):
     assert same(trainer.network.state_dict(), weights) and same(trainer.ema.module.state_dict(), weights)
     assert trainer.step == 0 and not trainer.optimizer.state
     assert lines == [f"beginning with {len(weights)} of {len(weights)} weights from {tmp_path / 'w.safetensors'}"]
+
+
+def test_a_run_goes_on_where_its_weights_were_saved(tmp_path):
+    """Fails if stage, learning rate, examples or average are not those of the step; only the optimiser's moments are lost."""
+    stages = [{"n_steps": 3, "batch_size": 2, "learning_rate": 1e-2}, {"n_steps": 5, "learning_rate": 1e-4, "final_learning_rate": 1e-5}]
+    config = write_run(tmp_path, training__n_steps=8, training__stages=stages, training__warmup_steps=0)
+    train_to_end(config, tmp_path / "log")
+    state = torch.load(tmp_path / "log" / "checkpoint-00000005.pt", weights_only=True)
+    trainer, lines = begin(config, tmp_path / "log" / "checkpoint-00000005.pt", step=5)
+    assert trainer.step == state["step"] == 5 and trainer.position == state["position"] and trainer.stage.number == 2
+    assert trainer.ema.n_averaged == 5
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(state["optimizer"]["param_groups"][0]["lr"])
+    assert lines[0].endswith("checkpoint-00000005.pt at step 5")
+    trainer.train_step(next(iter(trainer.batches())))
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(learning_rate(trainer.stage.config.training, 3))
+    with pytest.raises(InputError, match=r"--init_step is 8, but training.n_steps is 8 \(wanted: less\)"):
+        begin(config, tmp_path / "log" / "checkpoint-00000005.pt", step=8)
 
 
 def wider(config):

@@ -41,7 +41,8 @@ MEL = LogMelSpectrogram(
 # P.862.2 maps the largest raw score, 4.5, to 0.999 + 4 / (1 + exp(-1.3669 * 4.5 + 3.8224)).
 BEST_PESQ = 0.999 + 4 / (1 + math.exp(-1.3669 * 4.5 + 3.8224))
 BEST = {
-    "pesq": BEST_PESQ, "visqol": 5, "stoi": 1, "estoi": 1, "mcd": 0, "log_mel_l1": 0, "m_stft": 0, "ffe": 0, "periodicity": 0, "vuv_f1": 1,
+    "pesq": BEST_PESQ, "visqol": 5, "stoi": 1, "estoi": 1, "mcd": 0, "log_mel_l1": 0, "m_stft": 0, "tone": 0, "ffe": 0,
+    "periodicity": 0, "vuv_f1": 1,
 }  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def test_identical_signals_have_the_best_value(name, speech):
     assert METRICS[name].measure(speech, speech, MEL) == pytest.approx(BEST[name], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(set(METRICS) - {"distillmos"}))
+@pytest.mark.parametrize("name", sorted(set(METRICS) - {"distillmos", "tone"}))
 def test_more_noise_is_worse(name, speech, noise):
     speech, noise = (shortened(name, waveform, 0.2) for waveform in (speech, noise))
     values = [METRICS[name].measure(speech, speech + gain * noise, MEL) for gain in (0.001, 0.02, 0.1)]
@@ -180,6 +181,16 @@ def test_cepstral_distance_of_one_cosine_in_the_envelope():
 
 def test_mel_cepstral_distortion_ignores_level(noise):
     assert mel_cepstral_distortion(noise, 0.5 * noise, SAMPLE_RATE) == pytest.approx(0, abs=1e-4)
+
+
+def test_tone_is_the_height_of_a_line(speech):
+    """Fails if a line is looked for elsewhere, or noise of the same power counts as one."""
+    time = torch.arange(len(speech)) / SAMPLE_RATE
+    for frequency in (2000, 4000, 6000):
+        line = torch.sin(2 * torch.pi * frequency * time)
+        low, high = (METRICS["tone"].measure(speech, speech + level * line, MEL) for level in (1e-3, 1e-2))
+        assert high > 10 and high - low == pytest.approx(20, abs=3)
+    assert METRICS["tone"].measure(speech, speech + 0.01 * torch.sin(2 * torch.pi * 3000 * time), MEL) < 1
 
 
 def test_multi_resolution_stft_of_twice_the_amplitude(noise):

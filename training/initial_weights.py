@@ -5,20 +5,23 @@ from model.checkpoint import listed, weight_differences
 from training.same_run import flat
 
 
-def begin_with(trainer, checkpoint, path, matching_only=False):
-    """Puts weights into the network and the average of a trainer at step 0; the optimiser is as new.
+def begin_with(trainer, checkpoint, path, matching_only=False, step=0):
+    """Puts weights into the network and the average of a new trainer; the optimiser is as new.
 
     Args:
         checkpoint: a `model.checkpoint.Checkpoint`.
         path: its file, for messages.
         matching_only: leave out the weights that do not fit instead of refusing them.
+        step: where in the configuration's steps the trainer begins.
 
     Returns:
         lines to say.
 
     Raises:
-        InputError: weights do not fit; the message lists them.
+        InputError: weights do not fit, which the message lists, or the configuration has no such step.
     """
+    if step >= trainer.config.training.n_steps:
+        raise InputError(f"--init_step is {step}, but training.n_steps is {trainer.config.training.n_steps} (wanted: less)")
     differences = weight_differences(trainer.network, checkpoint.weights)
     if differences and not matching_only:
         raise InputError(f"{path}: {listed(differences.values())} (wanted: the network of the configuration, or --init_from_matching)")
@@ -27,7 +30,8 @@ def begin_with(trainer, checkpoint, path, matching_only=False):
         raise InputError(f"{path}: no weight fits the network of the configuration")
     for network in (trainer.network, trainer.ema.module):
         network.load_state_dict(matching, strict=False)
-    lines = [f"beginning with {len(matching)} of {len(trainer.network.state_dict())} weights from {path}"]
+    lines = [f"beginning with {len(matching)} of {len(trainer.network.state_dict())} weights from {path}" + f" at step {step}" * (step > 0)]
+    trainer.begin_at(step)
     if differences:
         lines.append(f"warning: left as they are: {listed(differences.values())}")
     found, wanted = (

@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from common.errors import CommandParser, positive_int
+from common.errors import CommandParser, non_negative_int, positive_int
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 SHUTDOWN_SECONDS = "40"  # for the processes to save and end after a signal, or after one of them has failed
@@ -24,6 +24,14 @@ def train_parser(**options):
     parser.add_argument("-l", "--logdir", help="checkpoints and TensorBoard files (default: logs/ and the name of CONFIG)")
     parser.add_argument("--init_from", metavar="WEIGHTS", help="begin a new run with the weights of a checkpoint of any kind (fine-tuning)")
     parser.add_argument("--init_from_matching", action="store_true", help="leave out weights that do not fit instead of refusing them")
+    parser.add_argument(
+        "--init_step",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="the step of this configuration that the weights of --init_from "
+        "were saved at: go on from there with a new optimiser (default: 0)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check configuration, data and memory, and measure a step")
     return parser
 

@@ -184,6 +184,16 @@ class Trainer:
         wrong = [f"{path}: {complaint}" for path, complaint in complaints.items() if complaint]
         return f"{len(wrong)} of {len(complaints)} mel files: {wrong[0]}" if wrong else None
 
+    def begin_at(self, step):
+        """Puts a new trainer after `step` steps of its configuration, without what they would have taught network and optimiser."""
+        self.step = step
+        of_stages = [(stage, min(stage.end, step) - stage.first) for stage in self.stages if stage.first < step]
+        self.position = sum(n_steps * stage.config.training.batch_size for stage, n_steps in of_stages)
+        self.ema.n_averaged.fill_(step)
+        self.lr_scheduler.last_epoch = step
+        for group, base, factor in zip(self.optimizer.param_groups, self.lr_scheduler.base_lrs, self.lr_scheduler.lr_lambdas):
+            group["lr"] = base * factor(step)
+
     @property
     def stage(self):
         """The `Stage` of the next step, or the last one."""
@@ -249,7 +259,9 @@ class Trainer:
         for i, portion in enumerate(portions):
             wait = self.world_size > 1 and i < len(portions) - 1  # gradients are exchanged once, after the last portion
             with self.parallel_network.no_sync() if wait else contextlib.nullcontext():
-                losses.append(self.losses(self.parallel_network, portion))
+                # Where it does not count it is computed all the same, in a third of the time, for the log and against divergence.
+                with torch.set_grad_enabled(not with_inference or infer_grad.diffusion_counts_at(self.step)):
+                    losses.append(self.losses(self.parallel_network, portion))
                 objective = losses[-1].sum()
                 if with_inference:
                     of_portion, y_0, generated = self.infer_grad_losses(self.parallel_network, portion)
