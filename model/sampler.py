@@ -84,19 +84,19 @@ class Sampler(NamedTuple):
         y = math.sqrt(abar_next) * y_0 + math.sqrt(max(1 - abar_next - variance, 0.0)) * epsilon
         return y + math.sqrt(variance) * draw() if variance > 0 else y
 
-    def reverse_process(self, network, mel, schedule, noises, limit=1.0, callback=None, estimate=None):
+    def reverse_process(self, network, mel, schedule, y, noises, limit=1.0, callback=None):
         """Steps from y_N to y_0 in whitened waveforms, with gradients where they are enabled.
 
         Args:
-            noises: iterator of standard normal `[B, frames * hop_length]`: y_N, then one for each step that adds noise.
+            y: y_N, `[B, frames * hop_length]`; see `model.shallow.start`.
+            noises: iterator of standard normal `[B, frames * hop_length]`, one for each step that adds noise.
             limit: see `predict_y_0`.
-            estimate: what the schedule starts from, whitened, `[B, T]`, or None; see `model.shallow`.
             network, mel, schedule, callback: as in `__call__`.
 
         Returns:
             y_0, `[B, frames * hop_length]`.
         """
-        y, last_y_0 = shallow.start(schedule, next(noises), estimate), None
+        last_y_0 = None
         for n in range(len(schedule), 0, -1):
             if callback is not None:
                 callback(n, y)
@@ -115,8 +115,8 @@ class Sampler(NamedTuple):
             mel: log-mel spectrogram, `[B, n_mels, frames]`.
             schedule: a `NoiseSchedule`.
             generator: a `torch.Generator` for the noise; None is PyTorch's own.
-            noises: in place of `generator`, the noise itself: an iterable of standard normal `[B, frames * hop_length]`: one for the
-                phases of the schedule's estimate, if there is one (`model.shallow`), y_N, then one for each step that adds noise.
+            noises: in place of `generator`, the noise itself: an iterable of standard normal `[B, frames * hop_length]`, y_N, then one
+                for each step that adds noise.
             callback: called as `callback(n, y_n)` with each state, from noise (n = N) to the waveform (n = 0).
 
         Returns:
@@ -133,17 +133,16 @@ def _synthesize(reverse_process, network, mel, schedule, generator, noises, call
     std = network.prior(mel)
     of_waveform = callback and (lambda n, z_n: callback(n, std * z_n))
     noises = iter(noises)
-    estimate = shallow.whitened_estimate(network, mel, schedule, noises, std)
-    return std * reverse_process(network, mel, schedule, noises, 1 / std, of_waveform, estimate)
+    y = shallow.start(network, mel, schedule, next(noises), std)
+    return std * reverse_process(network, mel, schedule, y, noises, 1 / std, of_waveform)
 
 
-def _heun_process(network, mel, schedule, noises, limit=1.0, callback=None, estimate=None):
+def _heun_process(network, mel, schedule, y, noises, limit=1.0, callback=None):
     """Heun's method on the ODE of DDIM (Karras et al., 2022, algorithm 1), second order: 2 N - 1 network calls.
 
-    In x = y_n / sqrt(abar_n) and sigma = sqrt(1 - abar_n) / sqrt(abar_n) the ODE is dx / dsigma = (x - y_0) / sigma. Only the
-    first of the noises is used. Arguments and result as in `Sampler.reverse_process`.
+    In x = y_n / sqrt(abar_n) and sigma = sqrt(1 - abar_n) / sqrt(abar_n) the ODE is dx / dsigma = (x - y_0) / sigma. The noises
+    are not used. Arguments and result as in `Sampler.reverse_process`.
     """
-    y = shallow.start(schedule, next(noises), estimate)
     levels = [math.sqrt(schedule.abar(n)) for n in range(len(schedule) + 1)]
     sigmas = [math.sqrt(1 - level**2) / level for level in levels]
     for n in range(len(schedule), 1, -1):

@@ -1,8 +1,10 @@
-"""Shallow diffusion (DiffSinger, Liu et al., 2022): the reverse process starts at a noisy estimate of the waveform, not at noise.
+"""Shallow diffusion (DiffSinger, Liu et al., 2022): the reverse process starts at an estimate of the waveform, not at noise.
 
-The estimate is cheap and the first steps, which would find the coarse shape, are left out. Here it is Griffin-Lim's: the magnitudes whose
+The estimate is cheap, and the first steps, which would find the coarse shape, are left out. Here it is Griffin-Lim's: the magnitudes whose
 mel is closest to the given one, and phases that start from noise. Without an iteration it is noise in the shape of the spectrum, as in
-SpecGrad (Koizumi et al., 2022). A noise schedule with `griffin_lim` starts so, any other starts at noise.
+SpecGrad (Koizumi et al., 2022). DiffSinger adds noise to its estimate. Here its errors stand for the noise, as in Cold Diffusion (Bansal et
+al., 2023): they are as loud as the speech at each frequency, and white noise is not. So the network must be trained for it, by InferGrad.
+A noise schedule with `griffin_lim` starts so, any other starts at noise.
 """
 
 import functools
@@ -53,20 +55,14 @@ class GriffinLimEstimate:
             return y
 
 
-def whitened_estimate(network, mel, schedule, noises, std):
-    """The whitened estimate `[B, T]` that a schedule starts from, or None where it starts at noise.
+def start(network, mel, schedule, noise, std):
+    """y_N, whitened, `[B, T]`: noise, or what equation 8 makes of an estimate without its noise.
 
     Args:
         network: its attribute `estimate` is a `GriffinLimEstimate`.
-        noises: iterator of standard normal `[B, T]`; the next one is taken if there is an estimate.
+        noise: standard normal, `[B, T]`: y_N, or for the phases of the estimate.
         std: of the prior.
     """
-    return None if schedule.griffin_lim is None else network.estimate(next(noises), mel, schedule.griffin_lim) / std
-
-
-def start(schedule, noise, estimate):
-    """y_N, whitened: noise, or q(y_N | estimate) by equation 8."""
-    if estimate is None:
+    if schedule.griffin_lim is None:
         return noise
-    abar_N = schedule.abar(len(schedule))
-    return math.sqrt(abar_N) * estimate + math.sqrt(1 - abar_N) * noise
+    return math.sqrt(schedule.abar(len(schedule))) * network.estimate(noise, mel, schedule.griffin_lim) / std

@@ -125,13 +125,12 @@ class SynthesisStream:
         sampler = sampler or find_sampler(sampler_name(schedule), streamable=True)
         self.network, self.schedule = network, schedule
         n_steps, hop_length = len(schedule), network.hop_length
-        noises = [FrameNoise(seed, n, hop_length) for n in range(n_steps + 2)]
+        noises = [FrameNoise(seed, n, hop_length) for n in range(n_steps + 1)]
         self.start_noise = noises[n_steps]  # y_N; the noise of step n is that of y_{n-1}
-        self.estimates = []
+        context = 0
         if schedule.griffin_lim is not None:
-            self.phase_noise = noises[n_steps + 1]
             context = network.estimate.context_frames(schedule.griffin_lim) + network.prior.context_frames
-            self.estimates.append(_Filter(self._estimate, context, hop_length))
+        self.start = _Filter(lambda noise, mel: shallow.start(network, mel, schedule, noise, network.prior(mel)), context, hop_length)
         self.steps = [_DiffusionStep(n, schedule, sampler, network, noises[n - 1]) for n in range(n_steps, 0, -1)]
         self.filters = [_Filter(lambda z, mel: network.prior(mel) * z, network.prior.context_frames, hop_length)]
         if gla_grad:
@@ -140,18 +139,7 @@ class SynthesisStream:
     @property
     def latency_frames(self):
         """Number of frames that must follow a frame before its waveform is returned."""
-        return sum(stage.context for stage in [*self.estimates, *self.steps, *self.filters])
-
-    def _estimate(self, noise, mel):
-        """The whitened estimate that the schedule starts from; arguments and result as in `_Filter`."""
-        return shallow.whitened_estimate(self.network, mel, self.schedule, iter([noise]), self.network.prior(mel))
-
-    def begin(self, mel, last):
-        """Receives the next frames of the mel, returns frames of the mel and of y_N, whitened."""
-        estimate = None
-        for stage in self.estimates:
-            mel, estimate = stage.push(mel, self.phase_noise.draw(mel.shape[1]).to(mel), last)
-        return mel, shallow.start(self.schedule, self.start_noise.draw(mel.shape[1]).to(mel), estimate)
+        return sum(stage.context for stage in [self.start, *self.steps, *self.filters])
 
     def push(self, mel, last=False):
         """Receives the next frames and returns the waveform that is complete with them.
@@ -188,7 +176,8 @@ def push_together(streams, mels, lasts):
         RuntimeError: the last frames of a stream were pushed before.
     """
     network, schedule = streams[0].network, streams[0].schedule
-    pieces = [(*stream.begin(mel, last), None) for stream, mel, last in zip(streams, mels, lasts)]
+    noises = [stream.start_noise.draw(mel.shape[1]).to(mel) for stream, mel in zip(streams, mels)]
+    pieces = [(*stream.start.push(mel, noise, last), None) for stream, mel, noise, last in zip(streams, mels, noises, lasts)]
     for steps in zip(*(stream.steps for stream in streams)):
         for step, piece, last in zip(steps, pieces, lasts):
             step.receive(*piece, last)

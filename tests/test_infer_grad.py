@@ -6,7 +6,6 @@ import torch
 from common.errors import InputError
 from model.config import load_config
 from model.gla_grad import GlaGrad
-from model.noise_schedule import NoiseSchedule
 from model.sampler import SAMPLERS
 from tests.processes import TRAINING, run_to_end
 from tests.training_fixtures import SAMPLE_RATE, one_thread, same, train_to_end, weights_of, write_run  # noqa: F401
@@ -16,7 +15,6 @@ from training.trainer import Trainer
 
 SCHEDULE = '{"betas": [0.001, 0.05, 0.6]}'
 N_STEPS = 6
-TWO_STEPS = NoiseSchedule([0.05, 0.6])
 
 
 def write_infer_grad_run(folder, infer_grad=None, schedule=SCHEDULE, **changes):
@@ -106,8 +104,7 @@ def test_generates_from_an_estimate(tmp_path):
     trainer = new_trainer(write_infer_grad_run(tmp_path, schedule='{"betas": [0.05, 0.3], "griffin_lim": 2}', prior__loudest=2.0))
     torch.nn.init.normal_(trainer.network.output_conv.weight)
     mel, [schedule] = torch.randn(2, 20, 30), trainer.infer_grad_loss.schedules
-    noises, std = trainer.infer_grad_loss.noises(torch.tensor([3, 7]), schedule, 1200), trainer.network.prior(mel)
-    assert noises.shape[1] == 3
+    noises, std = trainer.infer_grad_loss.noises(torch.tensor([3, 7]), 2, 1200), trainer.network.prior(mel)
     generated = std * trainer.infer_grad_loss.generate(schedule, trainer.network, mel, noises, std)
     assert torch.equal(generated, SAMPLERS["sde-dpm-solver"](trainer.network, mel, schedule, noises=noises.unbind(1)))
     trainer.step = 3
@@ -148,9 +145,9 @@ def test_counts_before_and_after_the_correction(tmp_path):
 def test_an_example_has_noises_of_its_own(tmp_path):
     """Fails if they depend on the company of the example, or are those of another one or of another seed."""
     first, second = (new_trainer(write_infer_grad_run(tmp_path, training__seed=seed)).infer_grad_loss for seed in (0, 1))
-    noises = first.noises(torch.tensor([3, 7, 8]), TWO_STEPS, 1200)
-    assert torch.equal(noises[1:2], first.noises(torch.tensor([7]), TWO_STEPS, 1200))
-    rows = torch.cat([noises, second.noises(torch.tensor([3]), TWO_STEPS, 1200)]).flatten(0, 1)
+    noises = first.noises(torch.tensor([3, 7, 8]), 2, 1200)
+    assert torch.equal(noises[1:2], first.noises(torch.tensor([7]), 2, 1200))
+    rows = torch.cat([noises, second.noises(torch.tensor([3]), 2, 1200)]).flatten(0, 1)
     assert torch.corrcoef(rows).fill_diagonal_(0).abs().max() < 0.15 and abs(rows.std().item() - 1) < 0.03
 
 

@@ -12,7 +12,7 @@ from model.network import new_network
 from model.noise_schedule import NoiseSchedule, interpolate
 from model.sampler import SAMPLERS
 from model.shallow import GriffinLimEstimate, start
-from model.streaming import FrameNoise, SynthesisStream, synthesize_stream
+from model.streaming import SynthesisStream, synthesize_stream
 from tests.conftest import config_of, tiny_config_values
 from tests.oracles import whole_noises
 from tests.synthetic_speech import synthetic_speech
@@ -89,19 +89,18 @@ def test_windows_that_hardly_overlap_are_refused():
 
 @pytest.mark.parametrize("prior", [None, {"loudest": 2.0}])
 @pytest.mark.parametrize("name", ["ancestral", "heun"])
-def test_sampling_starts_at_the_noisy_estimate(prior, name):
-    """Fails if y_N is noise alone, or is not q(y_N | estimate), or if the two noises are one."""
+def test_sampling_starts_at_the_estimate(prior, name):
+    """Fails if y_N is noise, or is not on the scale of its noise level."""
     network, mel = tiny_network(prior), speech_mel(tiny_config().mel)
     noises, states = [noise(1, mel.shape[2] * 40, seed=seed) for seed in range(5)], {}
     SAMPLERS[name](network, mel, SCHEDULE, noises=noises, callback=lambda n, y: states.setdefault(n, y))
     estimate = GriffinLimEstimate(tiny_config().mel)(noises[0], mel, 2)
     abar = 0.999 * 0.95 * 0.7
-    expected = abar**0.5 * estimate + (1 - abar) ** 0.5 * network.prior(mel) * noises[1]
-    torch.testing.assert_close(states[3], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(states[3], abar**0.5 * estimate, rtol=1e-4, atol=1e-5)
 
 
 def test_without_an_estimate_it_starts_at_noise():
-    assert start(SCHEDULE, z := noise(1, 400), None) is z
+    assert start(None, None, NoiseSchedule([0.5]), z := noise(1, 400), 2.0) is z
 
 
 @pytest.mark.parametrize("n_iter", [0, 2])
@@ -111,8 +110,7 @@ def test_pieces_give_the_whole(n_iter, piece):
     schedule, network = NoiseSchedule(SCHEDULE.betas, griffin_lim=n_iter), tiny_network({"loudest": 2.0})
     mel = speech_mel(tiny_config().mel)[0]
     pieces = torch.cat(list(synthesize_stream(network, schedule, mel.split(piece, dim=1))))
-    for_phases = FrameNoise(0, 4, 40).draw(mel.shape[1])[None]
-    whole = SAMPLERS["sde-dpm-solver"](network, mel[None], schedule, noises=[for_phases, *whole_noises(0, 3, mel.shape[1], 40)])
+    whole = SAMPLERS["sde-dpm-solver"](network, mel[None], schedule, noises=whole_noises(0, 3, mel.shape[1], 40))
     torch.testing.assert_close(pieces, whole[0], atol=1e-4, rtol=0)
 
 

@@ -58,19 +58,15 @@ class InferGradLoss:
             return schedule
         return random_along(schedule, int(rng.integers(*self.config.random_steps, endpoint=True)), rng)
 
-    def noises(self, numbers, schedule, n_samples):
-        """Standard normal noises for sampling examples, `[B, N, n_samples]` or, for a schedule with an estimate, `[B, N + 1, n_samples]`.
-
-        They are on the CPU.
+    def noises(self, numbers, n_steps, n_samples):
+        """Standard normal noises of the denoising steps of examples, `[B, n_steps, n_samples]`, on the CPU.
 
         Those of an example depend on its number alone, whatever process and portion of a batch it is in.
 
         Args:
             numbers: which examples, `[B]`.
-            schedule: the `NoiseSchedule`, of N steps.
         """
-        n_noises = len(schedule) + (schedule.griffin_lim is not None)
-        noises, generator = torch.empty(len(numbers), n_noises, n_samples), torch.Generator()
+        noises, generator = torch.empty(len(numbers), n_steps, n_samples), torch.Generator()
         for of_example, number in zip(noises, numbers.tolist()):
             # The spawn key keeps this apart from what `training.examples` draws.
             seed = np.random.SeedSequence((self.seed, number), spawn_key=(1,)).generate_state(1, np.uint64)[0]
@@ -91,15 +87,15 @@ class InferGradLoss:
             schedule: the `NoiseSchedule` to do it with.
             network: called as `network(y_n, mel, noise_level)`; see `model.shallow` for its attribute `estimate`.
             mel: log-mel spectrogram, `[B, n_mels, frames]`.
-            noises: see `noises`, `[B, ..., T]`.
+            noises: standard normal, `[B, N, T]` for a schedule of N steps.
             std: of the prior.
 
         Returns:
             waveform, `[B, T]`.
         """
         noises = iter(noises.unbind(1))
-        estimate = shallow.whitened_estimate(getattr(network, "module", network), mel, schedule, noises, std)
-        return self.sampler_of(schedule).reverse_process(network, mel, schedule, noises, 1 / std, estimate=estimate)
+        y = shallow.start(getattr(network, "module", network), mel, schedule, next(noises), std)
+        return self.sampler_of(schedule).reverse_process(network, mel, schedule, y, noises, 1 / std)
 
     def results(self, generated, mel):
         """What counts of generated waveforms `[B, T]`: they as they are and, with `gla_grad`, they corrected, a list of `[B, T]`."""

@@ -285,7 +285,7 @@ class Trainer:
         """Of a `Batch` in InferGrad, see `training.infer_grad`: losses `[B]`, recordings `[B, T]` and the result of all steps, `[B, T]`."""
         y_0, mel, std = self._given(batch)
         schedule = self.infer_grad_loss.schedule_at(self.step)
-        noises = self._on_device(self.infer_grad_loss.noises(batch.number, schedule, y_0.shape[1]))
+        noises = self._on_device(self.infer_grad_loss.noises(batch.number, len(schedule), y_0.shape[1]))
         with self.autocast():
             generated = std * self.infer_grad_loss.generate(schedule, network, mel, noises, std)
         results = self.infer_grad_loss.results(generated, mel)
