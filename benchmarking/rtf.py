@@ -12,159 +12,23 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarking.tools.cases import run_cases
 from benchmarking.tools.excerpts import load_excerpts, say_which_are_shorter
 from benchmarking.tools.tables import check_output, markdown_table, number, save_json
-from benchmarking.tools.textbook import textbook
-from benchmarking.tools.timing import device_name, matmul_peak, peak_memory, reset_peak_memory
-from common.device import DTYPES, autocast, fastest_dtype, pick_device, synchronized_time
+from benchmarking.tools.timing import Timed, any_schedule, device_name, matmul_peak, measure, seconds_per_frame
+from benchmarking.tools.variants import COMPILED, ONNX, PLAIN, any_network, dtype_of, make_variants, operations_per_sample
+from common.device import DTYPES, fastest_dtype, pick_device, synchronized_time
 from common.errors import InputError, positive_float, positive_int
 from common.files import save_text
-from model.checkpoint import load_network
-from model.config import MelConfig, load_config
 from model.mel.transform import LogMelSpectrogram
-from model.network import new_network
-from model.noise_schedule import NoiseSchedule, linear
-from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STREAMABLE, find_sampler
-from model.schedule_text import find_schedule
-from vocoder import Vocoder, compiled
+from model.sampler import DEFAULT_SAMPLER, SAMPLERS
 
-PLAIN, COMPILED, ONNX = "plain", "compiled", "onnx"
 ROOT = Path(__file__).parent.parent
-
-
-@dataclass
-class Timings:
-    """Of one variant: the real-time factor of each run, and the largest memory of all runs, in bytes."""
-
-    factors: list = field(default_factory=list)
-    memory: int = 0
-
-
-def _whole(sample, network, device, dtype=torch.float32):
-    """A function (mels, schedule) that samples them as one batch, the shorter padded."""
-
-    def synthesize(mels, schedule):
-        frames = max(mel.shape[1] for mel in mels)
-        padded = [torch.nn.functional.pad(mel, (0, frames - mel.shape[1]), value=float(mel.min())) for mel in mels]
-        with torch.inference_mode(), autocast(device, dtype):
-            sample(network, torch.stack(padded).to(device), schedule, torch.Generator(device).manual_seed(0))
-
-    return synthesize
-
-
-def _in_chunks(network, mel_config, arguments, device, dtype):
-    """A function (mels, schedule) that does what `inference.py` does."""
-
-    def synthesize(mels, schedule):
-        options = {"chunk_frames": arguments.chunk_frames, "sampler": arguments.sampler}
-        for _ in Vocoder(network, mel_config, schedule, device, dtype, **options).stream(mels):  # what `inference.py` times
-            pass
-
-    return synthesize
-
-
-def dtype_of(name, device):
-    """What a variant computes in; compiled, what `inference.py --compile` computes in."""
-    return fastest_dtype(device) if name == COMPILED else DTYPES.get(name, torch.float32)
-
-
-def make_variants(names, network, config, arguments, device):
-    """Name -> function (mels, schedule) that synthesises; `config` is the network's `Config`."""
-    mel_config, network_config = config.mel, config.network
-    sample = find_sampler(arguments.sampler)
-    variants = {}
-    for name in names:
-        if name == PLAIN:
-            variants[name] = _whole(sample, textbook(network, config), device)
-        elif name == ONNX:
-            from model.export import OnnxNetwork  # only here: most have no ONNX file
-
-            onnx_network = OnnxNetwork(arguments.onnx, arguments.threads or 0)
-            if (onnx_network.config.mel, onnx_network.config.network) != (mel_config, network_config):
-                raise InputError(f"{arguments.onnx}: another network (wanted: the one to time, as written by model.export)")
-            variants[name] = _whole(sample, onnx_network, torch.device("cpu"))
-        else:
-            of_variant = compiled(network, device) if name == COMPILED else network
-            dtype = dtype_of(name, device)
-            if arguments.sampler.partition(":")[0] in STREAMABLE:
-                variants[name] = _in_chunks(of_variant, mel_config, arguments, device, dtype)
-            else:
-                variants[name] = _whole(sample, of_variant, device, dtype)
-    return variants
-
-
-@dataclass
-class Timed:
-    """What is timed: a function (mels, schedule), its schedule, its batches, lists of mels `[n_mels, frames]`, and their `MelConfig`."""
-
-    synthesize: Callable
-    schedule: NoiseSchedule
-    batches: list
-    mel_config: MelConfig
-
-    def warm_up(self):
-        for frames in (100, 1000):  # two lengths: a compiled network is compiled for any length then
-            self.synthesize([mel[:, :frames] for mel in self.batches[0]], self.schedule)
-
-    def run(self, i):
-        self.synthesize(self.batches[i], self.schedule)
-
-    def duration(self, i):
-        """Seconds of audio in batch i."""
-        return sum(mel.shape[1] for mel in self.batches[i]) * seconds_per_frame(self.mel_config)
-
-    def total_duration(self):
-        return sum(map(self.duration, range(len(self.batches))))
-
-
-def seconds_per_frame(mel_config):
-    return mel_config.hop_length / mel_config.sample_rate
-
-
-def any_schedule(n_steps):
-    """A schedule of so many steps; what the betas are makes no difference to the time."""
-    return linear(n_steps, 1e-6, 0.01)
-
-
-def measure(timed, repeats, device):
-    """Times all in turn on each batch, after a warm-up.
-
-    Args:
-        timed: name -> `Timed`, all with as many batches.
-
-    Returns:
-        name -> `Timings`, the n-th factor of each made at about the same time.
-    """
-    results = {name: Timings() for name in timed}
-    for one in timed.values():
-        one.warm_up()
-    for i in [*range(len(next(iter(timed.values())).batches))] * repeats:
-        for name, one in timed.items():
-            reset_peak_memory(device)
-            start = synchronized_time(device)
-            one.run(i)
-            results[name].factors.append((synchronized_time(device) - start) / one.duration(i))
-            results[name].memory = max(results[name].memory, peak_memory(device))
-    return results
-
-
-def operations_per_sample(network, n_mels):
-    """Floating-point operations of one network call for a sample of audio, a multiply-add being two."""
-    device = next(network.parameters()).device
-    frames = 20
-    mel = torch.zeros(1, n_mels, frames, device=device)
-    y = torch.zeros(1, frames * network.hop_length, device=device)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network(y, mel, torch.ones(1, device=device))
-    return counter.get_total_flops() / y.numel()
 
 
 def start_to_finish(checkpoint, mel):
@@ -201,9 +65,9 @@ def add_arguments(parser):
     network.add_argument(
         "--cases",
         nargs="+",
-        metavar="NETWORK:VARIANT:STEPS",
-        help="several networks (configurations or checkpoints), each in one "
-        "variant and with a number of steps or a noise schedule; the first is the reference; --variants, --steps and --onnx do not count",
+        metavar="NETWORK:VARIANT:STEPS[+N]",
+        help="several networks (configurations or checkpoints), each in one variant and with a number of steps or a noise schedule, +N: N "
+        "iterations of GLA-Grad after them; the first is the reference; --variants, --steps and --onnx do not count",
     )
     parser.add_argument("--filelist", required=True, help="recordings whose mels are synthesised")
     choices = [PLAIN, *DTYPES, COMPILED]
@@ -227,13 +91,6 @@ def add_arguments(parser):
 HEADINGS = [
     *("variant", "batch", "steps", "seconds of audio", "real-time factor", "standard deviation", "timings"),
     *("times as fast as the first", "GFLOP/s", "of the peak", "peak memory (MiB)"),
-]
-
-
-CASE_VARIANTS = [PLAIN, *DTYPES, COMPILED]
-CASE_HEADINGS = [
-    *("network, variant, steps", "parameters (M)", "multiply-adds of a call for a second (G)", "frames of context on each side"),
-    *("real-time factor", "standard deviation", "times as fast as the first"),
 ]
 
 
@@ -277,7 +134,8 @@ def run(arguments):
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.cases:
-        return run_cases(arguments, device)
+        _show(*run_cases(arguments, device), arguments.output)
+        return 0
     network, config = any_network(arguments.checkpoint or arguments.config, device)
     names = arguments.variants or list(dict.fromkeys([PLAIN, "float32", _name_of(fastest_dtype(device))]))
     variants = make_variants([*names, *([ONNX] if arguments.onnx else [])], network, config, arguments, device)
@@ -323,69 +181,6 @@ def _show(lines, content, output):
     if output:
         save_json(content, output.with_suffix(".json"))
         save_text(text, output.with_suffix(".md"))
-
-
-def any_network(path, device):
-    """The network of a checkpoint, or an untrained one of a configuration (.json), and its `Config`."""
-    if Path(path).suffix == ".json":
-        config = load_config(path)
-        network = new_network(config)
-    else:
-        network, config = load_network(path)
-    return network.to(device).eval().requires_grad_(False), config
-
-
-def split_case(text):
-    """The three parts of a case: path of the network, variant, and number of steps or noise schedule."""
-    path, *rest = text.split(":", 2)
-    if len(rest) < 2 or rest[0] not in CASE_VARIANTS:
-        raise InputError(f"{text}: no case (wanted: NETWORK:VARIANT:STEPS, VARIANT one of {', '.join(CASE_VARIANTS)})")
-    return path, *rest
-
-
-def make_case(text, arguments, device):
-    """The `Timed` of a case, and the facts about its network."""
-    path, variant, steps = split_case(text)
-    network, config = any_network(path, device)
-    schedule = any_schedule(int(steps)) if steps.isdecimal() and int(steps) else find_schedule(steps)
-    [synthesize] = make_variants([variant], network, config, arguments, device).values()
-    excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)
-    facts = {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "multiply_adds_per_second": operations_per_sample(network, config.mel.n_mels) * config.mel.sample_rate / 2,
-        "context_frames": network.context_frames,
-        "steps": len(schedule),
-        "griffin_lim": schedule.griffin_lim,
-    }
-    return Timed(synthesize, schedule, batches_of(excerpts, 1), config.mel), facts
-
-
-def run_cases(arguments, device):
-    """Compares networks, each with its own variant and steps."""
-    made = {text: make_case(text, arguments, device) for text in dict.fromkeys(arguments.cases)}
-    timings = measure({text: timed for text, (timed, _) in made.items()}, arguments.repeats, device)
-    reference = next(iter(timings.values())).factors
-    results = []
-    for text, (_, facts) in made.items():
-        factors = timings[text].factors
-        times = {"real_time_factor": float(np.mean(factors)), "standard_deviation": float(np.std(factors)), "n_timings": len(factors)}
-        speed_ratio = statistics.median(a / b for a, b in zip(reference, factors))
-        results.append({"case": text} | facts | times | {"speed_ratio": speed_ratio})
-    timed = next(iter(made.values()))[0]
-    machine = (
-        f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}; "
-        f"{timed.total_duration():.1f} s of audio, {len(reference)} timings of each in turn"
-    )
-    rows = [
-        [
-            *(result["case"], f"{result['parameters'] / 1e6:.2f}", f"{result['multiply_adds_per_second'] / 1e9:.2f}"),
-            *(result["context_frames"], number(result["real_time_factor"], 4), number(result["standard_deviation"], 4)),
-            number(result["speed_ratio"], 1),
-        ]
-        for result in results
-    ]
-    _show([machine, "", markdown_table(CASE_HEADINGS, rows)], {"machine": machine, "results": results}, arguments.output)
-    return 0
 
 
 def _name_of(dtype):

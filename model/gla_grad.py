@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from common.errors import InputError
-from model.mel.spectrum import MOMENTUM, TINY, MelSpectrum, with_magnitude
+from model.mel.spectrum import MOMENTUM, TINY, MelSpectrum
 
-SCALINGS = 4  # multiplicative updates of the magnitudes towards the mel, in each iteration
+SCALINGS = 2  # multiplicative updates of the magnitudes towards the mel, in each iteration
 LEAST_GAIN, MOST_GAIN = 0.05, 20.0  # of one update of the power spectrum
 
 
@@ -36,16 +36,15 @@ class GlaGrad(nn.Module):
         self.spectrum, self.n_iter = MelSpectrum(mel_config, "GLA-Grad"), n_iter
         self.context_frames = n_iter * self.spectrum.reach
 
-    def _scale(self, magnitude, target):
-        """Magnitudes `[B, n_fft / 2 + 1, frames]`, scaled bin by bin until their mel is close to `target`, `[B, n_mels, frames]`."""
+    def _gain(self, magnitude, target):
+        """What brings the mel of magnitudes `[B, n_fft / 2 + 1, frames]` close to `target`, `[B, n_mels, frames]`, by multiplication."""
         filters, widths, exponent = self.spectrum.filters, self.spectrum.widths, self.spectrum.config.power
-        power = magnitude.pow(exponent)
+        power, gain = magnitude if exponent == 1 else magnitude.pow(exponent), 1.0
         for _ in range(SCALINGS):
-            of_band = target / (filters @ power).clamp(min=TINY)
-            gain = (filters.T @ of_band) / widths.clamp(min=TINY)
-            gain = torch.where(widths > TINY, gain.clamp(LEAST_GAIN, MOST_GAIN), 1.0)  # bins of no band stay as they are
-            power = gain * power
-        return power.pow(1 / exponent)
+            of_band = target / (filters @ (gain * power)).clamp(min=TINY)
+            of_line = (filters.T @ of_band) / widths.clamp(min=TINY)
+            gain = gain * torch.where(widths > TINY, of_line.clamp(LEAST_GAIN, MOST_GAIN), 1.0)  # lines of no band stay as they are
+        return gain if exponent == 1 else gain.pow(1 / exponent)
 
     def forward(self, y, mel):
         """`[B, frames * hop_length]` and `[B, n_mels, frames]` -> `[B, frames * hop_length]`, within [-1, 1]."""
@@ -53,7 +52,7 @@ class GlaGrad(nn.Module):
             y, target = y.float(), self.spectrum.target(mel)
             spectrum, before = self.spectrum.stft(y), None
             for i in range(self.n_iter):
-                y = self.spectrum.istft(with_magnitude(spectrum, self._scale(spectrum.abs(), target)), y)
+                y = self.spectrum.istft(spectrum * self._gain(spectrum.abs(), target), y)
                 if i + 1 < self.n_iter:
                     consistent = self.spectrum.stft(y)
                     spectrum = consistent if before is None else consistent + MOMENTUM * (consistent - before)

@@ -44,7 +44,11 @@ class GriffinLimEstimate:
         """Noise `[B, T]` for the phases, log-mel `[B, n_mels, T / hop_length]`, and iterations of Griffin-Lim -> waveform `[B, T]`."""
         with torch.autocast(mel.device.type, enabled=False):
             frames = self.spectrum.to(mel.device)
-            power = invert_mel(frames.target(mel), frames.filters, SPECTRUM_ITERATIONS)
+            target = frames.target(mel)
+            power = invert_mel(target, frames.filters, SPECTRUM_ITERATIONS)
+            # Above the highest band the mel says nothing: as loud as within it, for the network to shape.
+            highest = frames.filters[-1].nonzero().max() + 1
+            power[..., highest:, :] = target[..., -1:, :] / frames.filters[-1].sum()
             magnitude = power.pow(1 / frames.config.power)
             silence, before = torch.zeros_like(noise), None
             y = frames.istft(with_magnitude(frames.stft(noise), magnitude), silence)

@@ -57,6 +57,16 @@ def test_each_iteration_brings_the_mel_closer(changes):
     assert distances[3] < 0.6 * distances[0]
 
 
+def test_lines_above_the_highest_band_are_as_loud_as_it():
+    """Fails if a network that hears nothing there has nothing to shape."""
+    config = tiny_config(f_max=2000.0).mel
+    mel = speech_mel(config)
+    estimate = GriffinLimEstimate(config)(noise(1, mel.shape[2] * 40), mel, 4)
+    spectrum = torch.stft(estimate, 160, 40, window=torch.hann_window(160), return_complex=True).abs().mean(-1)[0]
+    below, above = spectrum[36:40].mean(), spectrum[45:75].mean()  # the highest band ends at line 40
+    assert 0.3 * below < above < 3 * below
+
+
 def test_each_of_a_batch_has_its_own():
     config = tiny_config().mel
     mels, noises = torch.cat([speech_mel(config), speech_mel(config) - 1]), noise(2, 4000)

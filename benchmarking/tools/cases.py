@@ -1,0 +1,77 @@
+"""`benchmark.py rtf --cases`: several networks side by side, each in one variant and with its own denoising steps."""
+
+import re
+import statistics
+
+import numpy as np
+import torch
+
+from benchmarking.tools.excerpts import load_excerpts
+from benchmarking.tools.tables import markdown_table, number
+from benchmarking.tools.timing import Timed, any_schedule, device_name, measure
+from benchmarking.tools.variants import COMPILED, PLAIN, any_network, make_variants, operations_per_sample
+from common.device import DTYPES
+from common.errors import InputError
+from model.mel.transform import LogMelSpectrogram
+from model.schedule_text import find_schedule
+
+VARIANTS = [PLAIN, *DTYPES, COMPILED]
+HEADINGS = [
+    *("network, variant, steps", "parameters (M)", "multiply-adds of a call for a second (G)", "frames of context on each side"),
+    *("real-time factor", "standard deviation", "times as fast as the first"),
+]
+
+
+def split_case(text):
+    """The parts of a case: path of the network, variant, number of steps or noise schedule, and iterations of GLA-Grad."""
+    match = re.fullmatch(r"([^:]+):([^:]+):(.+?)(?:\+([0-9]{1,4}))?", text)
+    if not match or match[2] not in VARIANTS:
+        raise InputError(
+            f"{text}: no case (wanted: NETWORK:VARIANT:STEPS or NETWORK:VARIANT:STEPS+N, VARIANT one of {', '.join(VARIANTS)})"
+        )
+    return match[1], match[2], match[3], int(match[4] or 0)
+
+
+def make_case(text, arguments, device):
+    """The `Timed` of a case, and the facts about its network."""
+    path, variant, steps, gla_grad = split_case(text)
+    network, config = any_network(path, device)
+    schedule = any_schedule(int(steps)) if steps.isdecimal() and int(steps) else find_schedule(steps)
+    [synthesize] = make_variants([variant], network, config, arguments, device, gla_grad).values()
+    excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)
+    facts = {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "multiply_adds_per_second": operations_per_sample(network, config.mel.n_mels) * config.mel.sample_rate / 2,
+        "context_frames": network.context_frames,
+        "steps": len(schedule),
+        "griffin_lim": schedule.griffin_lim,
+        "gla_grad": gla_grad,
+    }
+    return Timed(synthesize, schedule, [[excerpt.mel] for excerpt in excerpts], config.mel), facts
+
+
+def run_cases(arguments, device):
+    """Compares networks, each with its own variant and steps; returns lines to show, and the same as JSON values."""
+    made = {text: make_case(text, arguments, device) for text in dict.fromkeys(arguments.cases)}
+    timings = measure({text: timed for text, (timed, _) in made.items()}, arguments.repeats, device)
+    reference = next(iter(timings.values())).factors
+    results = []
+    for text, (_, facts) in made.items():
+        factors = timings[text].factors
+        times = {"real_time_factor": float(np.mean(factors)), "standard_deviation": float(np.std(factors)), "n_timings": len(factors)}
+        speed_ratio = statistics.median(a / b for a, b in zip(reference, factors))
+        results.append({"case": text} | facts | times | {"speed_ratio": speed_ratio})
+    timed = next(iter(made.values()))[0]
+    machine = (
+        f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}; "
+        f"{timed.total_duration():.1f} s of audio, {len(reference)} timings of each in turn"
+    )
+    rows = [
+        [
+            *(result["case"], f"{result['parameters'] / 1e6:.2f}", f"{result['multiply_adds_per_second'] / 1e9:.2f}"),
+            *(result["context_frames"], number(result["real_time_factor"], 4), number(result["standard_deviation"], 4)),
+            number(result["speed_ratio"], 1),
+        ]
+        for result in results
+    ]
+    return [machine, "", markdown_table(HEADINGS, rows)], {"machine": machine, "results": results}
