@@ -1,6 +1,6 @@
 """How fast a training step is, and how much memory it needs: variants side by side, one step of each in turn.
 
-`benchmark.py training` is its command line.
+`benchmark.py training` is its command line. The objective is WaveGrad's own, whatever `training.infer_grad` and `stages` say.
 """
 
 import platform
@@ -29,6 +29,7 @@ class SyntheticRecordings:
 
     def __init__(self, mel_config):
         self.hop_length, self.n_mels = mel_config.hop_length, mel_config.n_mels
+        self.speakers = [""] * len(self)
 
     def __len__(self):
         return 1000
@@ -111,9 +112,10 @@ REFERENCE = "plain fp32"
 
 
 def variant_trainer(name, config):
-    """A trainer of a variant, for one process and whole batches."""
+    """A trainer of a variant, for one process, whole batches and WaveGrad's own objective."""
     trainer_class, changes = VARIANTS[name]
-    training = config.training.model_copy(update={"micro_batch_size": None, "activation_checkpointing": False, **changes})
+    whole = {"micro_batch_size": None, "activation_checkpointing": False, "infer_grad": None, "stages": None}
+    training = config.training.model_copy(update={**whole, **changes})
     return trainer_class(config.model_copy(update={"training": training}), Path())
 
 

@@ -59,9 +59,9 @@ def load_training_state(path, file=None):
     return state
 
 
-def save_weights(network, config, path, mel_statistics=None):
-    """Writes a network's weights as safetensors, with its configuration (and mel statistics) as metadata."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+def save_weights(network, config, path, mel_statistics=None, dtype=None):
+    """Writes a network's weights as safetensors, in `dtype` if it is given, with its configuration (and mel statistics) as metadata."""
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"format": "pt", "config": config.model_dump_json()}
     if mel_statistics is not None:
         metadata["mel_statistics"] = mel_statistics.model_dump_json()
@@ -207,12 +207,13 @@ def check_same(found, wanted, path):
         raise InputError(f"{path}: prior is {found.prior!r} (wanted by the configuration: {wanted.prior!r})")
 
 
-def convert(source, target, config=None, recordings=None):
+def convert(source, target, config=None, recordings=None, dtype=None):
     """Writes a checkpoint of any kind as released weights.
 
     Args:
         config: as in `read_checkpoint`.
         recordings: iterable of waveforms `[T]` to take mel statistics of, for a checkpoint that has none.
+        dtype: precision to write the weights in; None is that of the source. A network computes in float32 whatever its file has.
 
     Returns:
         the `Checkpoint` that was written.
@@ -228,5 +229,5 @@ def convert(source, target, config=None, recordings=None):
     if recordings is not None:
         mel_transform = LogMelSpectrogram(checkpoint.config.mel)
         checkpoint = checkpoint._replace(mel_statistics=statistics_of_recordings(recordings, mel_transform))
-    save_weights(network, checkpoint.config, target, checkpoint.mel_statistics)
+    save_weights(network, checkpoint.config, target, checkpoint.mel_statistics, dtype)
     return checkpoint

@@ -8,7 +8,7 @@ import torch
 
 from common.errors import InputError
 from common.files import save_atomically
-from model.checkpoint import load_network, save_weights
+from model.checkpoint import convert, load_network, save_weights
 from tests.conftest import config_of, tiny_config_values
 
 
@@ -68,6 +68,17 @@ def test_weights_load_strictly(tmp_path, tiny_network, tiny_config, change, word
 
 class Anything:
     pass
+
+
+def test_weights_in_half_precision_are_read_as_float32(tmp_path, tiny_network, tiny_config):
+    """Fails if the file is not half as large, or a network computes in the precision of its file."""
+    save_weights(tiny_network, tiny_config, tmp_path / "full.safetensors")
+    convert(tmp_path / "full.safetensors", tmp_path / "half.safetensors", dtype=torch.float16)
+    full, half = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half"))
+    network, _ = load_network(tmp_path / "half.safetensors")
+    assert full - half == pytest.approx(2 * sum(parameter.numel() for parameter in network.parameters()), rel=0.02)
+    for name, parameter in network.state_dict().items():
+        assert torch.equal(parameter, tiny_network.state_dict()[name].half().float())
 
 
 @pytest.mark.parametrize("length", [0, 4, 1000])
