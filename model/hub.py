@@ -13,6 +13,7 @@ from model.checkpoint import check_same, load_strictly, read_checkpoint, save_we
 from model.config import Config, parse_config
 from model.network import WaveGrad
 from model.prior import make_prior
+from model.shallow import GriffinLimEstimate
 
 
 class PretrainedWaveGrad(
@@ -37,7 +38,7 @@ class PretrainedWaveGrad(
     """
 
     def __init__(self, config: Config):
-        super().__init__(config.network, config.mel.n_mels, make_prior(config))
+        super().__init__(config.network, config.mel.n_mels, make_prior(config), estimate=GriffinLimEstimate(config.mel))
         self.config = config
         self.mel_statistics = None
 

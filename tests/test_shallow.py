@@ -5,8 +5,11 @@ import json
 import pytest
 import torch
 
+from benchmarking.tools.textbook import textbook
 from common.errors import InputError
 from metrics import log_mel_l1
+from model.export import OnnxNetwork, export
+from model.hub import PretrainedWaveGrad
 from model.mel.transform import LogMelSpectrogram
 from model.network import new_network
 from model.noise_schedule import NoiseSchedule, interpolate
@@ -130,6 +133,25 @@ def test_latency_counts_the_estimate():
     assert network.estimate.context_frames(2) == 3 * 4
     assert stream.latency_frames == 3 * 4 + 3 * network.context_frames
     assert sum(len(stream.push(frame)) // 40 for frame in mel.split(1, dim=1)) == 80 - stream.latency_frames
+
+
+@pytest.mark.parametrize("make", [PretrainedWaveGrad, lambda config: textbook(new_network(config), config)], ids=["hub", "textbook"])
+def test_every_form_of_the_network_starts_there(make):
+    """Fails if a network is made without its estimate."""
+    config = tiny_config()
+    result = SAMPLERS["ddim"](make(config).eval(), speech_mel(config.mel), SCHEDULE, noises=[noise(1, 4000)])
+    assert result.shape == (1, 4000)
+
+
+def test_an_onnx_network_starts_there_too(tmp_path):
+    """Fails if onnxruntime's form of a network has no estimate, or another one."""
+    config, network = tiny_config(), tiny_network()
+    export(network, config, tmp_path / "a.onnx")
+    found, wanted = (
+        SAMPLERS["ddim"](form, speech_mel(config.mel), SCHEDULE, noises=[noise(1, 4000)])
+        for form in (OnnxNetwork(tmp_path / "a.onnx"), network)
+    )
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_a_schedule_says_it(tmp_path):
