@@ -15,6 +15,7 @@ from model.mel.input import as_mel
 from model.mel.transform import LogMelSpectrogram
 from model.sampler import find_sampler, sampler_name
 from model.schedule_text import find_schedule
+from model.shallow import GriffinLimEstimate
 from model.streaming import SynthesisStream, push_together
 
 MOST_AT_FULL_SCALE = 0.25  # of the samples; mels in decibels give 0.4 to 0.9, speech at any level below 0.01
@@ -89,7 +90,8 @@ class Vocoder:
         compile: whether to compile the network; see `compiled`.
 
     Raises:
-        InputError: dtype or chunk_frames has no such value, there is no such sampler or no compiler, or the mel is not for GLA-Grad.
+        InputError: dtype or chunk_frames has no such value, there is no such sampler or no compiler, or the mel is not for GLA-Grad
+            or for the estimate of the schedule.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class Vocoder:
         self.schedule = schedule
         self.chunk_frames = chunk_frames
         self.sampler = find_sampler(sampler_name(schedule, sampler), streamable=True)
+        GriffinLimEstimate(mel_config).check(schedule)
         self.gla_grad = GlaGrad(mel_config, gla_grad).to(self.device) if gla_grad else None
         self.mel_statistics = mel_statistics
 

@@ -65,14 +65,14 @@ def tone(reference, degraded, sample_rate):
     if len(reference) < 2 * TONE_WINDOW or not (reference.any() and degraded.any()):
         return float("nan")
     spectra = [welch(waveform.double().numpy(), sample_rate, nperseg=TONE_WINDOW)[1] for waveform in (reference, degraded)]
-    differences = []
-    for line in range(TONE_WINDOW // 8, TONE_WINDOW // 2, TONE_WINDOW // 8):
-        around = [line + side * n for side in (-1, 1) for n in TONE_NEIGHBOURS]
-        of_reference, of_degraded = (
-            10 * np.log10(spectrum[line - 1 : line + 2].max() / np.median(spectrum[around])) for spectrum in spectra
-        )
-        differences.append(of_degraded - of_reference)
-    return float(max(differences))
+    lines = range(TONE_WINDOW // 8, TONE_WINDOW // 2, TONE_WINDOW // 8)
+    return float(max(_standing_out(spectra[1], line) - _standing_out(spectra[0], line) for line in lines))
+
+
+def _standing_out(spectrum, line):
+    """The power of a line of a spectrum over the median of its surroundings, in dB."""
+    around = [line + side * n for side in (-1, 1) for n in TONE_NEIGHBOURS]
+    return 10 * np.log10((spectrum[line - 1 : line + 2].max() + TONE_FLOOR) / (np.median(spectrum[around]) + TONE_FLOOR))
 
 
 def multi_resolution_stft(reference, degraded):

@@ -229,7 +229,7 @@ class InferGradConfig(_Section):
         weight: of the waveforms' distance, beside the diffusion loss.
         pmsqe_weight: of `training.pmsqe` (PMSQE), which is added to the waveforms' spectral distance; 0: left out.
         from_step, every: it counts at each `every`th optimiser step, from `from_step` on.
-        diffusion_every: in steps in which it counts, the diffusion loss counts beside it at each so manyth only.
+        diffusion_every: of the steps in which it counts, the diffusion loss counts beside it in every `diffusion_every`th.
         random_share: share of these steps that generate by a random schedule along the same curve of log-SNR instead, so
             that the network learns all noise levels, as sampling in many steps needs them.
         random_steps: the fewest and the most denoising steps of a random schedule.

@@ -20,7 +20,6 @@ class PretrainedWaveGrad(
     WaveGrad,
     PyTorchModelHubMixin,
     library_name="wavegrad",
-    license="mit",
     pipeline_tag="text-to-speech",
     tags=["vocoder", "diffusion", "audio"],
     paper_url="https://arxiv.org/abs/2009.00713",

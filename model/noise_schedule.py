@@ -62,6 +62,7 @@ class NoiseSchedule:
                 raise InputError(f"{key} must be text, found {shortened(repr(value))}")
         if self.griffin_lim is not None:
             _check_whole("griffin_lim", self.griffin_lim, MOST_GRIFFIN_LIM, least=0)
+            object.__setattr__(self, "griffin_lim", int(self.griffin_lim))
         betas = _numbers(self.betas)
         if betas.ndim != 1:
             raise InputError(f"betas must be one list of numbers, found shape {list(betas.shape)}")

@@ -1,10 +1,10 @@
 """Shallow diffusion (DiffSinger, Liu et al., 2022): the reverse process starts at an estimate of the waveform, not at noise.
 
-The estimate is cheap, and the first steps, which would find the coarse shape, are left out. Here it is Griffin-Lim's: the magnitudes whose
-mel is closest to the given one, and phases that start from noise. Without an iteration it is noise in the shape of the spectrum, as in
-SpecGrad (Koizumi et al., 2022). DiffSinger adds noise to its estimate. Here its errors stand for the noise, as in Cold Diffusion (Bansal et
-al., 2023): they are as loud as the speech at each frequency, and white noise is not. So the network must be trained for it, by InferGrad.
-A noise schedule with `griffin_lim` starts so, any other starts at noise.
+The first steps, which would find the coarse shape, are left out. DiffSinger does so with mels; here the estimate is a waveform, that of
+Griffin-Lim: the magnitudes whose mel is closest to the given one, and phases that start from noise. Without an iteration it is noise in the
+shape of the spectrum, as in SpecGrad (Koizumi et al., 2022). DiffSinger adds noise to its estimate. Here its errors stand for the noise, as
+in Cold Diffusion (Bansal et al., 2023): they are as loud as the speech at each frequency, and white noise is not. So the network must be
+trained for it, by InferGrad. A noise schedule with `griffin_lim` starts so, any other starts at noise.
 """
 
 import functools
@@ -12,6 +12,7 @@ import math
 
 import torch
 
+from common.errors import InputError
 from model.mel.griffin_lim import invert_mel
 from model.mel.spectrum import MOMENTUM, MelSpectrum, with_magnitude
 
@@ -25,7 +26,7 @@ class GriffinLimEstimate:
         mel_config: the `MelConfig` of the mels.
 
     Raises:
-        InputError: with the first use, if `model.mel.spectrum.MelSpectrum` refuses the mel.
+        InputError: with `check` or the first use, if `model.mel.spectrum.MelSpectrum` refuses the mel or a band at its ends is empty.
     """
 
     def __init__(self, mel_config):
@@ -33,7 +34,15 @@ class GriffinLimEstimate:
 
     @functools.cached_property
     def spectrum(self):
-        return MelSpectrum(self.mel_config, "a noise schedule with griffin_lim")
+        spectrum = MelSpectrum(self.mel_config, "a noise schedule with griffin_lim")
+        if not spectrum.filters[[0, -1]].any(1).all():
+            raise InputError("a noise schedule with griffin_lim: the lowest or highest mel band covers no line of the spectrum")
+        return spectrum
+
+    def check(self, schedule):
+        """Raises an `InputError` if a schedule wants an estimate, and the mel is none for it."""
+        if schedule.griffin_lim is not None:
+            _ = self.spectrum
 
     def context_frames(self, n_iter):
         """Number of frames on each side that a frame of the result depends on."""
@@ -46,9 +55,9 @@ class GriffinLimEstimate:
             frames = self.spectrum.to(mel.device)
             target = frames.target(mel)
             power = invert_mel(target, frames.filters, SPECTRUM_ITERATIONS)
-            # Above the highest band the mel says nothing: as loud as within it, for the network to shape.
-            highest = frames.filters[-1].nonzero().max() + 1
-            power[..., highest:, :] = target[..., -1:, :] / frames.filters[-1].sum()
+            # Below the lowest band and above the highest the mel says nothing: as loud as within them, for the network to shape.
+            (lowest, highest), loudness = frames.lines, target / frames.filters.sum(1, keepdim=True)
+            power[..., 1:lowest, :], power[..., highest:, :] = loudness[..., :1, :], loudness[..., -1:, :]
             magnitude = power.pow(1 / frames.config.power)
             silence, before = torch.zeros_like(noise), None
             y = frames.istft(with_magnitude(frames.stft(noise), magnitude), silence)

@@ -1,4 +1,4 @@
-"""InferGrad (Chen et al., 2022): the objective includes the waveform that a few denoising steps generate from noise.
+"""InferGrad (Chen et al., 2022): the objective includes the waveform that a few denoising steps generate.
 
 The diffusion loss alone measures the prediction at single noise levels. This loss measures the waveform at the end of the same steps
 that inference takes, and the gradient goes through all of them.
@@ -12,6 +12,7 @@ from model import shallow
 from model.gla_grad import GlaGrad
 from model.noise_schedule import NoiseSchedule, random_along
 from model.sampler import find_sampler, sampler_name
+from model.shallow import GriffinLimEstimate
 from training.pmsqe import PMSQE
 from training.spectral_distance import SpectralDistance
 
@@ -28,8 +29,8 @@ class InferGradLoss:
         device: where the waveforms are.
 
     Raises:
-        OSError, InputError: a schedule cannot be used, there is no such sampler, the mel is not for GLA-Grad, or the segments are too
-            short.
+        OSError, InputError: a schedule cannot be used, there is no such sampler, the mel is not for GLA-Grad or an estimate, or the
+            segments are too short.
     """
 
     def __init__(self, config, folder, segment_samples, mel_config, seed, device):
@@ -43,6 +44,8 @@ class InferGradLoss:
         paths = [config.noise_schedule] if isinstance(config.noise_schedule, str) else config.noise_schedule
         self.schedules = [NoiseSchedule.load(folder / path) for path in paths]
         self.config = config
+        for schedule in self.schedules:
+            GriffinLimEstimate(mel_config).check(schedule)
         for name in filter(None, [config.many_steps_sampler, *(sampler_name(schedule, config.sampler) for schedule in self.schedules)]):
             find_sampler(name, streamable=True)
         self.seed = seed
@@ -81,7 +84,7 @@ class InferGradLoss:
         return find_sampler(name, streamable=True)
 
     def generate(self, schedule, network, mel, noises, std):
-        """Generates whitened waveforms from noise as inference does, with gradients.
+        """Generates whitened waveforms as inference does, from noise or an estimate, with gradients.
 
         Args:
             schedule: the `NoiseSchedule` to do it with.
