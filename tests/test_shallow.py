@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarking.tools.textbook import textbook
 from common.errors import InputError
 from metrics import log_mel_l1
+from model.config import InferGradConfig
 from model.export import OnnxNetwork, export
 from model.hub import PretrainedWaveGrad
 from model.mel.transform import LogMelSpectrogram
@@ -19,6 +21,8 @@ from model.streaming import SynthesisStream, synthesize_stream
 from tests.conftest import config_of, tiny_config_values
 from tests.oracles import whole_noises
 from tests.synthetic_speech import synthetic_speech
+from training.infer_grad import InferGradLoss
+from vocoder import Vocoder
 
 MELS = {
     "magnitude": {},
@@ -60,14 +64,28 @@ def test_each_iteration_brings_the_mel_closer(changes):
     assert distances[3] < 0.6 * distances[0]
 
 
-def test_lines_above_the_highest_band_are_as_loud_as_it():
-    """Fails if a network that hears nothing there has nothing to shape."""
-    config = tiny_config(f_max=2000.0).mel
-    mel = speech_mel(config)
+@pytest.mark.parametrize(
+    "band, within, without", [({"f_max": 2000.0}, slice(36, 40), slice(45, 75)), ({"f_min": 1000.0}, slice(21, 23), slice(3, 16))]
+)
+def test_lines_of_no_band_are_as_loud_as_the_band_beside_them(band, within, without):
+    """Fails if a network that hears nothing there has nothing to shape. A line is 50 Hz."""
+    config = tiny_config(**band).mel
+    mel = torch.zeros(1, 20, 80)
     estimate = GriffinLimEstimate(config)(noise(1, mel.shape[2] * 40), mel, 4)
     spectrum = torch.stft(estimate, 160, 40, window=torch.hann_window(160), return_complex=True).abs().mean(-1)[0]
-    below, above = spectrum[36:40].mean(), spectrum[45:75].mean()  # the highest band ends at line 40
-    assert 0.3 * below < above < 3 * below
+    assert 0.3 < spectrum[without].mean() / spectrum[within].mean() < 3
+
+
+def test_what_has_no_estimate_is_said_at_the_start(tmp_path):
+    """Fails if a vocoder, or a run in its later stage, finds it only when it synthesises."""
+    for mel, message in [({"win_length": 80}, "mel.win_length is 80"), ({"f_min": 3990.0}, "band covers no line")]:
+        with pytest.raises(InputError, match=message):
+            Vocoder(tiny_network(**mel), tiny_config(**mel).mel, SCHEDULE)
+        Vocoder(tiny_network(**mel), tiny_config(**mel).mel, NoiseSchedule([0.5]))
+    SCHEDULE.save(tmp_path / "s.json")
+    config = InferGradConfig(noise_schedule="s.json")
+    with pytest.raises(InputError, match="mel.win_length is 80"):
+        InferGradLoss(config, tmp_path, 8000, tiny_config(win_length=80).mel, 0, torch.device("cpu"))
 
 
 def test_each_of_a_batch_has_its_own():
@@ -158,6 +176,7 @@ def test_a_schedule_says_it(tmp_path):
     """Fails if a file, or a schedule derived from another, loses the estimate."""
     SCHEDULE.save(tmp_path / "s.json")
     assert NoiseSchedule.load(tmp_path / "s.json").griffin_lim == interpolate(SCHEDULE, 5).griffin_lim == 2
+    NoiseSchedule([0.1], griffin_lim=np.int64(4)).save(tmp_path / "numpy.json")
     assert NoiseSchedule([0.1]).griffin_lim is None
     assert NoiseSchedule([0.1]).warning and not NoiseSchedule([0.1], griffin_lim=0).warning
 

@@ -40,8 +40,8 @@ class MelSpectrum(nn.Module):
         self.register_buffer("window", mel_transform.spectrogram.spectrogram.window.clone())
         self.register_buffer("filters", filters)
         self.register_buffer("widths", filters.sum(0)[:, None])
-        covered = filters.sum(0).nonzero()
-        self.lines = int(covered.min()), int(covered.max()) + 1  # the first one that a band covers, and the one after the last
+        covered = filters.sum(0).nonzero().flatten().tolist() or [0]
+        self.lines = covered[0], covered[-1] + 1  # the first one that a band covers, and the one after the last
         self.unit = self.window.square().sum().sqrt().item() ** config.power if config.normalized else 1.0
 
     @property
