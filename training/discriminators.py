@@ -1,7 +1,7 @@
 """Discriminators of waveforms for adversarial training: small ones, which a CPU can bear.
 
 - Multi-scale complex STFT (EnCodec, Défossez et al., 2022, section 3.4): two-dimensional convolutions over a spectrum's real and
-  imaginary parts; the first convolution has a stride too, which halves their time.
+  imaginary parts; the first convolution has a stride too, which saves two fifths of their time.
 - Multi-period (HiFi-GAN, Kong et al., 2020, section 2.3): two-dimensional convolutions over a waveform folded at a period.
 
 Each gives scores that are to be 1 for recordings and 0 for generated waveforms, and its features.
