@@ -21,7 +21,16 @@ from benchmarking.tools.cases import run_cases
 from benchmarking.tools.excerpts import load_excerpts, say_which_are_shorter
 from benchmarking.tools.tables import check_output, markdown_table, number, save_json
 from benchmarking.tools.timing import Timed, any_schedule, device_name, matmul_peak, measure, seconds_per_frame
-from benchmarking.tools.variants import COMPILED, ONNX, PLAIN, any_network, dtype_of, make_variants, operations_per_sample
+from benchmarking.tools.variants import (
+    NAMES,
+    ONNX,
+    PLAIN,
+    dtype_of,
+    make_variants,
+    network_of_checkpoint,
+    network_of_config,
+    operations_per_sample,
+)
 from common.device import DTYPES, fastest_dtype, pick_device, synchronized_time
 from common.errors import InputError, positive_float, positive_int
 from common.files import save_text
@@ -70,9 +79,8 @@ def add_arguments(parser):
         "iterations of GLA-Grad after them; the first is the reference; --variants, --steps and --onnx do not count",
     )
     parser.add_argument("--filelist", required=True, help="recordings whose mels are synthesised")
-    choices = [PLAIN, *DTYPES, COMPILED]
     parser.add_argument(
-        "--variants", nargs="+", choices=choices, help=f"default: {PLAIN}, the textbook network in float32, and the device's precisions"
+        "--variants", nargs="+", choices=NAMES, help=f"default: {PLAIN}, the textbook network in float32, and the device's precisions"
     )
     parser.add_argument("--onnx", help="the same network as written by model.export: timed in onnxruntime too")
     parser.add_argument("--steps", type=positive_int, nargs="+", default=[6], help="numbers of denoising steps (default: 6)")
@@ -136,7 +144,10 @@ def run(arguments):
     if arguments.cases:
         _show(*run_cases(arguments, device), arguments.output)
         return 0
-    network, config = any_network(arguments.checkpoint or arguments.config, device)
+    if arguments.checkpoint:
+        network, config = network_of_checkpoint(arguments.checkpoint, device)
+    else:
+        network, config = network_of_config(arguments.config, device)
     names = arguments.variants or list(dict.fromkeys([PLAIN, "float32", _name_of(fastest_dtype(device))]))
     variants = make_variants([*names, *([ONNX] if arguments.onnx else [])], network, config, arguments, device)
     excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from common.errors import InputError
-from model.mel.spectrum import MOMENTUM, TINY, MelSpectrum
+from model.mel.spectrum import TINY, MelSpectrum
 
 SCALINGS = 2  # multiplicative updates of the magnitudes towards the mel, in each iteration
 LEAST_GAIN, MOST_GAIN = 0.05, 20.0  # of one update of the power spectrum
@@ -50,11 +50,5 @@ class GlaGrad(nn.Module):
         """`[B, frames * hop_length]` and `[B, n_mels, frames]` -> `[B, frames * hop_length]`, within [-1, 1]."""
         with torch.autocast(y.device.type, enabled=False):
             y, target = y.float(), self.spectrum.target(mel)
-            spectrum, before = self.spectrum.stft(y), None
-            for i in range(self.n_iter):
-                y = self.spectrum.istft(spectrum * self._gain(spectrum.abs(), target), y)
-                if i + 1 < self.n_iter:
-                    consistent = self.spectrum.stft(y)
-                    spectrum = consistent if before is None else consistent + MOMENTUM * (consistent - before)
-                    before = consistent
+            y = self.spectrum.griffin_lim(self.spectrum.stft(y), y, lambda s: s * self._gain(s.abs(), target), self.n_iter)
             return y.clamp(-1, 1)

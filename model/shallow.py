@@ -14,7 +14,7 @@ import torch
 
 from common.errors import InputError
 from model.mel.griffin_lim import invert_mel
-from model.mel.spectrum import MOMENTUM, MelSpectrum, with_magnitude
+from model.mel.spectrum import MelSpectrum, with_magnitude
 
 SPECTRUM_ITERATIONS = 10  # of `invert_mel`; more change PESQ by less than .01
 
@@ -59,13 +59,8 @@ class GriffinLimEstimate:
             (lowest, highest), loudness = frames.lines, target / frames.filters.sum(1, keepdim=True)
             power[..., 1:lowest, :], power[..., highest:, :] = loudness[..., :1, :], loudness[..., -1:, :]
             magnitude = power.pow(1 / frames.config.power)
-            silence, before = torch.zeros_like(noise), None
-            y = frames.istft(with_magnitude(frames.stft(noise), magnitude), silence)
-            for _ in range(n_iter):
-                consistent = frames.stft(y)
-                spectrum = consistent if before is None else consistent + MOMENTUM * (consistent - before)
-                y, before = frames.istft(with_magnitude(spectrum, magnitude), silence), consistent
-            return y
+            silence = torch.zeros_like(noise)  # before the first frame
+            return frames.griffin_lim(frames.stft(noise), silence, lambda s: with_magnitude(s, magnitude), n_iter + 1)
 
 
 def start(network, mel, schedule, noise, std):

@@ -9,13 +9,11 @@ import torch
 from benchmarking.tools.excerpts import load_excerpts
 from benchmarking.tools.tables import markdown_table, number
 from benchmarking.tools.timing import Timed, any_schedule, device_name, measure
-from benchmarking.tools.variants import COMPILED, PLAIN, any_network, make_variants, operations_per_sample
-from common.device import DTYPES
+from benchmarking.tools.variants import NAMES, make_variants, network_of_checkpoint, network_of_config, operations_per_sample
 from common.errors import InputError
 from model.mel.transform import LogMelSpectrogram
 from model.schedule_text import find_schedule
 
-VARIANTS = [PLAIN, *DTYPES, COMPILED]
 HEADINGS = [
     *("network, variant, steps", "parameters (M)", "multiply-adds of a call for a second (G)", "frames of context on each side"),
     *("real-time factor", "standard deviation", "times as fast as the first"),
@@ -25,17 +23,15 @@ HEADINGS = [
 def split_case(text):
     """The parts of a case: path of the network, variant, number of steps or noise schedule, and iterations of GLA-Grad."""
     match = re.fullmatch(r"([^:]+):([^:]+):(.+?)(?:\+([0-9]{1,4}))?", text)
-    if not match or match[2] not in VARIANTS:
-        raise InputError(
-            f"{text}: no case (wanted: NETWORK:VARIANT:STEPS or NETWORK:VARIANT:STEPS+N, VARIANT one of {', '.join(VARIANTS)})"
-        )
+    if not match or match[2] not in NAMES:
+        raise InputError(f"{text}: no case (wanted: NETWORK:VARIANT:STEPS or NETWORK:VARIANT:STEPS+N, VARIANT one of {', '.join(NAMES)})")
     return match[1], match[2], match[3], int(match[4] or 0)
 
 
 def make_case(text, arguments, device):
     """The `Timed` of a case, and the facts about its network."""
     path, variant, steps, gla_grad = split_case(text)
-    network, config = any_network(path, device)
+    network, config = (network_of_config if path.endswith(".json") else network_of_checkpoint)(path, device)
     schedule = any_schedule(int(steps)) if steps.isdecimal() and int(steps) else find_schedule(steps)
     [synthesize] = make_variants([variant], network, config, arguments, device, gla_grad).values()
     excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)

@@ -1,7 +1,5 @@
 """Networks as `benchmark.py rtf` times them, and functions that synthesise with them."""
 
-from pathlib import Path
-
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,16 +13,19 @@ from model.sampler import STREAMABLE, find_sampler
 from vocoder import Vocoder, compiled
 
 PLAIN, COMPILED, ONNX = "plain", "compiled", "onnx"
+NAMES = [PLAIN, *DTYPES, COMPILED]  # of the variants that a command line takes
 
 
-def any_network(path, device):
-    """The network of a checkpoint, or an untrained one of a configuration (.json), and its `Config`."""
-    if Path(path).suffix == ".json":
-        config = load_config(path)
-        network = new_network(config)
-    else:
-        network, config = load_network(path)
-    return network.to(device).eval().requires_grad_(False), config
+def network_of_config(path, device):
+    """An untrained network of a configuration, and its `Config`."""
+    config = load_config(path)
+    return new_network(config).to(device).eval().requires_grad_(False), config
+
+
+def network_of_checkpoint(path, device):
+    """The network of a checkpoint, and its `Config`."""
+    network, config = load_network(path)
+    return network.to(device).requires_grad_(False), config
 
 
 def _whole(sample, network, device, dtype=torch.float32):

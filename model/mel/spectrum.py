@@ -8,7 +8,7 @@ from common.errors import InputError
 from model.mel.transform import LogMelSpectrogram, expand
 
 TINY = 1e-9  # keeps quotients of silence finite
-MOMENTUM = 0.9  # of fast Griffin-Lim (Perraudin et al., 2013)
+MOMENTUM = 0.9  # of fast Griffin-Lim
 
 
 class MelSpectrum(nn.Module):
@@ -66,6 +66,27 @@ class MelSpectrum(nn.Module):
         length = y.shape[-1] - start
         waveform = torch.istft(spectrum, config.n_fft, config.hop_length, config.win_length, self.window, length=length)
         return torch.cat([y[..., :start], waveform], -1)
+
+    def griffin_lim(self, spectrum, y, project, n_iter):
+        """Fast Griffin-Lim (Perraudin et al., 2013): `n_iter` times the waveform of a spectrum, and the spectrum of the waveform.
+
+        Args:
+            spectrum: where to start.
+            y: as in `istft`, `[B, T]`.
+            project: called with a spectrum, returns one with the magnitudes that are wanted.
+            n_iter: 1 or more.
+
+        Returns:
+            `[B, T]`.
+        """
+        before = None
+        for i in range(n_iter):
+            y = self.istft(project(spectrum), y)
+            if i + 1 < n_iter:
+                consistent = self.stft(y)
+                spectrum = consistent if before is None else consistent + MOMENTUM * (consistent - before)
+                before = consistent
+        return y
 
 
 def with_magnitude(spectrum, magnitude):
