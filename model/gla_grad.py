@@ -9,10 +9,7 @@ import torch
 from torch import nn
 
 from common.errors import InputError
-from model.mel.spectrum import TINY, MelSpectrum
-
-SCALINGS = 2  # multiplicative updates of the magnitudes towards the mel, in each iteration
-LEAST_GAIN, MOST_GAIN = 0.05, 20.0  # of one update of the power spectrum
+from model.mel.spectrum import MelSpectrum
 
 
 class GlaGrad(nn.Module):
@@ -36,19 +33,8 @@ class GlaGrad(nn.Module):
         self.spectrum, self.n_iter = MelSpectrum(mel_config, "GLA-Grad"), n_iter
         self.context_frames = n_iter * self.spectrum.reach
 
-    def _gain(self, magnitude, target):
-        """What brings the mel of magnitudes `[B, n_fft / 2 + 1, frames]` close to `target`, `[B, n_mels, frames]`, by multiplication."""
-        filters, widths, exponent = self.spectrum.filters, self.spectrum.widths, self.spectrum.config.power
-        power, gain = magnitude if exponent == 1 else magnitude.pow(exponent), 1.0
-        for _ in range(SCALINGS):
-            of_band = target / (filters @ (gain * power)).clamp(min=TINY)
-            of_line = (filters.T @ of_band) / widths.clamp(min=TINY)
-            gain = gain * torch.where(widths > TINY, of_line.clamp(LEAST_GAIN, MOST_GAIN), 1.0)  # lines of no band stay as they are
-        return gain if exponent == 1 else gain.pow(1 / exponent)
-
     def forward(self, y, mel):
         """`[B, frames * hop_length]` and `[B, n_mels, frames]` -> `[B, frames * hop_length]`, within [-1, 1]."""
         with torch.autocast(y.device.type, enabled=False):
             y, target = y.float(), self.spectrum.target(mel)
-            y = self.spectrum.griffin_lim(self.spectrum.stft(y), y, lambda s: s * self._gain(s.abs(), target), self.n_iter)
-            return y.clamp(-1, 1)
+            return self.spectrum.griffin_lim(y, target, self.n_iter).clamp(-1, 1)

@@ -13,10 +13,7 @@ import math
 import torch
 
 from common.errors import InputError
-from model.mel.griffin_lim import invert_mel
 from model.mel.spectrum import MelSpectrum, with_magnitude
-
-SPECTRUM_ITERATIONS = 10  # of `invert_mel`; more change PESQ by less than .01
 
 
 class GriffinLimEstimate:
@@ -54,13 +51,9 @@ class GriffinLimEstimate:
         with torch.autocast(mel.device.type, enabled=False):
             frames = self.spectrum.to(mel.device)
             target = frames.target(mel)
-            power = invert_mel(target, frames.filters, SPECTRUM_ITERATIONS)
-            # Below the lowest band and above the highest the mel says nothing: as loud as within them, for the network to shape.
-            (lowest, highest), loudness = frames.lines, target / frames.filters.sum(1, keepdim=True)
-            power[..., 1:lowest, :], power[..., highest:, :] = loudness[..., :1, :], loudness[..., -1:, :]
-            magnitude = power.pow(1 / frames.config.power)
-            silence = torch.zeros_like(noise)  # before the first frame
-            return frames.griffin_lim(frames.stft(noise), silence, lambda s: with_magnitude(s, magnitude), n_iter + 1)
+            shaped = with_magnitude(frames.stft(noise), frames.smoothest(target))
+            y = frames.istft(shaped, torch.zeros_like(noise))  # silence before the first frame
+            return frames.griffin_lim(y, target, n_iter)
 
 
 def start(network, mel, schedule, noise, std):

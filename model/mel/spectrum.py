@@ -9,6 +9,8 @@ from model.mel.transform import LogMelSpectrogram, expand
 
 TINY = 1e-9  # keeps quotients of silence finite
 MOMENTUM = 0.9  # of fast Griffin-Lim
+SCALINGS = 2  # multiplicative updates of the magnitudes towards a mel, in each of its iterations
+LEAST_GAIN, MOST_GAIN = 0.05, 20.0  # of one update of the power spectrum
 
 
 class MelSpectrum(nn.Module):
@@ -67,25 +69,45 @@ class MelSpectrum(nn.Module):
         waveform = torch.istft(spectrum, config.n_fft, config.hop_length, config.win_length, self.window, length=length)
         return torch.cat([y[..., :start], waveform], -1)
 
-    def griffin_lim(self, spectrum, y, project, n_iter):
-        """Fast Griffin-Lim (Perraudin et al., 2013): `n_iter` times the waveform of a spectrum, and the spectrum of the waveform.
+    def smoothest(self, target):
+        """Magnitudes, smooth over frequency, whose mel is about `target`, `[B, n_mels, frames]` -> `[B, n_fft / 2 + 1, frames]`.
+
+        Below the lowest band and above the highest the mel says nothing: there they are as loud as within them.
+        """
+        (lowest, highest), loudness = self.lines, target / self.filters.sum(1, keepdim=True)
+        power = (self.filters.T @ loudness) / self.widths.clamp(min=TINY)
+        power[..., 1:lowest, :], power[..., highest:, :] = loudness[..., :1, :], loudness[..., -1:, :]
+        return power.pow(1 / self.config.power)
+
+    def _gain(self, magnitude, target):
+        """What brings the mel of magnitudes `[B, n_fft / 2 + 1, frames]` close to `target`, `[B, n_mels, frames]`, by multiplication."""
+        exponent = self.config.power
+        power, gain = magnitude if exponent == 1 else magnitude.pow(exponent), 1.0
+        for _ in range(SCALINGS):
+            of_band = target / (self.filters @ (gain * power)).clamp(min=TINY)
+            of_line = (self.filters.T @ of_band) / self.widths.clamp(min=TINY)
+            gain = gain * torch.where(self.widths > TINY, of_line.clamp(LEAST_GAIN, MOST_GAIN), 1.0)  # lines of no band stay as they are
+        return gain if exponent == 1 else gain.pow(1 / exponent)
+
+    def griffin_lim(self, y, target, n_iter):
+        """Fast Griffin-Lim (Perraudin et al., 2013): `n_iter` times the spectrum of the waveform, and the waveform of the spectrum.
+
+        Between the two, the magnitudes are scaled until their mel is about the wanted one. Those of a pseudo-inverse of the mel would be
+        smooth within each band; scaled, harmonics stay as narrow as they are.
 
         Args:
-            spectrum: where to start.
-            y: as in `istft`, `[B, T]`.
-            project: called with a spectrum, returns one with the magnitudes that are wanted.
-            n_iter: 1 or more.
+            y: the waveform to start from, `[B, T]`.
+            target: the mel, as from `target`, `[B, n_mels, frames]`.
+            n_iter: 0 or more.
 
         Returns:
             `[B, T]`.
         """
         before = None
-        for i in range(n_iter):
-            y = self.istft(project(spectrum), y)
-            if i + 1 < n_iter:
-                consistent = self.stft(y)
-                spectrum = consistent if before is None else consistent + MOMENTUM * (consistent - before)
-                before = consistent
+        for _ in range(n_iter):
+            consistent = self.stft(y)
+            spectrum = consistent if before is None else consistent + MOMENTUM * (consistent - before)
+            y, before = self.istft(spectrum * self._gain(spectrum.abs(), target), y), consistent
         return y
 
 
