@@ -6,8 +6,10 @@ import warnings
 
 import torch
 
+from common.audio import as_audio
 from common.device import DTYPES, autocast, fastest_dtype
 from common.errors import LARGEST_SEED, InputError, naming, shortened
+from common.resampling import resample
 from model.checkpoint import build_network, read_checkpoint
 from model.gla_grad import GlaGrad
 from model.mel.diagnosis import diagnose
@@ -16,7 +18,7 @@ from model.mel.transform import LogMelSpectrogram
 from model.sampler import find_sampler, sampler_name
 from model.schedule_text import find_schedule
 from model.shallow import GriffinLimEstimate
-from model.streaming import SynthesisStream, push_together
+from model.streaming import SynthesisStream, push_all, push_together
 
 MOST_AT_FULL_SCALE = 0.25  # of the samples; mels in decibels give 0.4 to 0.9, speech at any level below 0.01
 
@@ -72,6 +74,49 @@ def compiled(network, device):
     if shutil.which(compiler) is None:
         raise InputError(f"--compile: {compiler} is not found (wanted: a C++ compiler; Debian and Ubuntu: apt install g++)")
     return torch.compile(network, dynamic=True, options={"freezing": True})
+
+
+def _check_seed(seed):
+    if not (isinstance(seed, int) and 0 <= seed <= LARGEST_SEED):
+        raise InputError(f"seed is {shortened(seed)} (wanted: a whole number, 0 to {LARGEST_SEED})")
+
+
+class VocoderStream:
+    """Vocodes a mel that arrives in pieces. The waveform is that of `Vocoder.synthesize`, up to rounding.
+
+    Args:
+        vocoder: a `Vocoder`.
+        seed: of the noise.
+    """
+
+    def __init__(self, vocoder, seed=0):
+        _check_seed(seed)
+        self.vocoder, self._stream = vocoder, vocoder.new_stream(seed)
+
+    @property
+    def latency_frames(self):
+        """Number of frames that must follow a frame before its waveform is returned."""
+        return self._stream.latency_frames
+
+    @property
+    def latency_seconds(self):
+        config = self.vocoder.mel_transform.config
+        return self.latency_frames * config.hop_length / config.sample_rate
+
+    def push(self, mel, last=False):
+        """Receives the next frames and returns the waveform that is complete with them; see `SynthesisStream.push`.
+
+        Args:
+            mel: `[n_mels, F]`, F from 0 on, on any device.
+            last: these are the last frames.
+
+        Returns:
+            `[T]`, on the CPU.
+        """
+        vocoder = self.vocoder
+        mel = as_mel(mel, vocoder.mel_transform.config.n_mels, fewest_frames=0)
+        with autocast(vocoder.device, vocoder.dtype):
+            return self._stream.push(mel.to(vocoder.device), last).cpu()
 
 
 class Vocoder:
@@ -141,6 +186,51 @@ class Vocoder:
         network, schedule = build_network(content, checkpoint), find_schedule(schedule, steps)
         return cls(network, content.config.mel, schedule, mel_statistics=content.mel_statistics, **options)
 
+    def __repr__(self):
+        config, steps = self.mel_transform.config, len(self.schedule)
+        gla_grad = f", {self.gla_grad.n_iter} iterations of GLA-Grad" if self.gla_grad else ""
+        return (
+            f"Vocoder: mel [{config.n_mels}, frames] or [B, {config.n_mels}, frames] -> waveform [frames * {config.hop_length}] at "
+            f"{config.sample_rate:,} Hz; {steps} step{'s' * (steps > 1)}{gla_grad}, {str(self.dtype).removeprefix('torch.')}, {self.device}"
+        )
+
+    def __call__(self, mel, seed=0):
+        """`synthesize` for tensors: mel `[n_mels, frames]` -> `[T]`, or `[B, n_mels, frames]` -> `[B, T]`; T = frames * hop_length."""
+        if getattr(mel, "ndim", 0) not in (2, 3) or len(mel) == 0:
+            n_mels = self.mel_transform.config.n_mels
+            raise InputError(f"mel is {shortened(repr(mel))} (wanted: a tensor or array [{n_mels}, frames] or [B, {n_mels}, frames])")
+        waveforms = self.synthesize(mel, seed)
+        return torch.stack(waveforms) if mel.ndim == 3 else waveforms[0]
+
+    def resynthesize(self, waveform, sample_rate, seed=0):
+        """Copy synthesis: a recording -> its mel -> a waveform.
+
+        Args:
+            waveform: `[T]`, within [-1, 1], a tensor or a NumPy array.
+            sample_rate: of the recording, in Hz; another one than the network's is converted, band-limited.
+            seed: of the noise.
+
+        Returns:
+            `[T']` at the network's sample rate; T' is a multiple of the hop length.
+
+        Raises:
+            InputError: it is no recording, or too short.
+        """
+        waveform = resample(as_audio(waveform), sample_rate, self.mel_transform.config.sample_rate)
+        return self(self.mel_transform(waveform), seed)
+
+    def new_stream(self, seed):
+        """A `SynthesisStream` with this sampler and correction."""
+        return SynthesisStream(self.network, self.schedule, seed, self.sampler, self.gla_grad)
+
+    def open_stream(self, seed=0):
+        """A `VocoderStream`, for a mel that arrives in pieces."""
+        return VocoderStream(self, seed)
+
+    def synthesize_stream(self, pieces, seed=0):
+        """Vocodes an iterable of mels `[n_mels, F]`, the pieces of one utterance; yields waveforms `[T]`, each as soon as complete."""
+        return push_all(self.open_stream(seed), pieces)
+
     def diagnose(self, mel):
         """One line about what looks wrong with a mel `[n_mels, frames]`, or None. Nothing is converted.
 
@@ -164,10 +254,9 @@ class Vocoder:
         Raises:
             InputError: seed is out of range, or a mel does not fit the network; the message says which.
         """
-        if not (isinstance(seed, int) and 0 <= seed <= LARGEST_SEED):
-            raise InputError(f"seed is {shortened(seed)} (wanted: a whole number, 0 to {LARGEST_SEED})")
+        _check_seed(seed)
         mels = [self._mel(mel, i) for i, mel in enumerate(mels)]
-        streams = [SynthesisStream(self.network, self.schedule, seed, self.sampler, self.gla_grad) for _ in mels]
+        streams = [self.new_stream(seed) for _ in mels]
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
         for k in range(max(map(len, chunks), default=0)):
             open_ = [i for i in range(len(mels)) if k < len(chunks[i])]

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 import torch
 
-from common.errors import InputError
+from common.errors import InputError, naming, shortened
 from common.files import reading, replacing
 from common.resampling import resample, resampled_length, source_range
 
@@ -85,13 +85,34 @@ def _check_data_chunk(path):
             file.seek(size + size % 2, os.SEEK_CUR)
 
 
-def _check_samples(audio, path):
+def _check_samples(audio):
     """Refuses samples that no recording has: NaN, infinity, and those far beyond [-1, 1]."""
     peak = audio.abs().max().item()
     if not np.isfinite(peak):
-        raise InputError(f"{path}: the recording holds NaN or infinity")
+        raise InputError("the recording holds NaN or infinity")
     if peak > LARGEST_SAMPLE:
-        raise InputError(f"{path}: samples of up to {peak:g} (wanted: within [-1, 1]; floats scaled as integers?)")
+        raise InputError(f"samples of up to {peak:g} (wanted: within [-1, 1]; floats scaled as integers?)")
+
+
+def as_audio(audio):
+    """A recording of a caller, a tensor or NumPy array `[T]` or `[1, T]` of floats.
+
+    Returns:
+        `[T]`, float32, on the CPU.
+
+    Raises:
+        InputError: it is no such array, is empty, or has no possible samples.
+    """
+    audio = torch.from_numpy(np.ascontiguousarray(audio)) if isinstance(audio, np.ndarray) and audio.dtype.kind == "f" else audio
+    if not (torch.is_tensor(audio) and audio.is_floating_point()):
+        raise InputError(f"the recording is {shortened(repr(audio))} (wanted: a tensor or array of floats within [-1, 1])")
+    if audio.ndim == 2 and len(audio) == 1:
+        audio = audio[0]
+    if audio.ndim != 1 or len(audio) == 0:
+        raise InputError(f"the recording has shape {list(audio.shape)} (wanted: [T] or [1, T])")
+    audio = audio.detach().cpu().float()
+    _check_samples(audio)
+    return audio
 
 
 def check_audio(path, sample_rate, conversions=AS_IT_IS):
@@ -137,7 +158,8 @@ def read_audio(path, sample_rate, conversions=AS_IT_IS, start=0, stop=None):
             audio = _read_resampled(file, path, sample_rate, start, stop)
     if len(audio) == 0:
         raise InputError(f"{path}: the recording is empty")
-    _check_samples(audio, path)
+    with naming(path):
+        _check_samples(audio)
     return audio
 
 

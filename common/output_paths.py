@@ -21,13 +21,14 @@ def distinct(paths):
     return list({entry(path): path for path in reversed(paths)}.values())[::-1]
 
 
-def output_paths(inputs, output_dir):
-    """Where each input's waveform goes: its name with `.wav`.
+def output_paths(inputs, output_dir, suffix=".wav"):
+    """Where each input's result goes: its name with another suffix.
 
     Inputs that would share a file keep the folders below their common parent, and if that does not help their suffix.
 
     Args:
         inputs: paths, all of them `distinct`.
+        suffix: of the results.
     """
     absolute = [Path(os.path.abspath(path)) for path in inputs]
     names = [Path(path.stem or UNNAMED) for path in absolute]
@@ -39,7 +40,7 @@ def output_paths(inputs, output_dir):
         # A whole name may be another's without its suffix, so this is repeated until none is shared.
         while shared := {name for name, count in Counter(names).items() if count > 1}:
             names = [whole if name in shared else name for name, whole in zip(names, whole_names)]
-    return [Path(output_dir) / name.with_name(name.name + ".wav") for name in names]
+    return [Path(output_dir) / name.with_name(name.name + suffix) for name in names]
 
 
 class OutputGuard:

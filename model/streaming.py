@@ -196,15 +196,18 @@ def push_together(streams, mels, lasts):
     return [y for _, y in pieces]
 
 
+def push_all(stream, pieces):
+    """Pushes mels `[n_mels, F]`, the pieces of one utterance, into a stream, and yields the waveforms `[T]` that it returns."""
+    mel = None
+    for mel in pieces:
+        yield stream.push(mel)
+    if mel is not None:
+        yield stream.push(mel[..., :0], last=True)
+
+
 def synthesize_stream(network, schedule, pieces, seed=0, sampler=None, gla_grad=None):
     """Vocodes an iterable of mels `[n_mels, F]`, the pieces of one utterance; yields waveforms `[T]`, each as soon as it is complete.
 
-    The latency is `SynthesisStream.latency_frames` and one piece. Arguments as in `SynthesisStream`.
+    The latency is `SynthesisStream.latency_frames`. Arguments as in `SynthesisStream`.
     """
-    stream, waiting = SynthesisStream(network, schedule, seed, sampler, gla_grad), None
-    for piece in pieces:
-        if waiting is not None:
-            yield stream.push(waiting)
-        waiting = piece
-    if waiting is not None:
-        yield stream.push(waiting, last=True)
+    return push_all(SynthesisStream(network, schedule, seed, sampler, gla_grad), pieces)

@@ -1,7 +1,6 @@
 """Vocodes the mels in the repository with the released model, draws the results, and prints how good they are."""
 
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,17 +9,14 @@ from common.audio import read_audio, wav_writer
 from common.errors import CommandParser, InputError, run_command
 from common.files import save_atomically
 from common.mel_plot import mel_pair
+from common.released import CHECKPOINT, GLA_GRAD, ROOT, SCHEDULE
 from metrics import log_mel_l1, pesq_wideband, stoi
 from model.mel.griffin_lim import griffin_lim
 from model.mel.input import read_mel
 from vocoder import Vocoder
 
-ROOT = Path(__file__).parent.parent
-CHECKPOINT = ROOT / "checkpoints" / "small-16k.safetensors"
-SCHEDULE = ROOT / "schedules" / "small-16k-6.json"
 RECORDINGS = ROOT / "generated_samples" / "recordings"
 OUTPUT = ROOT / "generated_samples" / "demo"
-GLA_GRAD = 8  # iterations
 COLUMNS = ["PESQ", "STOI", "log-mel L1", "real-time factor"]
 
 

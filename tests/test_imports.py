@@ -13,7 +13,7 @@ LAYERS = [
     ("datasets", "metrics", "vocoder"),
     ("training",),
     ("benchmarking",),
-    ("train", "inference", "benchmark", "runs"),
+    ("train", "inference", "benchmark", "runs", "hubconf"),
 ]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 SOURCES = sorted(path for name in HEIGHT for path in [*ROOT.glob(f"{name}.py"), *ROOT.glob(f"{name}/**/*.py")])

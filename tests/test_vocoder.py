@@ -101,3 +101,65 @@ def test_a_waveform_at_full_scale_is_an_error_where_its_mel_is_on_no_scale():
                 check.finish()
         else:
             check.finish()
+
+
+def test_a_call_gives_tensors(vocoder):
+    [wanted] = vocoder.synthesize([MEL])
+    assert torch.equal(vocoder(MEL), wanted) and torch.equal(vocoder(MEL.numpy()), wanted)
+    assert vocoder(torch.stack([MEL, MEL])).shape == (2, 360)
+    for mel in (MEL[0], MEL.tolist(), [MEL], torch.empty(0, 20, 9), None):
+        with pytest.raises(InputError, match=r"mel is .*wanted: a tensor or array \[20, frames\] or \[B, 20, frames\]"):
+            vocoder(mel)
+
+
+def test_it_says_what_it_takes_and_gives(vocoder):
+    assert repr(vocoder).startswith("Vocoder: mel [20, frames] or [B, 20, frames] -> waveform [frames * 40] at 8,000 Hz; 3 steps, ")
+
+
+def test_resynthesis_is_that_of_the_recordings_mel(vocoder):
+    """Fails if another rate is taken for the network's."""
+    recording = 0.1 * torch.randn(1600, generator=torch.Generator().manual_seed(0))
+    wanted = vocoder(vocoder.mel_transform(recording))
+    assert torch.equal(vocoder.resynthesize(recording, 8000), wanted)
+    assert torch.equal(vocoder.resynthesize(recording[None].double().numpy(), 8000), wanted)
+    assert len(vocoder.resynthesize(recording, 16000)) == len(wanted) // 2
+    for audio, words in [
+        (torch.zeros(0), "shape"),
+        (torch.zeros(2, 900), "shape"),
+        (recording * 32768, "within"),
+        (recording * torch.nan, "NaN"),
+        (recording.int(), "floats"),
+        ([0.1, 0.2], "floats"),
+    ]:
+        with pytest.raises(InputError, match=f"recording.*{words}|samples of up to.*{words}"):
+            vocoder.resynthesize(audio, 8000)
+
+
+@pytest.mark.parametrize("options, piece", [({}, 4), ({}, 60), ({"gla_grad": 2}, 30), ({"sampler": "ddim"}, 9)])
+def test_a_stream_gives_what_synthesis_gives(tiny_network, tiny_config, options, piece):
+    """Fails if a stream has another sampler, correction, seed or noise than the vocoder."""
+    mel = torch.rand(20, 60, generator=torch.Generator().manual_seed(1)) * 4 - 6
+    vocoder = Vocoder(tiny_network, tiny_config.mel, linear(3, 1e-3, 0.6), dtype=torch.float32, **options)
+    [wanted] = vocoder.synthesize([mel], seed=5)
+    found = list(vocoder.synthesize_stream(mel.split(piece, dim=1), seed=5))
+    torch.testing.assert_close(torch.cat(found), wanted, atol=1e-4, rtol=0)
+    stream = vocoder.open_stream()
+    assert stream.latency_seconds == stream.latency_frames * 40 / 8000
+    received = [len(stream.push(frames)) // 40 for frames in mel.numpy().reshape(20, 4, 15).transpose(1, 0, 2)]
+    assert sum(received) == max(60 - stream.latency_frames, 0)
+    assert list(vocoder.synthesize_stream([])) == []
+
+
+def test_a_stream_computes_in_the_vocoders_precision(tiny_network, tiny_config):
+    """Fails if a stream computes in float32 where `synthesize` computes in bfloat16: they would differ by more than rounding."""
+    schedule = linear(3, 1e-3, 0.6)
+    whole, other = (Vocoder(tiny_network, tiny_config.mel, schedule, dtype=dtype)(MEL) for dtype in (torch.bfloat16, torch.float32))
+    stream = Vocoder(tiny_network, tiny_config.mel, schedule, dtype=torch.bfloat16).open_stream()
+    assert torch.equal(stream.push(MEL, last=True), whole) and not torch.equal(whole, other)
+
+
+def test_a_stream_refuses_what_synthesis_refuses(vocoder):
+    with pytest.raises(InputError, match="seed is "):
+        vocoder.open_stream(-1)
+    with pytest.raises(InputError, match="frames along the first axis"):
+        vocoder.open_stream().push(MEL.T)

@@ -1,0 +1,25 @@
+"""`torch.hub.load(REPOSITORY, "wavegrad", source="local")`: the released vocoder, for programs that are not in this repository."""
+
+from pathlib import Path
+
+from common.device import pick_device
+from common.released import CHECKPOINT, GLA_GRAD, SCHEDULE
+from vocoder import Vocoder
+
+dependencies = ["torch", "torchaudio", "numpy", "scipy", "soundfile", "soxr", "librosa", "pydantic", "safetensors"]
+
+
+def wavegrad(checkpoint=CHECKPOINT, schedule=SCHEDULE, device=None, gla_grad=GLA_GRAD, **options):
+    """A `vocoder.Vocoder`: mels -> waveforms. Printed, it says the shapes and rates that it takes and gives.
+
+    Args:
+        checkpoint: path of the weights.
+        schedule: path or text of the noise schedule.
+        device: "cpu", "cuda", "cuda:N" or "mps"; None is a GPU if there is one, as in `inference.py`.
+        gla_grad: iterations of GLA-Grad's correction.
+        options: as of `Vocoder.load`.
+
+    Raises:
+        OSError, InputError: a file, the schedule or the device cannot be used.
+    """
+    return Vocoder.load(Path(checkpoint), schedule, device=pick_device(device), gla_grad=gla_grad, **options)

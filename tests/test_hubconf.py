@@ -1,0 +1,65 @@
+"""`torch.hub.load` gives a vocoder to a program elsewhere."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import hubconf
+from common.errors import InputError
+from common.released import CHECKPOINT, GLA_GRAD, SCHEDULE
+from model.mel.input import read_mel
+from tests.conftest import ROOT
+from tests.processes import PYTHON, run_to_end
+
+MEL = read_mel(sorted((ROOT / "generated_samples" / "recordings").glob("*.npy"))[0], 80)[:, :40]
+
+
+def test_a_program_elsewhere_vocodes_with_it(tmp_path):
+    """Fails if the entry needs the repository as the working folder or on the path, or imports something of it late."""
+    np.save(tmp_path / "mel.npy", MEL.numpy())
+    code = (
+        "import numpy, torch\n"
+        f"vocoder = torch.hub.load({str(ROOT)!r}, 'wavegrad', source='local', trust_repo=True)\n"
+        "waveform = vocoder(numpy.load('mel.npy'))\n"
+        "print(vocoder)\n"
+        "print(tuple(waveform.shape), float(waveform.abs().max()) > 0.01)\n"
+    )
+    result = run_to_end(PYTHON, "-c", code, cwd=tmp_path, env={"PYTHONPATH": "", "HOME": str(tmp_path)})
+    assert result.returncode == 0, result.stderr
+    hop_length = hubconf.wavegrad(device="cpu").mel_transform.config.hop_length
+    described, found = result.stdout.splitlines()
+    assert f"mel [80, frames] or [B, 80, frames] -> waveform [frames * {hop_length}]" in described
+    assert found == f"({40 * hop_length},) True"
+
+
+def test_it_uses_the_released_model_as_recommended():
+    vocoder = hubconf.wavegrad(device="cpu")
+    assert CHECKPOINT.exists() and vocoder.schedule.name == SCHEDULE.stem
+    assert (vocoder.gla_grad.n_iter if vocoder.gla_grad else 0) == GLA_GRAD
+    assert vocoder.mel_statistics is not None, "a wrong mel would not be noticed"
+
+
+def test_a_wrong_mel_is_diagnosed_and_the_rate_named():
+    vocoder = hubconf.wavegrad(device="cpu", gla_grad=0)
+    config = vocoder.mel_transform.config
+    with pytest.warns(UserWarning, match=f"{config.sample_rate:,} Hz, hop {config.hop_length}"):
+        vocoder(MEL.repeat(1, 4) / 2.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vocoder(MEL)
+
+
+def test_the_device_is_chosen_as_the_command_line_does(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(hubconf, "pick_device", lambda name: torch.device("meta") if name is None else torch.device(name))
+    monkeypatch.setattr(hubconf.Vocoder, "load", lambda path, schedule, device, gla_grad, **options: (device, options))
+    assert hubconf.wavegrad(tiny_checkpoint, steps=3) == (torch.device("meta"), {"steps": 3})
+    assert hubconf.wavegrad(tiny_checkpoint, device="cpu")[0] == torch.device("cpu")
+
+
+def test_what_is_not_there_is_one_clear_error(tmp_path):
+    with pytest.raises(InputError, match="no such device|wanted: cpu, cuda"):
+        hubconf.wavegrad(device="tpu")
+    with pytest.raises((OSError, InputError), match="none.safetensors"):
+        hubconf.wavegrad(tmp_path / "none.safetensors", device="cpu")
