@@ -1,6 +1,6 @@
 """`benchmark.py rtf`: how many seconds of computing a second of audio takes, for variants of the network side by side.
 
-With --cases networks are compared, each with its own precision and number of steps.
+With --cases networks are compared, each with its own precision and number of steps, and with --streaming how soon they speak.
 
 Variants and cases take turns on the same mels, each timing beside those of the others. GFLOP/s count the useful operations: those of
 the network as it is, on the samples that are asked for. The peak is that of a matrix product in the same precision.
@@ -19,6 +19,7 @@ import torch
 
 from benchmarking.tools.cases import run_cases
 from benchmarking.tools.excerpts import load_excerpts, say_which_are_shorter
+from benchmarking.tools.live import run_streaming
 from benchmarking.tools.tables import check_output, markdown_table, number, save_json
 from benchmarking.tools.timing import Timed, any_schedule, device_name, matmul_peak, measure, seconds_per_frame
 from benchmarking.tools.variants import (
@@ -91,6 +92,13 @@ def add_arguments(parser):
     parser.add_argument("--recordings", type=positive_int, help="how many, spread over the filelist (default: all)")
     parser.add_argument("--seconds", type=positive_float, help="of each recording (default: all)")
     parser.add_argument("--repeats", type=positive_int, default=3, help="how often to time every batch (default: %(default)s)")
+    parser.add_argument(
+        "--streaming",
+        type=positive_int,
+        nargs="+",
+        metavar="FRAMES",
+        help="with --cases: let frames arrive at a microphone's pace, so many in a piece, and say when there is audio",
+    )
     parser.add_argument("--threads", type=positive_int, help="CPU threads (default: one a core)")
     parser.add_argument("--start_up", action="store_true", help="time inference.py from start to finish too")
     parser.add_argument("-o", "--output", type=Path, help="write the table as .md and .json with this path's stem too")
@@ -141,8 +149,10 @@ def run(arguments):
     device = pick_device()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if arguments.streaming and not arguments.cases:
+        raise InputError("--streaming needs --cases, which say what streams")
     if arguments.cases:
-        _show(*run_cases(arguments, device), arguments.output)
+        _show(*(run_streaming if arguments.streaming else run_cases)(arguments, device), arguments.output)
         return 0
     if arguments.checkpoint:
         network, config = network_of_checkpoint(arguments.checkpoint, device)

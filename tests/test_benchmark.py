@@ -19,6 +19,7 @@ import benchmark
 import model.export
 from benchmarking import rtf as real_time_factor
 from benchmarking.rtf import make_variants, operations_per_sample
+from benchmarking.tools.live import Heard, listen
 from benchmarking.tools.measuring import Measurer
 from benchmarking.tools.systems import make_systems, split_sampler
 from benchmarking.tools.tables import markdown_table
@@ -157,6 +158,36 @@ def test_networks_side_by_side(command, tiny_checkpoint, tiny_config, filelist, 
         assert "no case (wanted: NETWORK:VARIANT:STEPS" in capsys.readouterr().err
     assert command(*arguments, f"{tiny_checkpoint}:float32:0") == 2
     assert "0: no noise schedule" in capsys.readouterr().err
+
+
+def test_what_is_heard_of_a_stream():
+    """A frame is 1 s. Fails if frames are there before they have arrived, or a late piece is not heard as a gap."""
+    mel, now, calls = torch.zeros(20, 6), [0.0], []
+    seconds = iter([0.5, 0.25, 0.5, 3.0, 0.5, 0.5])
+    samples = iter([0, 0, 10, 10, 10, 30])
+
+    def push(frames, last):
+        calls.append((frames.shape[1], last))
+        now[0] += next(seconds)
+        return torch.zeros(next(samples))
+
+    heard = listen(push, mel, 1, sample_rate=10, hop_length=10, clock=lambda: now[0])
+    assert calls == [(1, False)] * 5 + [(1, True)]
+    # First at 3.5 s; the next is done at 7 s and due at 4.5 s; the one after is done at 7.5 s and due at 8 s.
+    assert heard == Heard(first=3.5, gap=2.5, computing=5.25)
+
+
+def test_streaming_side_by_side(command, tiny_checkpoint, filelist, tmp_path, capsys):
+    case = f"{tiny_checkpoint}:float32:2"
+    arguments = ["rtf", "--filelist", filelist, "--repeats", 1, "-o", tmp_path / "rtf", "--streaming", 1, 20]
+    assert command(*arguments, "--cases", case, f"{case}+2") == 0, capsys.readouterr().err
+    results = json.loads((tmp_path / "rtf.json").read_text())["results"]
+    assert [(result["case"], result["piece_frames"]) for result in results] == [(case, 1), (case, 20), (f"{case}+2", 1), (f"{case}+2", 20)]
+    for result in results:
+        assert result["first_audio_seconds"] > result["latency_seconds"] and 0 < result["computing_share"]
+    assert results[2]["latency_seconds"] - results[0]["latency_seconds"] == pytest.approx(2 * 4 * 40 / 8000)
+    assert command(*arguments, "-ch", tiny_checkpoint) == 2 and "--streaming needs --cases" in capsys.readouterr().err
+    assert command(*arguments, "--cases", f"{tiny_checkpoint}:plain:2") == 2 and "no plain variant" in capsys.readouterr().err
 
 
 def test_plain_network_is_the_same_network():

@@ -9,7 +9,7 @@ import torch
 from benchmarking.tools.excerpts import load_excerpts
 from benchmarking.tools.tables import markdown_table, number
 from benchmarking.tools.timing import Timed, any_schedule, device_name, measure
-from benchmarking.tools.variants import NAMES, make_variants, network_of_checkpoint, network_of_config, operations_per_sample
+from benchmarking.tools.variants import NAMES, make_variants, network_of, operations_per_sample
 from common.errors import InputError
 from model.mel.transform import LogMelSpectrogram
 from model.schedule_text import find_schedule
@@ -28,11 +28,16 @@ def split_case(text):
     return match[1], match[2], match[3], int(match[4] or 0)
 
 
+def case_schedule(steps):
+    """The noise schedule of a case: any of so many steps, or the one that the text names."""
+    return any_schedule(int(steps)) if steps.isdecimal() and int(steps) else find_schedule(steps)
+
+
 def make_case(text, arguments, device):
     """The `Timed` of a case, and the facts about its network."""
     path, variant, steps, gla_grad = split_case(text)
-    network, config = (network_of_config if path.endswith(".json") else network_of_checkpoint)(path, device)
-    schedule = any_schedule(int(steps)) if steps.isdecimal() and int(steps) else find_schedule(steps)
+    network, config = network_of(path, device)
+    schedule = case_schedule(steps)
     [synthesize] = make_variants([variant], network, config, arguments, device, gla_grad).values()
     excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)
     facts = {

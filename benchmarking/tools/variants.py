@@ -28,6 +28,11 @@ def network_of_checkpoint(path, device):
     return network.to(device).requires_grad_(False), config
 
 
+def network_of(path, device):
+    """The network of a configuration (`.json`) or a checkpoint, and its `Config`."""
+    return (network_of_config if str(path).endswith(".json") else network_of_checkpoint)(path, device)
+
+
 def _whole(sample, network, device, dtype=torch.float32):
     """A function (mels, schedule) that samples them as one batch, the shorter padded."""
 
