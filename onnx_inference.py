@@ -1,6 +1,7 @@
-"""Synthesises with onnxruntime and NumPy alone: `python onnx_inference.py NETWORK.onnx SCHEDULE.json MEL.npy OUT.wav`.
+"""Synthesises with onnxruntime and NumPy alone: `python onnx_inference.py GRAPH.onnx [SCHEDULE.json] MEL.npy OUT.wav`.
 
-NETWORK.onnx is written by `python -m model.export`. Nothing here needs PyTorch, nor the rest of this repository.
+GRAPH.onnx is written by `python -m model.export`: a whole synthesis, which has its schedule, or one network call, which needs one. Nothing
+here needs PyTorch, nor the rest of this repository.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import onnxruntime
 # Order and share of ancestral sampling's noise.
 SAMPLERS = {"ancestral": (1, 1.0), "ddim": (1, 0.0), "dpm-solver": (2, 0.0), "sde-dpm-solver": (2, 1.0)}
 DEFAULT_SAMPLER = "sde-dpm-solver"
-INPUTS = ["y_n", "mel", "noise_level"]
+INPUTS, SYNTHESIS_INPUTS = ["y_n", "mel", "noise_level"], ["mel", "noise"]
 UNITS = {"ln": lambda power: 1.0, "log10": lambda power: math.log(10), "db": lambda power: math.log(10) * power / 20}
 LARGEST_SEED = 2**47 - 1  # as of inference.py
 
@@ -133,31 +134,34 @@ def check_output(path, inputs):
             raise ValueError(f"{path}: the result would overwrite {source} (wanted: another name)")
 
 
-def read_network(path):
-    """The session, its sample rate, hop length and number of mel bands, and its configuration; a ValueError says what is wrong."""
+def read_graph(path):
+    """The session, and its metadata: a dictionary of whole numbers, and `config`; a ValueError says what is wrong."""
     check_file(path)
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no base class of their own
         raise ValueError(f"{path}: not an ONNX file, or a damaged one ({type(error).__name__})") from None
     metadata = session.get_modelmeta().custom_metadata_map
-    if [node.name for node in session.get_inputs()] != INPUTS or not metadata:
-        raise ValueError(f"{path}: not a network written by model.export (wanted: the inputs {', '.join(INPUTS)}, and metadata)")
-    numbers = []
-    for key in ("sample_rate", "hop_length", "n_mels"):
+    inputs = [node.name for node in session.get_inputs()]
+    if inputs not in (INPUTS, SYNTHESIS_INPUTS) or not metadata:
+        wanted = f"{', '.join(INPUTS)}, or {', '.join(SYNTHESIS_INPUTS)}"
+        raise ValueError(f"{path}: not a graph written by model.export (wanted: the inputs {wanted}, and metadata)")
+    facts = {}
+    keys = ["sample_rate", "hop_length", "n_mels"] + (["n_noises", "fewest_frames"] if inputs == SYNTHESIS_INPUTS else [])
+    for key in keys:
         text = metadata.get(key, "")
         if not (text.isascii() and text.isdigit() and 0 < len(text) < 8 and int(text) > 0):
             raise ValueError(f"{path}: its metadata has the {key} '{text[:60]}' (wanted: a whole number above 0)")
-        numbers.append(int(text))
-    found = session.get_inputs()[1].shape[1:2]
-    if found != [numbers[2]]:
-        raise ValueError(f"{path}: its metadata says {numbers[2]} mel bands, its graph {found}")
+        facts[key] = int(text)
+    found = session.get_inputs()[inputs.index("mel")].shape[1:2]
+    if found != [facts["n_mels"]]:
+        raise ValueError(f"{path}: its metadata says {facts['n_mels']} mel bands, its graph {found}")
     try:
         config = json.loads(metadata.get("config", ""))
     except (ValueError, RecursionError):
         raise ValueError(f"{path}: the configuration in its metadata is not JSON") from None
     check_prior(config, path)
-    return session, *numbers, config
+    return session, facts | {"config": config}
 
 
 def check_prior(config, path):
@@ -224,24 +228,48 @@ def read_mel(path, n_mels):
     return mel
 
 
-def synthesize(arguments):
-    """Reads, samples and writes; a ValueError says in one line what is wrong."""
-    check_output(arguments.output, [arguments.network, arguments.schedule, arguments.mel])
-    session, sample_rate, hop_length, n_mels, config = read_network(arguments.network)
-    betas, sampler = read_schedule(arguments.schedule, arguments.sampler)
-    mel = read_mel(arguments.mel, n_mels)
-    generator = np.random.default_rng(arguments.seed).standard_normal
-    std = standard_deviation(mel, config, hop_length)
+def run_synthesis(session, facts, mel, generator):
+    """The waveform `[T]` of a whole synthesis."""
+    noise = generator((1, facts["n_noises"], mel.shape[1] * facts["hop_length"]))
+    return session.run(None, {"mel": mel[None], "noise": noise.astype(np.float32)})[0][0]
+
+
+def run_steps(session, facts, mel, generator, betas, sampler):
+    """The waveform `[T]`, with one network call for each step."""
+    std = standard_deviation(mel, facts["config"], facts["hop_length"])
     is_whitened = "whitened" in session.get_modelmeta().custom_metadata_map  # not in files of earlier versions
     network = Network(session, 1.0 if is_whitened else std)
+    return sample(network, mel, betas, facts["hop_length"], generator, *sampler, std)
+
+
+def synthesize(arguments):
+    """Reads, samples and writes; a ValueError says in one line what is wrong."""
+    check_output(arguments.output, [path for path in (arguments.graph, arguments.schedule, arguments.mel) if path])
+    session, facts = read_graph(arguments.graph)
+    generator = np.random.default_rng(arguments.seed).standard_normal
+    if is_synthesis := "n_noises" in facts:
+        if arguments.schedule or arguments.sampler:
+            raise ValueError(f"{arguments.graph}: a whole synthesis, which has its own schedule and sampler (wanted: GRAPH MEL OUTPUT)")
+    elif not arguments.schedule:
+        raise ValueError(f"{arguments.graph}: one network call, which needs a noise schedule (wanted: GRAPH SCHEDULE MEL OUTPUT)")
+    else:
+        schedule = read_schedule(arguments.schedule, arguments.sampler)
+    mel = read_mel(arguments.mel, facts["n_mels"])
+    if mel.shape[1] < facts.get("fewest_frames", 1):
+        raise ValueError(f"{arguments.mel}: {mel.shape[1]} frames (wanted by {arguments.graph}: {facts['fewest_frames']} or more)")
     try:
         with np.errstate(all="ignore"):  # what is not finite is found below
-            waveform = sample(network, mel, betas, hop_length, generator, *sampler, std)
+            if is_synthesis:
+                waveform = run_synthesis(session, facts, mel, generator)
+            else:
+                waveform = run_steps(session, facts, mel, generator, *schedule)
     except Exception as error:
-        raise ValueError(f"{arguments.network}: fails for {mel.shape[1]} frames of {hop_length} samples ({type(error).__name__})") from None
+        raise ValueError(
+            f"{arguments.graph}: fails for {mel.shape[1]} frames of {facts['hop_length']} samples ({type(error).__name__})"
+        ) from None
     if not np.isfinite(waveform).all():
         raise ValueError(f"{arguments.mel}: the waveform holds NaN or infinity (wanted: other weights, another schedule or sampler)")
-    write_wav(arguments.output, waveform, sample_rate)
+    write_wav(arguments.output, waveform, facts["sample_rate"])
 
 
 def end(number, _):
@@ -266,8 +294,8 @@ class Parser(argparse.ArgumentParser):
 
 def main():
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("network", help=".onnx file written by model.export")
-    parser.add_argument("schedule", help="noise schedule, .json")
+    parser.add_argument("graph", help=".onnx file written by model.export")
+    parser.add_argument("schedule", nargs="?", help="noise schedule, .json, for a graph of one network call")
     parser.add_argument("mel", help=".npy file, [n_mels, frames]")
     parser.add_argument("output", help=".wav file to write")
     parser.add_argument("--sampler", choices=SAMPLERS, help=f"(default: what the schedule was made for, or {DEFAULT_SAMPLER})")

@@ -13,7 +13,7 @@ import math
 import torch
 
 from common.errors import InputError
-from model.mel.spectrum import MelSpectrum, with_magnitude
+from model.mel.spectrum import MelSpectrum
 
 
 class GriffinLimEstimate:
@@ -51,9 +51,7 @@ class GriffinLimEstimate:
         with torch.autocast(mel.device.type, enabled=False):
             frames = self.spectrum.to(mel.device)
             target = frames.target(mel)
-            shaped = with_magnitude(frames.stft(noise), frames.smoothest(target))
-            y = frames.istft(shaped, torch.zeros_like(noise))  # silence before the first frame
-            return frames.griffin_lim(y, target, n_iter)
+            return frames.griffin_lim(frames.shaped(noise, target), target, n_iter)
 
 
 def start(network, mel, schedule, noise, std):

@@ -27,6 +27,7 @@ from benchmarking.tools.textbook import textbook
 from benchmarking.training import VARIANTS
 from common.errors import InputError, run_command
 from model.config import load_config
+from model.export import main as export
 from model.fast_layers import Conv1d
 from model.network import WaveGrad, new_network
 from model.noise_schedule import NoiseSchedule, interpolate, linear, repeat
@@ -158,6 +159,18 @@ def test_networks_side_by_side(command, tiny_checkpoint, tiny_config, filelist, 
         assert "no case (wanted: NETWORK:VARIANT:STEPS" in capsys.readouterr().err
     assert command(*arguments, f"{tiny_checkpoint}:float32:0") == 2
     assert "0: no noise schedule" in capsys.readouterr().err
+
+
+def test_a_graph_beside_the_network(command, tiny_checkpoint, filelist, tmp_path, capsys):
+    """Fails if the graph of a whole synthesis cannot be timed beside PyTorch's."""
+    graph = tmp_path / "graph.onnx"
+    assert export(["-ns", "linear:2:1e-3:0.5", str(tiny_checkpoint), str(graph)]) == 0
+    arguments = ["rtf", "--filelist", filelist, "--repeats", 1, "-o", tmp_path / "rtf", "--cases"]
+    assert command(*arguments, f"{tiny_checkpoint}:float32:2", graph) == 0, capsys.readouterr().err
+    first, second = json.loads((tmp_path / "rtf.json").read_text())["results"]
+    assert (second["case"], second["steps"], second["parameters"]) == (str(graph), 2, None) and second["real_time_factor"] > 0
+    assert command(*arguments, tiny_checkpoint.with_suffix(".onnx")) == 2
+    assert "not a synthesis written by model.export" in capsys.readouterr().err
 
 
 def test_what_is_heard_of_a_stream():

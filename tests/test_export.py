@@ -17,12 +17,25 @@ import model.export
 import onnx_inference
 from common.errors import InputError
 from model.config import parse_config
-from model.export import CHECKED_SIZES, EXAMPLE_SIZE, TOLERANCE, OnnxNetwork, example, export, main
+from model.export import (
+    CHECKED_SIZES,
+    EXAMPLE_SIZE,
+    TOLERANCE,
+    OnnxNetwork,
+    OnnxSynthesis,
+    example,
+    export,
+    export_synthesis,
+    main,
+    synthesis_example,
+)
+from model.gla_grad import GlaGrad
 from model.mel.presets import preset
-from model.network import WaveGrad
-from model.noise_schedule import linear
+from model.network import WaveGrad, new_network
+from model.noise_schedule import NoiseSchedule, linear
 from model.published import load_published
 from model.sampler import DEFAULT_SAMPLER, SAMPLERS
+from model.synthesis_graph import Synthesis
 from tests.conftest import config_of, tiny_config_values
 from tests.processes import PYTHON, run_to_end
 
@@ -179,7 +192,7 @@ PRIOR = {"prior": {"loudest": 1.0, "floor": 0.1}, "mel": {"power": 2.0, "std": 1
 @pytest.mark.parametrize(
     "changes, words",
     [
-        (None, "not a network written by model.export"),
+        (None, "not a graph written by model.export"),
         ({"n_mels": "many"}, "the n_mels 'many' .wanted: a whole number above 0"),
         ({"n_mels": "21"}, r"says 21 mel bands, its graph \[20\]"),
         ({"hop_length": "0"}, "the hop_length '0'"),
@@ -212,7 +225,7 @@ def test_another_networks_graph_is_one_line(arguments, tmp_path, monkeypatch, ca
     opset = onnx.helper.make_opsetid("", 18)
     onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), tmp_path / "other.onnx")
     status, error = run_onnx_inference([tmp_path / "other.onnx", *arguments[1:]], monkeypatch, capsys)
-    assert status == 2 and error.count("\n") == 1 and "other.onnx: not a network written by model.export" in error
+    assert status == 2 and error.count("\n") == 1 and "other.onnx: not a graph written by model.export" in error
 
 
 def test_takes_what_people_have(arguments, tmp_path, monkeypatch, capsys):
@@ -304,3 +317,83 @@ def test_the_command_does_not_overwrite_its_checkpoint(tiny_checkpoint, tmp_path
 def test_the_command_refuses_what_it_cannot_write(tiny_checkpoint, tmp_path, output, words):
     with pytest.raises((ValueError, OSError), match=words):
         main([str(tiny_checkpoint), str(tmp_path / output)])
+
+
+SYNTHESES = {
+    "noise": (NoiseSchedule([1e-3, 0.1, 0.5], sampler="ancestral"), 0, 3),
+    "deterministic": (NoiseSchedule([1e-3, 0.1, 0.5], sampler="ddim"), 0, 1),
+    "second order, GLA-Grad": (NoiseSchedule([1e-3, 0.1, 0.5]), 2, 3),
+    "estimate, prior": (NoiseSchedule([0.1, 0.5], sampler="ddim", griffin_lim=3), 1, 1),
+}
+
+
+def synthesis_config(name):
+    """A configuration, with a window shorter than its spectrum, frames in the middle of their hop, and a prior."""
+    values = tiny_config_values()
+    if "prior" in name:
+        values["mel"] |= {"win_length": 120, "padding": "same", "log": "ln", "mean": -4.0, "std": 2.0, "power": 1.0}
+        values["prior"] = {"loudest": 2.0}
+    return config_of(values)
+
+
+@pytest.fixture(scope="module", params=SYNTHESES)
+def synthesis(request, tmp_path_factory):
+    """Network, configuration, schedule, iterations of GLA-Grad, the module and its ONNX file."""
+    schedule, gla_grad, n_noises = SYNTHESES[request.param]
+    config = synthesis_config(request.param)
+    torch.manual_seed(0)
+    network = new_network(config).eval()
+    module = Synthesis(network, config.mel, schedule, gla_grad=gla_grad).eval()
+    assert module.n_noises == n_noises
+    path = tmp_path_factory.mktemp("synthesis") / "tiny.onnx"
+    export_synthesis(module, config, path)
+    return network, config, schedule, gla_grad, module, path
+
+
+@pytest.mark.parametrize("batch, frames", [(1, 6), (3, 33), (1, 100)])
+@torch.inference_mode()
+def test_one_graph_is_the_whole_synthesis(synthesis, batch, frames):
+    """Fails if prior, estimate, a step, noise or correction is another than the sampler's, at sizes it was not exported with."""
+    network, config, schedule, gla_grad, module, path = synthesis
+    mel, noise = synthesis_example(module, batch, frames, config.mel, seed=3)
+    noises = [noise[:, i] for i in range(module.n_noises)]
+    wanted = SAMPLERS[schedule.sampler or DEFAULT_SAMPLER](network, mel, schedule, noises=noises)
+    if gla_grad:
+        wanted = GlaGrad(config.mel, gla_grad)(wanted, mel)
+    assert wanted.abs().mean() > 1e-3
+    torch.testing.assert_close(OnnxSynthesis(path)(mel, noise), wanted, atol=1e-3, rtol=0)
+
+
+def test_a_graph_of_a_synthesis_needs_no_schedule(synthesis, tmp_path, monkeypatch, capsys):
+    """Fails if the script draws another number of noises, or runs a mel that is too short for the windows."""
+    module, path = synthesis[-2:]
+    for frames in (module.fewest_frames, 30):
+        np.save(tmp_path / "m.npy", np.full((20, frames), -1.0, np.float32))
+        assert run_onnx_inference([path, tmp_path / "m.npy", tmp_path / "out.wav"], monkeypatch, capsys) == (0, "")
+        assert soundfile.info(tmp_path / "out.wav").frames == 40 * frames
+    linear(3, 1e-3, 0.6).save(tmp_path / "s.json")
+    status, error = run_onnx_inference([path, tmp_path / "s.json", tmp_path / "m.npy", tmp_path / "out.wav"], monkeypatch, capsys)
+    assert status == 2 and error.count("\n") == 1 and "has its own schedule and sampler" in error
+    if module.fewest_frames > 1:
+        np.save(tmp_path / "m.npy", np.zeros((20, module.fewest_frames - 1)))
+        status, error = run_onnx_inference([path, tmp_path / "m.npy", tmp_path / "out.wav"], monkeypatch, capsys)
+        assert status == 2 and f"m.npy: {module.fewest_frames - 1} frames (wanted by {path}: {module.fewest_frames} or more)" in error
+
+
+def test_a_graph_of_a_network_needs_a_schedule(arguments, monkeypatch, capsys):
+    status, error = run_onnx_inference([arguments[0], *arguments[2:]], monkeypatch, capsys)
+    assert status == 2 and error.count("\n") == 1 and "needs a noise schedule (wanted: GRAPH SCHEDULE MEL OUTPUT)" in error
+
+
+def test_the_command_writes_a_synthesis(tiny_checkpoint, tmp_path, capsys, monkeypatch):
+    path = str(tmp_path / "a.onnx")
+    assert main([str(tiny_checkpoint), path, "-ns", "linear:3:1e-3:0.6", "--steps", "2", "--sampler", "ddim", "--gla_grad", "1"]) == 0
+    assert "agrees with PyTorch within" in capsys.readouterr().out
+    graph = OnnxSynthesis(path)
+    assert (graph.n_steps, graph.n_noises, graph.fewest_frames) == (2, 1, 3)
+    with pytest.raises(InputError, match="a.onnx: not a network written by model.export .its inputs are mel, noise; wanted: y_n"):
+        OnnxNetwork(path)
+    with pytest.raises(InputError, match="--steps, --sampler and --gla_grad are of a synthesis"):
+        main([str(tiny_checkpoint), path, "--steps", "2"])
+    with pytest.raises(InputError, match="sampler 'heun' is unknown"):
+        main([str(tiny_checkpoint), path, "-ns", "linear:3:1e-3:0.6", "--sampler", "heun"])

@@ -9,7 +9,7 @@ import torch
 from benchmarking.tools.excerpts import load_excerpts
 from benchmarking.tools.tables import markdown_table, number
 from benchmarking.tools.timing import Timed, any_schedule, device_name, measure
-from benchmarking.tools.variants import NAMES, make_variants, network_of, operations_per_sample
+from benchmarking.tools.variants import NAMES, make_variants, network_of, operations_per_sample, synthesis_of_graph
 from common.errors import InputError
 from model.mel.transform import LogMelSpectrogram
 from model.schedule_text import find_schedule
@@ -18,6 +18,7 @@ HEADINGS = [
     *("network, variant, steps", "parameters (M)", "multiply-adds of a call for a second (G)", "frames of context on each side"),
     *("real-time factor", "standard deviation", "times as fast as the first"),
 ]
+FACTS = ["parameters", "multiply_adds_per_second", "context_frames", "steps", "griffin_lim", "gla_grad"]
 
 
 def split_case(text):
@@ -34,20 +35,22 @@ def case_schedule(steps):
 
 
 def make_case(text, arguments, device):
-    """The `Timed` of a case, and the facts about its network."""
-    path, variant, steps, gla_grad = split_case(text)
-    network, config = network_of(path, device)
-    schedule = case_schedule(steps)
-    [synthesize] = make_variants([variant], network, config, arguments, device, gla_grad).values()
+    """The `Timed` of a case, and the facts about its network; a text that ends in `.onnx` is the graph of a whole synthesis."""
+    if text.endswith(".onnx"):
+        synthesize, graph = synthesis_of_graph(text, arguments.threads or 0)
+        schedule, config, facts = any_schedule(graph.n_steps), graph.config, dict.fromkeys(FACTS) | {"steps": graph.n_steps}
+    else:
+        path, variant, steps, gla_grad = split_case(text)
+        network, config = network_of(path, device)
+        schedule = case_schedule(steps)
+        [synthesize] = make_variants([variant], network, config, arguments, device, gla_grad).values()
+        of_network = (
+            sum(parameter.numel() for parameter in network.parameters()),
+            operations_per_sample(network, config.mel.n_mels) * config.mel.sample_rate / 2,
+            network.context_frames,
+        )
+        facts = dict(zip(FACTS, (*of_network, len(schedule), schedule.griffin_lim, gla_grad)))
     excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)
-    facts = {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "multiply_adds_per_second": operations_per_sample(network, config.mel.n_mels) * config.mel.sample_rate / 2,
-        "context_frames": network.context_frames,
-        "steps": len(schedule),
-        "griffin_lim": schedule.griffin_lim,
-        "gla_grad": gla_grad,
-    }
     return Timed(synthesize, schedule, [[excerpt.mel] for excerpt in excerpts], config.mel), facts
 
 
@@ -69,7 +72,7 @@ def run_cases(arguments, device):
     )
     rows = [
         [
-            *(result["case"], f"{result['parameters'] / 1e6:.2f}", f"{result['multiply_adds_per_second'] / 1e9:.2f}"),
+            *(result["case"], *(result[key] and f"{result[key] / unit:.2f}" for key, unit in zip(FACTS, (1e6, 1e9)))),
             *(result["context_frames"], number(result["real_time_factor"], 4), number(result["standard_deviation"], 4)),
             number(result["speed_ratio"], 1),
         ]

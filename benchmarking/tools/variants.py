@@ -13,7 +13,7 @@ from model.sampler import STREAMABLE, find_sampler
 from vocoder import Vocoder, compiled
 
 PLAIN, COMPILED, ONNX = "plain", "compiled", "onnx"
-NAMES = [PLAIN, *DTYPES, COMPILED]  # of the variants that a command line takes
+NAMES = [PLAIN, *DTYPES, COMPILED]  # of the variants that a command line takes; of a graph, ONNX
 
 
 def network_of_config(path, device):
@@ -54,6 +54,19 @@ def _in_chunks(network, mel_config, arguments, device, dtype, gla_grad):
             pass
 
     return synthesize
+
+
+def synthesis_of_graph(path, n_threads):
+    """A function (mels, schedule) that synthesises with a graph that has a schedule of its own, one mel after the other; and the graph."""
+    from model.export import OnnxSynthesis  # only here: most have no ONNX file
+
+    graph, generator = OnnxSynthesis(path, n_threads), torch.Generator().manual_seed(0)
+
+    def synthesize(mels, schedule):
+        for mel in mels:
+            graph(mel[None], torch.randn(1, graph.n_noises, mel.shape[1] * graph.config.mel.hop_length, generator=generator))
+
+    return synthesize, graph
 
 
 def dtype_of(name, device):

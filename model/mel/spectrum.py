@@ -69,6 +69,10 @@ class MelSpectrum(nn.Module):
         waveform = torch.istft(spectrum, config.n_fft, config.hop_length, config.win_length, self.window, length=length)
         return torch.cat([y[..., :start], waveform], -1)
 
+    def magnitude(self, spectrum):
+        """Of a spectrum from `stft`, `[B, n_fft / 2 + 1, frames]`."""
+        return spectrum.abs()
+
     def smoothest(self, target):
         """Magnitudes, smooth over frequency, whose mel is about `target`, `[B, n_mels, frames]` -> `[B, n_fft / 2 + 1, frames]`.
 
@@ -78,6 +82,12 @@ class MelSpectrum(nn.Module):
         power = (self.filters.T @ loudness) / self.widths.clamp(min=TINY)
         power[..., 1:lowest, :], power[..., highest:, :] = loudness[..., :1, :], loudness[..., -1:, :]
         return power.pow(1 / self.config.power)
+
+    def shaped(self, noise, target):
+        """Noise `[B, T]` in the shape of a mel: its phases, and the magnitudes of `smoothest`; `[B, T]`."""
+        spectrum = self.stft(noise)
+        spectrum = spectrum * (self.smoothest(target) / self.magnitude(spectrum).clamp(min=TINY))
+        return self.istft(spectrum, torch.zeros_like(noise))  # silence before the first frame
 
     def _gain(self, magnitude, target):
         """What brings the mel of magnitudes `[B, n_fft / 2 + 1, frames]` close to `target`, `[B, n_mels, frames]`, by multiplication."""
@@ -107,10 +117,5 @@ class MelSpectrum(nn.Module):
         for _ in range(n_iter):
             consistent = self.stft(y)
             spectrum = consistent if before is None else consistent + MOMENTUM * (consistent - before)
-            y, before = self.istft(spectrum * self._gain(spectrum.abs(), target), y), consistent
+            y, before = self.istft(spectrum * self._gain(self.magnitude(spectrum), target), y), consistent
         return y
-
-
-def with_magnitude(spectrum, magnitude):
-    """A spectrum of the same phases and other magnitudes."""
-    return spectrum * (magnitude / spectrum.abs().clamp(min=TINY))

@@ -1,0 +1,98 @@
+"""Synthesis as one module, mel and noise -> waveform, for a graph of real numbers (`model.export`).
+
+Prior, estimate, all denoising steps and GLA-Grad are those of `model`. Only the short-time spectrum is written anew, as convolutions,
+because ONNX has no inverse of it.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model import shallow
+from model.gla_grad import GlaGrad
+from model.mel.spectrum import MelSpectrum
+from model.sampler import find_sampler, sampler_name
+from model.shallow import GriffinLimEstimate
+
+
+class RealSpectrum(MelSpectrum):
+    """A `MelSpectrum` whose spectra are real, `[2, B, n_fft / 2 + 1, frames]`: first the real parts, then the imaginary ones."""
+
+    def __init__(self, config, user):
+        super().__init__(config, user)
+        n = config.n_fft
+        left = (n - config.win_length) // 2
+        window = F.pad(self.window.double(), (left, n - config.win_length - left))
+        phases = 2 * math.pi / n * (torch.arange(n // 2 + 1)[:, None] * torch.arange(n)[None] % n).double()
+        basis = torch.stack([phases.cos(), -phases.sin()]) * window  # [2, lines, n_fft]
+        twice = torch.full((n // 2 + 1, 1), 2.0).double()  # each line stands for its mirror image too, but the ends
+        twice[0] = twice[n // 2] = 1.0
+        self.register_buffer("analysis", basis.flatten(0, 1)[:, None].float(), persistent=False)
+        self.register_buffer("synthesis", (basis * twice / n).flatten(0, 1)[:, None].float(), persistent=False)
+        self.register_buffer("envelope", window.square()[None, None].float(), persistent=False)
+
+    def stft(self, y):
+        (batch, length), hop_length = y.shape, self.config.hop_length
+        padded = F.pad(y[:, None], self.margins, mode=self.config.pad_mode)
+        spectrum = torch.stack(F.conv1d(padded, self.analysis, stride=hop_length).chunk(2, dim=1))
+        # Shapes that are said, here and below, stay short terms of the number of frames, however many iterations there are.
+        return spectrum.reshape(2, batch, -1, length // hop_length)
+
+    def istft(self, spectrum, y):
+        hop_length, start = self.config.hop_length, self.first_centre
+        waveform = F.conv_transpose1d(torch.cat([spectrum[0], spectrum[1]], dim=1), self.synthesis, stride=hop_length)
+        envelope = F.conv_transpose1d(torch.ones_like(spectrum[0, :, :1]), self.envelope, stride=hop_length)
+        first = self.config.n_fft // 2  # the centre of the first frame
+        last = first + y.shape[-1] - start
+        return torch.cat([y[..., :start], waveform[:, 0, first:last] / envelope[:, 0, first:last]], -1).reshape(y.shape)
+
+    def magnitude(self, spectrum):
+        return spectrum.square().sum(0).sqrt()
+
+
+class Synthesis(nn.Module):
+    """`Synthesis(network, mel_config, schedule)(mel, noise)` is the waveform `[B, frames * hop_length]`, within [-1, 1].
+
+    mel is `[B, n_mels, frames]`; noise is standard normal, `[B, n_noises, frames * hop_length]`: what sampling starts from, and what
+    each step adds. Where there is an estimate or GLA-Grad, the waveform must be longer than half a window.
+
+    Args:
+        network: a `WaveGrad`.
+        mel_config: the `MelConfig` of the mels.
+        schedule: a `NoiseSchedule`.
+        sampler: name of a streamable sampler; None is the one that the schedule was made for.
+        gla_grad: iterations of GLA-Grad; 0 is none.
+
+    Attributes:
+        n_noises: how many noises there are.
+        fewest_frames: of a mel.
+
+    Raises:
+        InputError: there is no such sampler, or the mel is not for GLA-Grad or for the estimate of the schedule.
+    """
+
+    def __init__(self, network, mel_config, schedule, sampler=None, gla_grad=0):
+        super().__init__()
+        self.network, self.schedule = network, schedule
+        self.sampler = find_sampler(sampler_name(schedule, sampler), streamable=True)
+        self.n_noises = 1 + (len(schedule) - 1 if self.sampler.eta > 0 else 0)
+        self.gla_grad = GlaGrad(mel_config, gla_grad) if gla_grad else None
+        margin = 0
+        if schedule.griffin_lim is not None:
+            self.estimate = GriffinLimEstimate(mel_config)
+            self.estimate.check(schedule)
+            self.spectrum = self.estimate.spectrum = RealSpectrum(mel_config, "a noise schedule with griffin_lim")
+            margin = max(self.spectrum.margins)
+        if gla_grad:
+            self.gla_grad.spectrum = RealSpectrum(mel_config, "GLA-Grad")
+            margin = max(self.gla_grad.spectrum.margins)
+        self.fewest_frames = margin // mel_config.hop_length + 1
+
+    def forward(self, mel, noise):
+        noises = iter(noise.unbind(1))
+        std = self.network.prior(mel)
+        z_n = shallow.start(self, mel, self.schedule, next(noises), std)
+        y = std * self.sampler.reverse_process(self.network, mel, self.schedule, z_n, noises, 1 / std)
+        return y if self.gla_grad is None else self.gla_grad(y, mel)
