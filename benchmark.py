@@ -13,6 +13,7 @@ COMMANDS = {
     "convergence": ("benchmarking.convergence", "compare what the fast and the textbook training step learn"),
     "profile": ("benchmarking.profile", "show where the time of a network call goes"),
     "animation": ("benchmarking.animation", "draw how noise becomes speech"),
+    "gpu_check": ("benchmarking.gpu_check.run", "check all that only a GPU can show"),
     "report": ("benchmarking.report", "make a page to listen to from a folder that 'quality' wrote"),
 }
 

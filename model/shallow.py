@@ -1,10 +1,10 @@
 """Shallow diffusion (DiffSinger, Liu et al., 2022): the reverse process starts at an estimate of the waveform, not at noise.
 
-The first steps, which would find the coarse shape, are left out. DiffSinger does so with mels; here the estimate is a waveform, that of
-Griffin-Lim: the magnitudes whose mel is closest to the given one, and phases that start from noise. Without an iteration it is noise in the
-shape of the spectrum, as in SpecGrad (Koizumi et al., 2022). DiffSinger adds noise to its estimate. Here its errors stand for the noise, as
-in Cold Diffusion (Bansal et al., 2023): they are as loud as the speech at each frequency, and white noise is not. So the network must be
-trained for it, by InferGrad. A noise schedule with `griffin_lim` starts so, any other starts at noise.
+The first steps, which would find the coarse shape, are left out. DiffSinger does so with mels; here the estimate is a waveform: noise in
+the shape of the mel, as in SpecGrad (Koizumi et al., 2022), and iterations of Griffin-Lim, as GLA-Grad does them (`model.gla_grad`).
+DiffSinger adds noise to its estimate. Here its errors stand for the noise, as in Cold Diffusion (Bansal et al., 2023): they are as loud as
+the speech at each frequency, and white noise is not. So the network must be trained for it, by InferGrad. A noise schedule with
+`griffin_lim` starts so, any other starts at noise.
 """
 
 import functools

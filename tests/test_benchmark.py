@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import types
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import pytest
 import soundfile
 import torch
 
-import benchmark
 import model.export
 from benchmarking import rtf as real_time_factor
 from benchmarking.rtf import make_variants, operations_per_sample
@@ -25,7 +23,7 @@ from benchmarking.tools.systems import make_systems, split_sampler
 from benchmarking.tools.tables import markdown_table
 from benchmarking.tools.textbook import textbook
 from benchmarking.training import VARIANTS
-from common.errors import InputError, run_command
+from common.errors import InputError
 from model.config import load_config
 from model.export import main as export
 from model.fast_layers import Conv1d
@@ -38,19 +36,6 @@ from tests.training_fixtures import write_run
 ROOT = Path(__file__).parent.parent
 SCHEDULES = [str(ROOT / "schedules" / f"{name}.json") for name in ("wg-3", "wg-6")]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.fixture
-def command(monkeypatch):
-    """command(*arguments) runs benchmark.py in this process and returns its exit status."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            run_command(benchmark.main)
-        return exit_.value.code
-
-    return run
 
 
 @pytest.fixture
