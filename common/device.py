@@ -23,6 +23,11 @@ def fastest_dtype(device):
     return torch.float32
 
 
+def finest_float(device):
+    """The float of most digits that a device has: float64, but on Apple's GPUs float32."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def autocast(device, dtype):
     """A context in which a network computes in `dtype`, one of `DTYPES`."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

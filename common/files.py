@@ -119,7 +119,7 @@ def replacing(path):
     temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
     try:
         yield temporary
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)

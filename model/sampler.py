@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from common.device import finest_float
 from common.errors import InputError
 from model import shallow
 
@@ -37,7 +38,7 @@ def predict_y_0(network, y_n, mel, schedule, n, limit=1.0):
         y_0, whitened, `[B, T]`.
     """
     abar_n = schedule.abar(n)
-    noise_level = torch.full((y_n.shape[0],), math.sqrt(abar_n), dtype=torch.float64, device=y_n.device)
+    noise_level = torch.full((y_n.shape[0],), math.sqrt(abar_n), dtype=finest_float(y_n.device), device=y_n.device)
     # y_n = sqrt(abar_n) y_0 + sqrt(1 - abar_n) epsilon (equation 8), solved for y_0 at the predicted epsilon
     epsilon = network(y_n, mel, noise_level)
     y_0 = (y_n - math.sqrt(1 - abar_n) * epsilon) / math.sqrt(abar_n)

@@ -1,7 +1,6 @@
 """What a run would be like: checked and measured, without touching its folder."""
 
 import math
-import resource
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import torch
 
 from common.device import synchronized_time
 from common.errors import InputError
+from common.memory import peak_resident_bytes
 from training.explained import explained_out_of_memory
 from training.memory import check_memory, portion_size
 from training.trainer import N_VALIDATION_EXAMPLES
@@ -103,4 +103,4 @@ def _peak_memory(device):
     """Bytes that this process held at most: the device's allocations, or the resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux gives KiB
+    return peak_resident_bytes()

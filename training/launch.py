@@ -107,7 +107,7 @@ def main():
         runpy.run_path(str(TRAIN), run_name="__main__")  # exits
     os.environ.setdefault("OMP_NUM_THREADS", str(cores_each(n_processes)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup it stays so
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup it stays so
         os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
     where = torchrun_options or ["--standalone"]
     return torchrun([*where, "--nproc_per_node", str(n_processes), str(TRAIN), *train_options])

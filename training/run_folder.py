@@ -8,7 +8,6 @@ events.out.tfevents.*    TensorBoard's
 """
 
 import contextlib
-import fcntl
 import io
 import itertools
 import os
@@ -26,6 +25,12 @@ from common.files import save_atomically, save_text
 from model.checkpoint import load_training_state
 from training.same_data import changed_lists
 from training.training_state import check_training_state
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps two processes from training in one folder
+    fcntl = None
+
 
 CHECKPOINT = re.compile(r"checkpoint-([0-9]{8,})\.pt")
 TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp")  # as `common.files.replacing` names them
@@ -74,7 +79,8 @@ class RunFolder:
         lock = open(self.path / LOCK, "a")
         try:
             # A lock of the process, not of the file: data workers do not inherit it, and it ends with the process.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The process that held it may have removed the file.
             if os.path.samestat(os.fstat(lock.fileno()), os.stat(self.path / LOCK)):
                 self._lock = lock

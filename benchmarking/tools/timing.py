@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from common.device import synchronized_time
+from common.memory import peak_resident_bytes
 from model.config import MelConfig
 from model.noise_schedule import NoiseSchedule, linear
 
@@ -26,15 +27,7 @@ def peak_memory(device):
     """Bytes: allocated on a GPU, resident on a CPU, at most since `reset_peak_memory`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident_bytes()
 
 
 def device_name(device):
