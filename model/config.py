@@ -87,6 +87,7 @@ class NetworkConfig(_Section):
         noise_level_scale: 5000 in the paper; 1 in lmnt-com/wavegrad.
         zero_output: start with the output convolution at zero, so that the network first predicts no noise.
         phases: signals that the waveform is split into; the network works at its rate divided by them. See `model.polyphase`.
+        causal: without look-ahead, for streaming with a short latency. See `model.causal_layers`.
         mel_mean, mel_std: the network works on (mel - mel_mean) / mel_std, for mels that are not normalised.
     """
 
@@ -102,6 +103,7 @@ class NetworkConfig(_Section):
     noise_level_scale: PositiveFloat = 5000.0
     zero_output: bool = False
     phases: Size = 1
+    causal: bool = False
     mel_mean: float = 0.0
     mel_std: PositiveFloat = 1.0
 

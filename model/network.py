@@ -6,7 +6,7 @@ import math
 import torch
 from torch import nn
 
-from model import fast_layers, polyphase
+from model import causal_layers, fast_layers, polyphase
 from model.blocks import DBlock, FiLM, UBlock
 from model.prior import StandardNormalPrior, make_prior
 from model.shallow import GriffinLimEstimate
@@ -19,7 +19,8 @@ class WaveGrad(nn.Module):
         config: a `model.config.NetworkConfig`.
         n_mels: number of mel bands of the conditioning features.
         prior: the prior of `model.prior` that its waveforms are whitened by; None is the standard normal one. The network does not use it.
-        layers: the module of its parts: `model.fast_layers`, or `model.layers`, the textbook form.
+        layers: the module of its parts: `model.fast_layers`, or `model.layers`, the textbook form; `model.causal_layers` if
+            `config.causal`, whatever it is.
         estimate: what shallow diffusion starts from, a `model.shallow.GriffinLimEstimate`; the network does not use it either.
     """
 
@@ -28,7 +29,10 @@ class WaveGrad(nn.Module):
         self.prior, self.estimate = prior or StandardNormalPrior(), estimate
         self.n_mels, self.hop_length, self.n_phases = n_mels, config.hop_length, config.phases
         self.mel_mean, self.mel_std = config.mel_mean, config.mel_std
-        self.context_frames = self.receptive_field(config)
+        reach = self.receptive_field(config)
+        # A frame of the prediction depends on so many frames before it, and after it.
+        self.context_frames, self.look_ahead_frames = (2 * reach + 1, 0) if config.causal else (reach, reach)
+        layers = causal_layers if config.causal else layers
         up_channels, down_channels = config.upsampling_channels, config.downsampling_channels
         interpolation, scale = config.interpolation, config.noise_level_scale
 

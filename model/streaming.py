@@ -1,8 +1,8 @@
 """Synthesis of any length in constant memory: each diffusion step is a stage, and the frames go through the stages.
 
-The network is convolutional: a frame of its prediction depends on a few frames on each side (`WaveGrad.context_frames`).
-So step n can denoise a frame as soon as step n + 1 has denoised the frames around it, and keeps only these. The result is that of
-denoising the whole at once, up to rounding, which grows with each step: 1e-13 in float64 and 1e-5 to 4e-4 in float32. The
+The network is convolutional: a frame of its prediction depends on a few frames before and after it (`WaveGrad.context_frames` and
+`look_ahead_frames`). So step n can denoise a frame as soon as step n + 1 has denoised the frames around it, and keeps only these. The
+result is that of denoising the whole at once, up to rounding, which grows with each step: 1e-13 in float64 and 1e-5 to 4e-4 in float32. The
 multiplication by the prior's standard deviation and `model.gla_grad` are stages after the steps. Before them is the estimate of
 `model.shallow`, if the schedule has one.
 """
@@ -32,11 +32,13 @@ class _Stage:
     """Receives frames, returns as many frames later, and keeps the frames that later ones depend on.
 
     Args:
-        context: number of frames on each side that a frame depends on.
+        context: number of frames before a frame that it depends on.
+        look_ahead: number of frames after it; None is as many.
     """
 
-    def __init__(self, context, hop_length):
+    def __init__(self, context, hop_length, look_ahead=None):
         self.context, self.hop_length = context, hop_length
+        self.look_ahead = context if look_ahead is None else look_ahead
         self.first = self.done = self.end = 0  # frames: kept from, denoised up to, received up to
         self.mel = self.y = self.last_y_0 = None
         self.closed = False
@@ -54,7 +56,7 @@ class _Stage:
 
     def ready(self):
         """Number of frames from the start whose result can be computed now."""
-        return self.end if self.closed else max(self.end - self.context, self.done)
+        return self.end if self.closed else max(self.end - self.look_ahead, self.done)
 
     def new(self):
         """Slices of the kept frames, and of their samples, whose result can be computed now."""
@@ -75,7 +77,8 @@ class _DiffusionStep(_Stage):
     """Diffusion step n: receives frames of y_n, returns frames of y_{n-1}, whitened."""
 
     def __init__(self, n, schedule, sampler, network, noise):
-        super().__init__(network.context_frames, network.hop_length)
+        look_ahead = max(network.look_ahead_frames, network.prior.context_frames)  # y_0 is kept within the prior's limits
+        super().__init__(network.context_frames, network.hop_length, look_ahead)
         self.n, self.schedule, self.sampler, self.noise = n, schedule, sampler, noise
 
     def give(self, y_0):
@@ -139,7 +142,7 @@ class SynthesisStream:
     @property
     def latency_frames(self):
         """Number of frames that must follow a frame before its waveform is returned."""
-        return sum(stage.context for stage in [self.start, *self.steps, *self.filters])
+        return sum(stage.look_ahead for stage in [self.start, *self.steps, *self.filters])
 
     def push(self, mel, last=False):
         """Receives the next frames and returns the waveform that is complete with them.
