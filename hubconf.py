@@ -13,7 +13,7 @@ def wavegrad(checkpoint=CHECKPOINT, schedule=SCHEDULE, device=None, gla_grad=GLA
     """A `vocoder.Vocoder`: mels -> waveforms. Printed, it says the shapes and rates that it takes and gives.
 
     Args:
-        checkpoint: path of the weights.
+        checkpoint: path of the weights; other ones than the released need a schedule of their own.
         schedule: path or text of the noise schedule.
         device: "cpu", "cuda", "cuda:N" or "mps"; None is a GPU if there is one, as in `inference.py`.
         gla_grad: iterations of GLA-Grad's correction.

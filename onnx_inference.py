@@ -300,7 +300,7 @@ def main():
     parser.add_argument("output", help=".wav file to write")
     parser.add_argument("--sampler", choices=SAMPLERS, help=f"(default: what the schedule was made for, or {DEFAULT_SAMPLER})")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the noise")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # options may stand between the files
     for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
             signal.signal(number, end)

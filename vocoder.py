@@ -20,6 +20,7 @@ from model.schedule_text import find_schedule
 from model.shallow import GriffinLimEstimate
 from model.streaming import SynthesisStream, push_all, push_together
 
+HIGHEST_RATE = 1_000_000  # Hz, of recordings
 MOST_AT_FULL_SCALE = 0.25  # of the samples; mels in decibels give 0.4 to 0.9, speech at any level below 0.01
 
 
@@ -91,7 +92,7 @@ class VocoderStream:
 
     def __init__(self, vocoder, seed=0):
         _check_seed(seed)
-        self.vocoder, self._stream = vocoder, vocoder.new_stream(seed)
+        self.vocoder, self._stream = vocoder, vocoder._synthesis_stream(seed)
 
     @property
     def latency_frames(self):
@@ -116,7 +117,7 @@ class VocoderStream:
         vocoder = self.vocoder
         mel = as_mel(mel, vocoder.mel_transform.config.n_mels, fewest_frames=0)
         with autocast(vocoder.device, vocoder.dtype):
-            return self._stream.push(mel.to(vocoder.device), last).cpu()
+            return self._stream.push(mel.to(vocoder.device), last).cpu().clone()  # a caller may change its volume in place
 
 
 class Vocoder:
@@ -214,12 +215,14 @@ class Vocoder:
             `[T']` at the network's sample rate; T' is a multiple of the hop length.
 
         Raises:
-            InputError: it is no recording, or too short.
+            InputError: it is no recording, or too short; or there is no such sample rate.
         """
+        if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or not 0 < sample_rate <= HIGHEST_RATE:
+            raise InputError(f"sample_rate is {shortened(repr(sample_rate))} (wanted: a whole number of Hz, up to {HIGHEST_RATE})")
         waveform = resample(as_audio(waveform), sample_rate, self.mel_transform.config.sample_rate)
         return self(self.mel_transform(waveform), seed)
 
-    def new_stream(self, seed):
+    def _synthesis_stream(self, seed):
         """A `SynthesisStream` with this sampler and correction."""
         return SynthesisStream(self.network, self.schedule, seed, self.sampler, self.gla_grad)
 
@@ -256,7 +259,7 @@ class Vocoder:
         """
         _check_seed(seed)
         mels = [self._mel(mel, i) for i, mel in enumerate(mels)]
-        streams = [self.new_stream(seed) for _ in mels]
+        streams = [self._synthesis_stream(seed) for _ in mels]
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
         for k in range(max(map(len, chunks), default=0)):
             open_ = [i for i in range(len(mels)) if k < len(chunks[i])]
@@ -267,7 +270,7 @@ class Vocoder:
                     [k == len(chunks[i]) - 1 for i in open_],
                 )
             for i, waveform in zip(open_, waveforms):
-                yield i, waveform.cpu()
+                yield i, waveform.cpu().clone()
 
     def _mel(self, mel, i):
         with naming(f"mels[{i}]"):

@@ -158,7 +158,8 @@ def run(arguments):
         network, config = network_of_checkpoint(arguments.checkpoint, device)
     else:
         network, config = network_of_config(arguments.config, device)
-    names = arguments.variants or list(dict.fromkeys([PLAIN, "float32", _name_of(fastest_dtype(device))]))
+    textbook = [] if config.network.causal else [PLAIN]
+    names = arguments.variants or list(dict.fromkeys([*textbook, "float32", _name_of(fastest_dtype(device))]))
     variants = make_variants([*names, *([ONNX] if arguments.onnx else [])], network, config, arguments, device)
     excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)
     say_which_are_shorter(excerpts, arguments.seconds, config.mel)

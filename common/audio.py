@@ -103,7 +103,8 @@ def as_audio(audio):
     Raises:
         InputError: it is no such array, is empty, or has no possible samples.
     """
-    audio = torch.from_numpy(np.ascontiguousarray(audio)) if isinstance(audio, np.ndarray) and audio.dtype.kind == "f" else audio
+    if isinstance(audio, np.ndarray) and audio.dtype.kind == "f":
+        audio = torch.from_numpy(np.ascontiguousarray(audio, np.float32))
     if not (torch.is_tensor(audio) and audio.is_floating_point()):
         raise InputError(f"the recording is {shortened(repr(audio))} (wanted: a tensor or array of floats within [-1, 1])")
     if audio.ndim == 2 and len(audio) == 1:

@@ -24,7 +24,7 @@ def fastest_dtype(device):
 
 
 def finest_float(device):
-    """The float of most digits that a device has: float64, but on Apple's GPUs float32."""
+    """The most precise float of a device: float64, but on Apple's GPUs float32."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 

@@ -1,7 +1,7 @@
 """The parts of `model.fast_layers` without look-ahead, for streaming with a short latency; `network.causal` in the configuration.
 
-No sample of their results depends on a later one of a signal at their rate. So a frame of the network's prediction depends on no later
-frame. The weights have the same names and shapes.
+No output sample depends on a later input sample of the same rate. So a frame of the network's prediction depends on no later frame. The
+weights have the same names and shapes.
 """
 
 import torch

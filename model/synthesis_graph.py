@@ -28,7 +28,9 @@ class RealSpectrum(MelSpectrum):
         phases = 2 * math.pi / n * (torch.arange(n // 2 + 1)[:, None] * torch.arange(n)[None] % n).double()
         basis = torch.stack([phases.cos(), -phases.sin()]) * window  # [2, lines, n_fft]
         twice = torch.full((n // 2 + 1, 1), 2.0).double()  # each line stands for its mirror image too, but the ends
-        twice[0] = twice[n // 2] = 1.0
+        twice[0] = 1.0
+        if n % 2 == 0:
+            twice[n // 2] = 1.0
         self.register_buffer("analysis", basis.flatten(0, 1)[:, None].float(), persistent=False)
         self.register_buffer("synthesis", (basis * twice / n).flatten(0, 1)[:, None].float(), persistent=False)
         self.register_buffer("envelope", window.square()[None, None].float(), persistent=False)

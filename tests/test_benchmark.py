@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -159,8 +160,9 @@ def test_a_graph_beside_the_network(command, tiny_checkpoint, filelist, tmp_path
 
 
 def test_what_is_heard_of_a_stream():
-    """A frame is 1 s. Fails if frames are there before they have arrived, or a late piece is not heard as a gap."""
+    """A frame is 1 s, its window a second longer. Fails if frames are there before they have arrived, or a late piece is no gap."""
     mel, now, calls = torch.zeros(20, 6), [0.0], []
+    mel_transform = SimpleNamespace(config=SimpleNamespace(sample_rate=10, hop_length=10), context=(0, 10))
     seconds = iter([0.5, 0.25, 0.5, 3.0, 0.5, 0.5])
     samples = iter([0, 0, 10, 10, 10, 30])
 
@@ -169,10 +171,26 @@ def test_what_is_heard_of_a_stream():
         now[0] += next(seconds)
         return torch.zeros(next(samples))
 
-    heard = listen(push, mel, 1, sample_rate=10, hop_length=10, clock=lambda: now[0])
+    heard = listen(push, mel, 1, mel_transform, clock=lambda: now[0])
     assert calls == [(1, False)] * 5 + [(1, True)]
-    # First at 3.5 s; the next is done at 7 s and due at 4.5 s; the one after is done at 7.5 s and due at 8 s.
-    assert heard == Heard(first=3.5, gap=2.5, computing=5.25)
+    # First at 4.5 s; the next is done at 8 s and due at 5.5 s; the one after is done at 8.5 s and due at 9 s.
+    assert heard == Heard(first=4.5, gap=2.5, computing=5.25)
+
+
+@pytest.mark.parametrize("piece, latency", [(1, 0), (1, 7), (4, 7), (8, 3), (30, 7)])
+def test_a_machine_that_is_fast_enough_is_heard_without_a_gap(piece, latency):
+    """Fails if playing begins with so little that the next piece cannot be there in time."""
+    received, given = [0], [0]
+
+    def push(frames, last):
+        received[0] += frames.shape[1]
+        ready = received[0] if last else max(received[0] - latency, given[0])
+        given[0], new = ready, ready - given[0]
+        return torch.zeros(10 * new)
+
+    mel_transform = SimpleNamespace(config=SimpleNamespace(sample_rate=10, hop_length=10), context=(0, 0))
+    heard = listen(push, torch.zeros(20, 50), piece, mel_transform, clock=lambda: 0.0)
+    assert heard.gap == pytest.approx(0, abs=1e-9) and latency < heard.first <= latency + 2 * piece
 
 
 def test_streaming_side_by_side(command, tiny_checkpoint, filelist, tmp_path, capsys):

@@ -123,3 +123,12 @@ def test_weights_that_are_not_there_are_one_line(tmp_path):
     assert finish(processes) == [2, 2]
     assert (tmp_path / "said").read_text() == f"error: {tmp_path / 'none.pt'}: No such file or directory\n"
     assert not (tmp_path / "log").exists()
+
+
+def test_weights_of_another_network_that_fit_are_told(tmp_path):
+    """Fails if weights of a network with look-ahead, or other dilations, are taken for those of this one without a word."""
+    write_weights(write_run(tmp_path), tmp_path / "w.safetensors")
+    config = write_run(tmp_path, network__causal=True)
+    assert begin(config, tmp_path / "w.safetensors")[1][1:] == [
+        "warning: the weights fit, but were trained in another network: network.causal is False (here: True)"
+    ]

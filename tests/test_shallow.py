@@ -186,3 +186,13 @@ def test_other_numbers_of_iterations_are_refused(value, tmp_path):
     (tmp_path / "s.json").write_text(json.dumps({"betas": [0.1], "griffin_lim": value}))
     with pytest.raises(InputError, match=r"s.json: griffin_lim is .* \(wanted: a whole number, 0 to 1000\)"):
         NoiseSchedule.load(tmp_path / "s.json")
+
+
+def test_a_band_that_covers_no_line_leaves_the_others():
+    """Fails if narrow bands, which some mels have, make the whole estimate NaN."""
+    config = tiny_config(n_mels=80, f_min=200.0).mel
+    definition = LogMelSpectrogram(config)
+    assert (definition.band_widths()[1:-1] == 0).any() and (definition.band_widths()[[0, -1]] > 0).all()
+    mel = definition(synthetic_speech(0.5, config.sample_rate)[None])
+    estimate = GriffinLimEstimate(config)(noise(1, mel.shape[2] * 40), mel, 2)
+    assert estimate.isfinite().all() and log_mel_l1(mel, definition(estimate)) < 3

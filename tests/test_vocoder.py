@@ -122,7 +122,11 @@ def test_resynthesis_is_that_of_the_recordings_mel(vocoder):
     wanted = vocoder(vocoder.mel_transform(recording))
     assert torch.equal(vocoder.resynthesize(recording, 8000), wanted)
     assert torch.equal(vocoder.resynthesize(recording[None].double().numpy(), 8000), wanted)
+    assert torch.equal(vocoder.resynthesize(recording.numpy().astype(">f4"), 8000), wanted)
     assert len(vocoder.resynthesize(recording, 16000)) == len(wanted) // 2
+    for sample_rate in (None, "8000", 0, -1, True, 8000.0, 10**9):
+        with pytest.raises(InputError, match="sample_rate is .* .wanted: a whole number of Hz"):
+            vocoder.resynthesize(recording, sample_rate)
     for audio, words in [
         (torch.zeros(0), "shape"),
         (torch.zeros(2, 900), "shape"),
@@ -148,6 +152,8 @@ def test_a_stream_gives_what_synthesis_gives(tiny_network, tiny_config, options,
     received = [len(stream.push(frames)) // 40 for frames in mel.numpy().reshape(20, 4, 15).transpose(1, 0, 2)]
     assert sum(received) == max(60 - stream.latency_frames, 0)
     assert list(vocoder.synthesize_stream([])) == []
+    for waveform in [*found, wanted]:
+        waveform.mul_(0.5)  # as a player does
 
 
 def test_a_stream_computes_in_the_vocoders_precision(tiny_network, tiny_config):

@@ -49,7 +49,7 @@ def dry_run(trainer):
         f"{len(trainer.validation_examples.recordings)} recordings",
         *lines,
         f"forecast: {timedelta(seconds=round(forecast))} for {training.n_steps} steps, beside validation",
-        f"peak memory of a process: {_peak_memory(trainer.device) / GIBIBYTE:.2f} GiB",
+        f"peak memory of a process: {_peak_memory(trainer.device)}",
     ]
 
 
@@ -100,7 +100,6 @@ def _measured_step(trainer, batch, step):
 
 
 def _peak_memory(device):
-    """Bytes that this process held at most: the device's allocations, or the resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
-    return peak_resident_bytes()
+    """What this process held at most, in words: the device's allocations, or the resident set."""
+    n_bytes = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_resident_bytes()
+    return f"{n_bytes / GIBIBYTE:.2f} GiB" if n_bytes else "unknown on this system"

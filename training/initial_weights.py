@@ -34,11 +34,15 @@ def begin_with(trainer, checkpoint, path, matching_only=False, step=0):
     trainer.begin_at(step)
     if differences:
         lines.append(f"warning: left as they are: {listed(differences.values())}")
-    found, wanted = (
-        flat({"mel": config.mel.model_dump(), "prior": config.prior and config.prior.model_dump()})
-        for config in (checkpoint.config, trainer.config)
-    )
-    others = [f"{key} is {found.get(key)} (here: {wanted.get(key)})" for key in found | wanted if found.get(key) != wanted.get(key)]
-    if others:
+    if others := _differences(checkpoint.config, trainer.config, ("mel", "prior")):
         lines.append(f"warning: the weights were trained for other mels: {listed(others)}")
+    if (others := _differences(checkpoint.config, trainer.config, ("network",))) and not differences:
+        lines.append(f"warning: the weights fit, but were trained in another network: {listed(others)}")
     return lines
+
+
+def _differences(config, wanted_config, sections):
+    """What is different in these sections of two configurations, in words."""
+    found, wanted = ({name: getattr(one, name) for name in sections} for one in (config, wanted_config))
+    found, wanted = (flat({name: value and value.model_dump() for name, value in one.items()}) for one in (found, wanted))
+    return [f"{key} is {found.get(key)} (here: {wanted.get(key)})" for key in found | wanted if found.get(key) != wanted.get(key)]

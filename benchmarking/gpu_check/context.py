@@ -1,10 +1,13 @@
 """What the checks share: where they run, how they start commands, and what they find."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -48,24 +51,38 @@ class Context:
         self.device, self.folder, self.n_steps = device, Path(folder), n_steps
         self.is_rehearsal = device.type == "cpu"
 
-    def command(self, *parts, **variables):
-        """Runs Python in the repository with these arguments; returns a `subprocess.CompletedProcess` with text.
+    def command(self, *parts, until=None, **variables):
+        """Runs Python in the repository with these arguments; kills it, and all that it started, when it takes too long.
 
         Args:
+            until: kill it too when this is true of a line that it prints; errors are printed then.
             variables: of the environment, beside its own.
-        """
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "" if self.is_rehearsal else "0"} | variables
-        command = [sys.executable, *map(str, parts)]
-        try:
-            return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS_OF_A_COMMAND)
-        except subprocess.TimeoutExpired:
-            return subprocess.CompletedProcess(command, 124, "", f"not done after {SECONDS_OF_A_COMMAND} s")
 
-    def run_folder(self, name, training=None, data=None):
+        Returns:
+            a `subprocess.CompletedProcess` with text.
+        """
+        card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "" if self.is_rehearsal else card} | variables
+        command = [sys.executable, *map(str, parts)]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT if until else subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **streams) as process:
+            timer = threading.Timer(SECONDS_OF_A_COMMAND, _kill, [process])
+            timer.start()
+            try:
+                if until:
+                    next(filter(until, process.stdout), None)
+                    _kill(process)
+                output, errors = process.communicate()
+            finally:
+                timer.cancel()
+                _kill(process)
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+    def run_folder(self, name, training=None):
         """A folder with four short recordings and the configuration of a small network; returns the path of the configuration.
 
         Args:
-            training, data: keys of these sections, beside the usual ones.
+            training: keys of that section, beside the usual ones.
         """
         folder = self.folder / re.sub(r"\W+", "-", name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,10 +92,18 @@ class Context:
                 soundfile.write(folder / f"{seed}.wav", _hum(seed, config["mel"]["sample_rate"]), config["mel"]["sample_rate"])
             save_text("".join(f"{seed}.wav\n" for seed in seeds), folder / f"{part}.txt")
         config["data"] = {"train_filelist": "train.txt", "validation_filelist": "validation.txt", "segment_frames": 32, "n_workers": 0}
-        config["data"] |= data or {}
         usual = {"batch_size": 4, "n_steps": self.n_steps, "warmup_steps": 5, "log_every": 1, "n_previews": 1, "precision": "fp32"}
         config["training"] |= usual | {"validate_every": self.n_steps, "save_every": self.n_steps} | (training or {})
         return save_config(config, folder / "config.json")
+
+
+def _kill(process):
+    """Ends a process and all that it started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    elif process.poll() is None:  # Windows
+        process.kill()
 
 
 def save_config(config, path):

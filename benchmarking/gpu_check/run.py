@@ -7,9 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarking.gpu_check import context as shared
 from benchmarking.gpu_check import inference, numbers, speed, training
-from benchmarking.gpu_check.context import Context, Finding
+from benchmarking.gpu_check.context import Context, Finding, environment
 from benchmarking.tools.tables import check_output, markdown_table
 from benchmarking.tools.timing import device_name
 from common.device import pick_device
@@ -17,7 +16,7 @@ from common.errors import InputError, one_line, positive_float, positive_int
 from common.files import save_text
 
 CHECKS = {
-    "environment": shared.environment,
+    "environment": environment,
     "agreement": numbers.agreement,
     "out_of_memory": training.out_of_memory,
     "inference": inference.inference,
@@ -36,7 +35,7 @@ def add_arguments(parser):
     parser.add_argument("--only", nargs="+", choices=CHECKS, metavar="CHECK", help=f"some of {', '.join(CHECKS)}")
     parser.add_argument("--steps", type=positive_int, default=60, help="of each training (default: %(default)s)")
     parser.add_argument("--minutes", type=positive_float, default=10, help="after which no further check begins (default: %(default)s)")
-    parser.add_argument("-o", "--output", type=Path, default=Path("gpu_check.md"), help="the report (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("logs/gpu_check.md"), help="the report (default: %(default)s)")
 
 
 def findings_of(name, context):
@@ -49,8 +48,10 @@ def findings_of(name, context):
 
 def run(arguments):
     device = pick_device(arguments.device)
-    if device.type not in ("cuda", "cpu"):
-        raise InputError(f"--device {arguments.device} (wanted: cuda, or cpu for a rehearsal)")
+    if str(device) not in ("cuda", "cpu"):
+        raise InputError(f"--device {arguments.device} (wanted: cuda, or cpu for a rehearsal; CUDA_VISIBLE_DEVICES chooses the card)")
+    if arguments.output.parent == Path("logs"):  # which no clone has
+        arguments.output.parent.mkdir(exist_ok=True)
     check_output(arguments.output)
     began, rows = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:

@@ -1,11 +1,7 @@
 """Training by the real command: in each precision, with every objective, killed and resumed, in one process over NCCL and in two."""
 
 import math
-import os
 import re
-import signal
-import subprocess
-import sys
 
 import torch
 
@@ -48,20 +44,13 @@ def precisions(context):
 def resumption(context):
     """Kills a run after its first checkpoint, and goes on."""
     config = context.run_folder("killed", {"save_every": 2})
-    command = [sys.executable, *TRAINING, "-c", str(config), "-l", str(config.parent / "log")]
-    variables = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "" if context.is_rehearsal else "0"}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as process:
-        for line in process.stdout:
-            if "saved" in line and "-00000000" not in line:
-                break
-        os.killpg(process.pid, signal.SIGKILL)
-    result = context.command(*TRAINING, "-c", config, "-l", config.parent / "log")
-    passed = result.returncode == 0 and "going on from" in result.stdout
-    yield Finding(
-        "training, killed and resumed", "goes on from a checkpoint", last_line(result.stdout if passed else result.stderr), passed
-    )
+    command = (*TRAINING, "-c", config, "-l", config.parent / "log")
+    context.command(*command, until=lambda line: "saved" in line and "-00000000" not in line)
+    result = context.command(*command)
+    going_on = [line for line in result.stdout.splitlines() if "going on from" in line]
+    passed = result.returncode == 0 and bool(going_on)
+    found = last_line(going_on[0] if passed else result.stderr)
+    yield Finding("training, killed and resumed", "goes on from a checkpoint", found, passed)
 
 
 def one_process(context):

@@ -73,24 +73,25 @@ class MelSpectrum(nn.Module):
         """Of a spectrum from `stft`, `[B, n_fft / 2 + 1, frames]`."""
         return spectrum.abs()
 
-    def smoothest(self, target):
+    def smooth_magnitude(self, target):
         """Magnitudes, smooth over frequency, whose mel is about `target`, `[B, n_mels, frames]` -> `[B, n_fft / 2 + 1, frames]`.
 
         Below the lowest band and above the highest the mel says nothing: there they are as loud as within them.
         """
-        (lowest, highest), loudness = self.lines, target / self.filters.sum(1, keepdim=True)
+        (lowest, highest), of_bands = self.lines, self.filters.sum(1, keepdim=True)
+        loudness = torch.where(of_bands > 0, target / of_bands.clamp(min=TINY), 0.0)  # narrow bands may cover no line
         power = (self.filters.T @ loudness) / self.widths.clamp(min=TINY)
         power[..., 1:lowest, :], power[..., highest:, :] = loudness[..., :1, :], loudness[..., -1:, :]
         return power.pow(1 / self.config.power)
 
     def shaped(self, noise, target):
-        """Noise `[B, T]` in the shape of a mel: its phases, and the magnitudes of `smoothest`; `[B, T]`."""
+        """Noise `[B, T]` in the shape of a mel: its phases, and the magnitudes of `smooth_magnitude`; `[B, T]`."""
         spectrum = self.stft(noise)
-        spectrum = spectrum * (self.smoothest(target) / self.magnitude(spectrum).clamp(min=TINY))
+        spectrum = spectrum * (self.smooth_magnitude(target) / self.magnitude(spectrum).clamp(min=TINY))
         return self.istft(spectrum, torch.zeros_like(noise))  # silence before the first frame
 
     def _gain(self, magnitude, target):
-        """What brings the mel of magnitudes `[B, n_fft / 2 + 1, frames]` close to `target`, `[B, n_mels, frames]`, by multiplication."""
+        """Factors that bring the mel of magnitudes `[B, n_fft / 2 + 1, frames]` close to `target`, `[B, n_mels, frames]`."""
         exponent = self.config.power
         power, gain = magnitude if exponent == 1 else magnitude.pow(exponent), 1.0
         for _ in range(SCALINGS):
