@@ -335,6 +335,8 @@ def synthesis_config(name):
     if "prior" in name:
         values["mel"] |= {"win_length": 120, "padding": "same", "log": "ln", "mean": -4.0, "std": 2.0, "power": 1.0}
         values["prior"] = {"loudest": 2.0}
+    elif "GLA-Grad" not in name:
+        values["prior"] = {"loudest": 50.0}  # a quiet waveform, of which nothing is clipped
     return config_of(values)
 
 
