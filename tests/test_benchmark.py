@@ -547,6 +547,27 @@ def test_results_with_and_without_correction(quality, tmp_path, capsys, monkeypa
         make_systems(SCHEDULES, [None], [-1])
 
 
+def test_what_an_estimate_is_without_the_network(quality, tmp_path, capsys):
+    """Fails if the start of a schedule is no system beside it, or schedules that differ in their start alone share results."""
+    for n_iter in (0, 6):
+        NoiseSchedule([0.2], f"from-{n_iter}", sampler="ddim", griffin_lim=n_iter).save(tmp_path / f"{n_iter}.json")
+    schedules = [tmp_path / "0.json", tmp_path / "6.json"]
+    assert quality("--gla_grad", 0, 2, "--griffin_lim", 0, "--metrics", "log_mel_l1", "--schedules", *schedules) == 0, (
+        capsys.readouterr().err
+    )
+    rows = {row["system"]: row for row in json.loads((tmp_path / "quality" / "quality.json").read_text())["rows"]}
+    estimates = [f"estimate-{n_iter}{end}" for n_iter in (0, 6) for end in ("", " gla-grad-2")]
+    assert list(rows) == [
+        "recording",
+        "noise gla-grad-2",
+        *estimates,
+        *(f"from-{n} ddim{end}" for n in (0, 6) for end in ("", " gla-grad-2")),
+    ]
+    means = {name: row["means"]["log_mel_l1"] for name, row in rows.items()}
+    assert means["estimate-6"] < means["estimate-0"] and means["estimate-0 gla-grad-2"] < means["estimate-0"]
+    assert rows["estimate-6"]["network_calls"] == 0 and means["from-0 ddim"] != means["from-6 ddim"]
+
+
 def test_markdown_table():
     assert markdown_table(["system", "n"], [["a", 1], ["bb", 22.5]]) == (
         "| system |    n |\n| ------ | ---: |\n| a      |    1 |\n| bb     | 22.5 |\n"

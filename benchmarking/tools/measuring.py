@@ -111,7 +111,9 @@ class Measurer:
         noises = (noise.to(self.device) for noise in excerpt_noises([index], len(excerpt.waveform), self.measuring.seed))
         self.network.n_calls = 0
         start = synchronized_time(self.device)
-        if system.schedule is None:
+        if system.estimate is not None:
+            waveform = self.network.estimate(next(noises), mel, system.estimate).clamp(-1, 1)
+        elif system.schedule is None:
             waveform = self.network.prior(mel) * next(noises)
         else:
             with autocast(self.device, DTYPES[self.measuring.dtype]):

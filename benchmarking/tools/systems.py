@@ -1,6 +1,7 @@
 """The systems that are compared: the recording itself, Griffin-Lim, and the network with a schedule and a sampler.
 
-If results are corrected by GLA-Grad, noise with the same correction is a system too. It shows the effect of the correction alone.
+If results are corrected by GLA-Grad, noise with the same correction is a system too. It shows the effect of the correction alone. If a
+schedule starts from an estimate (`model.shallow`), so is the estimate with the same corrections. It shows what the network adds.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from model.noise_schedule import SUFFIXES, NoiseSchedule
 from model.sampler import find_sampler, sampler_name
 from model.schedule_text import find_schedule
 
-RECORDING, NOISE = "recording", "noise"
+RECORDING, NOISE, ESTIMATE = "recording", "noise", "estimate"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class System:
         schedule, sampler: how the network is used; None for a system without it.
         gla_grad: iterations of GLA-Grad's correction of the result.
         griffin_lim: iterations of Griffin-Lim; 0 for any other system.
+        estimate: iterations of the estimate, without the network; None for any other system.
     """
 
     name: str
@@ -32,6 +34,7 @@ class System:
     sampler: Optional[str] = None
     gla_grad: int = 0
     griffin_lim: int = 0
+    estimate: Optional[int] = None
 
     @property
     def method(self):
@@ -42,9 +45,12 @@ class System:
     @property
     def key(self):
         """What the system's results depend on, as text: the betas themselves, not their name."""
+        if self.estimate is not None:
+            return f"{ESTIMATE}-{self.estimate} {self.method}"
         if self.schedule is None:
             return self.name
-        return f"{hashlib.sha256(self.schedule.betas.tobytes()).hexdigest()[:16]} {self.method}"
+        start = "" if self.schedule.griffin_lim is None else f" {ESTIMATE}-{self.schedule.griffin_lim}"
+        return f"{hashlib.sha256(self.schedule.betas.tobytes()).hexdigest()[:16]}{start} {self.method}"
 
     @property
     def sampling(self):
@@ -57,7 +63,7 @@ class System:
 
 
 def _named_by_method(system):
-    return replace(system, name=f"{system.name} {system.method}")
+    return replace(system, name=" ".join(filter(None, [system.name, system.method])))
 
 
 def split_sampler(text):
@@ -87,9 +93,11 @@ def make_systems(schedules, samplers, gla_grads=(0,), griffin_lim=32):
     if griffin_lim:
         systems.append(System(f"griffin-lim-{griffin_lim}", griffin_lim=griffin_lim))
     systems += [_named_by_method(System(NOISE, gla_grad=n_iter)) for n_iter in gla_grads if n_iter]
+    found = {text: find_schedule(split_sampler(text)[0]) for text in schedules}
+    for estimate in sorted({schedule.griffin_lim for schedule in found.values()} - {None}):
+        systems += [_named_by_method(System(f"{ESTIMATE}-{estimate}", gla_grad=n_iter, estimate=estimate)) for n_iter in gla_grads]
     for text in schedules:
-        schedule_text, own_sampler = split_sampler(text)
-        schedule = find_schedule(schedule_text)
+        own_sampler, schedule = split_sampler(text)[1], found[text]
         for sampler in [own_sampler] if own_sampler is not None else samplers:
             sampler = sampler_name(schedule, sampler)
             find_sampler(sampler)
