@@ -21,7 +21,7 @@ from benchmarking.tools.cases import run_cases
 from benchmarking.tools.excerpts import load_excerpts, say_which_are_shorter
 from benchmarking.tools.live import run_streaming
 from benchmarking.tools.tables import check_output, markdown_table, number, save_json
-from benchmarking.tools.timing import Timed, any_schedule, device_name, matmul_peak, measure, seconds_per_frame
+from benchmarking.tools.timing import Timed, any_schedule, machine, matmul_peak, measure, seconds_per_frame
 from benchmarking.tools.variants import (
     NAMES,
     ONNX,
@@ -182,7 +182,7 @@ def run(arguments):
             case = {"variant": name, "batch_size": batch_size, "steps": n_steps, "audio_seconds": duration}
             results.append(case | _summary(of_variant, reference, flops_per_second, peaks[name]))
     lines = [
-        f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}, {arguments.sampler}; "
+        f"{machine(device)}, {arguments.sampler}; "
         f"{operations / 2e3:.1f} thousand multiply-adds per sample and step; peak of a matrix product: "
         + ", ".join(f"{peak / 1e9:.0f} GFLOP/s ({name})" for name, peak in peaks.items()),
         "",

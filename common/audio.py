@@ -116,6 +116,12 @@ def as_audio(audio):
     return audio
 
 
+def signal_to_noise(reference, found):
+    """Of a waveform to another that should be the same, in dB; tensors on any device."""
+    reference, found = reference.double().cpu(), found.double().cpu()
+    return 10 * torch.log10(reference.square().sum() / (reference - found).square().sum().clamp(min=1e-30)).item()
+
+
 def check_audio(path, sample_rate, conversions=AS_IT_IS):
     """Reads the header of a recording, and all of it where samples may be anything or the header does not tell the length.
 

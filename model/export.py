@@ -10,9 +10,6 @@ Both are for any batch and length. The metadata of both hold `sample_rate`, `hop
 """
 
 import logging
-import math
-import os
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -20,8 +17,9 @@ import onnx
 import onnxruntime
 import torch
 
+from common.audio import signal_to_noise
 from common.errors import CommandParser, InputError, non_negative_int, positive_int, run_command
-from common.files import check_not_input, save_atomically
+from common.files import check_not_input, replacing, save_atomically
 from model.checkpoint import load_network
 from model.config import parse_config
 from model.mel.transform import compress
@@ -170,9 +168,7 @@ def least_synthesis_snr(synthesis, onnx_synthesis, config):
     for seed, (batch, frames) in enumerate(CHECKED_SIZES):
         frames = max(frames, synthesis.fewest_frames)
         arguments = synthesis_example(synthesis, batch, frames, config.mel, seed)
-        wanted = synthesis(*arguments)
-        error = wanted - onnx_synthesis(*arguments)
-        ratios.append(10 * math.log10(wanted.square().sum() / error.square().sum().clamp(min=1e-20)))
+        ratios.append(signal_to_noise(synthesis(*arguments), onnx_synthesis(*arguments)))
     return min(ratios)
 
 
@@ -193,8 +189,7 @@ def main(argv=None):
         raise InputError("--steps, --sampler and --gla_grad are of a synthesis, which needs a --noise_schedule")
     check_not_input(arguments.output, [arguments.checkpoint, arguments.noise_schedule])
     network, config = load_network(arguments.checkpoint)
-    with tempfile.TemporaryDirectory(dir=Path(arguments.output).parent, prefix=".") as folder:
-        unchecked = Path(folder) / Path(arguments.output).name
+    with replacing(arguments.output) as unchecked:
         if arguments.noise_schedule:
             schedule = find_schedule(arguments.noise_schedule, arguments.steps)
             synthesis = Synthesis(network, config.mel, schedule, arguments.sampler, arguments.gla_grad).eval()
@@ -207,7 +202,6 @@ def main(argv=None):
             agrees, unit, wanted = found <= TOLERANCE, "from PyTorch", f"at most {TOLERANCE:g}"
         if not agrees:
             raise InputError(f"{arguments.output}: is {found:.2g} {unit} (wanted: {wanted})")
-        os.replace(unchecked, arguments.output)
     print(f"{arguments.output}: agrees with PyTorch at batches and lengths {CHECKED_SIZES} ({found:.2g} {unit}; wanted: {wanted})")
     return 0
 

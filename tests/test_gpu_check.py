@@ -3,8 +3,9 @@
 import pytest
 
 from benchmarking.gpu_check import run as gpu_check
-from benchmarking.gpu_check.context import Context, Finding, signal_to_noise
+from benchmarking.gpu_check.context import Context, Finding
 from benchmarking.gpu_check.training import _judged
+from common.audio import signal_to_noise
 from tests.processes import PYTHON, run_to_end
 
 

@@ -120,12 +120,6 @@ def _hum(seed, sample_rate, seconds=2.0):
     return (0.1 * sum(np.sin(k * phase) / k for k in range(1, 20)) * np.sin(3 * time) ** 2 + 0.002 * noise).astype(np.float32)
 
 
-def signal_to_noise(reference, found):
-    """In dB, of two tensors on any device."""
-    reference, found = reference.double().cpu(), found.double().cpu()
-    return 10 * torch.log10(reference.square().sum() / (reference - found).square().sum().clamp(min=1e-30)).item()
-
-
 def last_line(text):
     lines = text.strip().splitlines()
     return lines[-1][-200:] if lines else ""

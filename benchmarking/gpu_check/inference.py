@@ -5,7 +5,8 @@ import shutil
 import soundfile
 import torch
 
-from benchmarking.gpu_check.context import ROOT, Finding, last_line, signal_to_noise
+from benchmarking.gpu_check.context import ROOT, Finding, last_line
+from common.audio import signal_to_noise
 from common.files import save_text
 from common.released import CHECKPOINT, SCHEDULE
 from model.checkpoint import save_weights

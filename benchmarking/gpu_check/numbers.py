@@ -4,7 +4,8 @@ import copy
 
 import torch
 
-from benchmarking.gpu_check.context import ROOT, Finding, signal_to_noise
+from benchmarking.gpu_check.context import ROOT, Finding
+from common.audio import signal_to_noise
 from common.device import autocast
 from model.config import load_config
 from model.network import new_network

@@ -4,11 +4,10 @@ import re
 import statistics
 
 import numpy as np
-import torch
 
 from benchmarking.tools.excerpts import load_excerpts
 from benchmarking.tools.tables import markdown_table, number
-from benchmarking.tools.timing import Timed, any_schedule, device_name, measure
+from benchmarking.tools.timing import Timed, any_schedule, machine, measure
 from benchmarking.tools.variants import NAMES, make_variants, network_of, operations_per_sample, synthesis_of_graph
 from common.errors import InputError
 from model.mel.transform import LogMelSpectrogram
@@ -66,10 +65,7 @@ def run_cases(arguments, device):
         speed_ratio = statistics.median(a / b for a, b in zip(reference, factors))
         results.append({"case": text} | facts | times | {"speed_ratio": speed_ratio})
     timed = next(iter(made.values()))[0]
-    machine = (
-        f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}; "
-        f"{timed.total_duration():.1f} s of audio, {len(reference)} timings of each in turn"
-    )
+    heading = f"{machine(device)}; {timed.total_duration():.1f} s of audio, {len(reference)} timings of each in turn"
     rows = [
         [
             *(result["case"], *(result[key] and f"{result[key] / unit:.2f}" for key, unit in zip(FACTS, (1e6, 1e9)))),
@@ -78,4 +74,4 @@ def run_cases(arguments, device):
         ]
         for result in results
     ]
-    return [machine, "", markdown_table(HEADINGS, rows)], {"machine": machine, "results": results}
+    return [heading, "", markdown_table(HEADINGS, rows)], {"machine": heading, "results": results}

@@ -8,12 +8,11 @@ stops.
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from benchmarking.tools.cases import case_schedule, split_case
 from benchmarking.tools.excerpts import load_excerpts
 from benchmarking.tools.tables import markdown_table, number
-from benchmarking.tools.timing import device_name, seconds_per_frame
+from benchmarking.tools.timing import machine, seconds_per_frame
 from benchmarking.tools.variants import COMPILED, PLAIN, dtype_of, network_of
 from common.device import synchronized_time
 from common.errors import InputError
@@ -108,10 +107,7 @@ def run_streaming(arguments, device):
                     "computing_share": sum(one.computing for one in heard) / (duration * arguments.repeats),
                 }
             )
-    machine = (
-        f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}; "
-        f"{max(durations):.1f} s of audio, {arguments.repeats} times each"
-    )
+    heading = f"{machine(device)}; {max(durations):.1f} s of audio, {arguments.repeats} times each"
     rows = [
         [
             *(result["case"], result["piece_frames"]),
@@ -120,4 +116,4 @@ def run_streaming(arguments, device):
         ]
         for result in results
     ]
-    return [machine, "", markdown_table(HEADINGS, rows)], {"machine": machine, "results": results}
+    return [heading, "", markdown_table(HEADINGS, rows)], {"machine": heading, "results": results}

@@ -43,6 +43,11 @@ def device_name(device):
     return "CPU"
 
 
+def machine(device):
+    """Device, threads and PyTorch, as tables name them."""
+    return f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
+
+
 def matmul_peak(device, dtype, size=2048, repeats=20):
     """Operations per second of a square matrix product, the best of many: what no convolution can be expected to pass."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

@@ -13,7 +13,7 @@ from model.sampler import STREAMABLE, find_sampler
 from vocoder import Vocoder, compiled
 
 PLAIN, COMPILED, ONNX = "plain", "compiled", "onnx"
-NAMES = [PLAIN, *DTYPES, COMPILED]  # of the variants that a command line takes; of a graph, ONNX
+NAMES = [PLAIN, *DTYPES, COMPILED]  # of the variants that a command line takes
 
 
 def network_of_config(path, device):
