@@ -9,20 +9,36 @@ from common.audio import signal_to_noise
 from tests.processes import PYTHON, run_to_end
 
 
-def test_a_rehearsal_passes(tmp_path):
+@pytest.mark.parametrize(
+    "checks, n_passed, said",
+    [
+        (
+            ["environment", "agreement", "out_of_memory", "resumption", "two_processes"],
+            14,
+            ["network call, universal-22k, bfloat16", "training, killed and resumed", "two processes over gloo, InferGrad, adversarial"],
+        ),
+        (
+            ["inference", "precisions", "one_process", "memory", "factors"],
+            6,
+            ["inference.py, bfloat16", "portions, activation checkpointing", "segments/s", "real-time factor (steps), universal-22k, CPU"],
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) and len(value) == 5 else None,
+)
+def test_a_rehearsal_passes(checks, n_passed, said, tmp_path):
     """By the real command. Fails if the network, the kill or two processes fail, or a check does not fit the project any more."""
-    checks = ["environment", "agreement", "out_of_memory", "resumption", "two_processes"]
     options = ["--device", "cpu", "--steps", "4", "-o", tmp_path / "report.md", "--only", *checks]
     result = run_to_end(PYTHON, "benchmark.py", "gpu_check", *options)
     report = (tmp_path / "report.md").read_text()
     assert result.returncode == 0, result.stdout + result.stderr
-    assert " 0 failed" in report and report.count("| pass |") == result.stdout.count("] pass  ") >= 14
-    for words in (
-        "network call, universal-22k, bfloat16",
-        "training, killed and resumed",
-        "two processes over gloo, InferGrad, adversarial",
-    ):
+    assert " 0 failed" in report and report.count("| pass |") == result.stdout.count("] pass  ") >= n_passed
+    for words in said:
         assert words in report
+
+
+def test_the_rehearsals_are_of_all_checks():
+    rehearsed = next(mark.args[1] for mark in test_a_rehearsal_passes.pytestmark if mark.name == "parametrize")
+    assert sorted(name for checks, *_ in rehearsed for name in checks) == sorted(gpu_check.CHECKS)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ N_MELS = 3
 
 def _inputs(context):
     """A list of mels of the repository."""
-    mels = sorted((ROOT / "generated_samples" / "recordings").glob("*.npy"))[: 1 if context.is_rehearsal else N_MELS]
+    mels = sorted((ROOT / "generated_samples" / "voices").glob("*.npy"))[: 1 if context.is_rehearsal else N_MELS]
     save_text("".join(f"{mel}\n" for mel in mels), context.folder / "mels.txt")
     return context.folder / "mels.txt"
 

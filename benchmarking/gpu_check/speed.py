@@ -59,7 +59,7 @@ def factors(context):
     recording = context.run_folder("recordings").parent / "0.wav"
     filelist = context.folder / "rtf.txt"
     save_text(f"{recording}\n", filelist)
-    for network in ("default", "universal-22k"):
+    for network in ("universal-22k",) if context.is_rehearsal else ("default", "universal-22k"):
         places = [] if context.is_rehearsal else [("GPU", STEPS, ["float32", "bfloat16", "float16"], {})]
         places.append(("CPU", FEW_STEPS, ["float32"], {"CUDA_VISIBLE_DEVICES": ""}))
         for place, steps, variants, variables in places:
