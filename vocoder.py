@@ -258,7 +258,7 @@ class Vocoder:
             InputError: seed is out of range, or a mel does not fit the network; the message says which.
         """
         _check_seed(seed)
-        mels = [self._mel(mel, i) for i, mel in enumerate(mels)]
+        mels = [self._mel(mel, f"mels[{i}]") for i, mel in enumerate(mels)]
         streams = [self._synthesis_stream(seed) for _ in mels]
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
         for k in range(max(map(len, chunks), default=0)):
@@ -272,8 +272,8 @@ class Vocoder:
             for i, waveform in zip(open_, waveforms):
                 yield i, waveform.cpu().clone()
 
-    def _mel(self, mel, i):
-        with naming(f"mels[{i}]"):
+    def _mel(self, mel, name):
+        with naming(name):
             return as_mel(mel, self.mel_transform.config.n_mels)
 
     def synthesize(self, mels, seed=0):
@@ -290,13 +290,15 @@ class Vocoder:
         Raises:
             InputError: seed is out of range, a mel does not fit the network, or its waveform is no speech; the message says which.
         """
-        mels = [mels] if getattr(mels, "ndim", 3) == 2 else list(mels)
-        mels = [self._mel(mel, i) for i, mel in enumerate(mels)]
+        is_one = getattr(mels, "ndim", 3) == 2
+        mels = [mels] if is_one else list(mels)
+        names = ["the mel"] if is_one else [f"mels[{i}]" for i in range(len(mels))]
+        mels = [self._mel(mel, name) for name, mel in zip(names, mels)]
         pieces, checks = [[] for _ in mels], []
-        for i, mel in enumerate(mels):
+        for name, mel in zip(names, mels):
             if complaint := self.diagnose(mel):
-                warnings.warn(f"mels[{i}]: {complaint}", stacklevel=2)
-            checks.append(WaveformCheck(f"mels[{i}]", self.mel_transform.misfit(mel)))
+                warnings.warn(f"{name}: {complaint}", stacklevel=2)
+            checks.append(WaveformCheck(name, self.mel_transform.misfit(mel)))
         for i, piece in self.stream(mels, seed):
             checks[i].add(piece)
             pieces[i].append(piece)

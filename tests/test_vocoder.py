@@ -74,6 +74,8 @@ def test_the_diagnosis_is_that_of_the_command_line(vocoder):
     assert vocoder.diagnose(MEL.numpy()) is None
     with pytest.warns(UserWarning, match=r"mels\[0\]: .*cannot be on the model's mel scale"), pytest.raises(InputError):
         vocoder.synthesize([MEL + 20])
+    with pytest.warns(UserWarning, match=r"^the mel: .*cannot be on the model's mel scale"), pytest.raises(InputError, match="^the mel: "):
+        vocoder(MEL + 20)  # where there is one mel, no list is spoken of
     assert "mel scale" in vocoder.diagnose((MEL + 20).numpy())
 
 
