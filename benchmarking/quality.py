@@ -19,7 +19,7 @@ from benchmarking.tools.progress import progress
 from benchmarking.tools.scoring import file_digest
 from benchmarking.tools.shape import Shape
 from benchmarking.tools.summary import quality_table, speaker_tables, summarize, summarize_speakers, worst_speakers_table
-from benchmarking.tools.systems import make_systems
+from benchmarking.tools.systems import make_systems, titles
 from benchmarking.tools.tables import save_json
 from benchmarking.tools.timing import device_name
 from benchmarking.tools.workers import default_jobs, start_workers
@@ -55,6 +55,7 @@ def add_arguments(parser):
         help=f"(default: all but {' and '.join(slow)}, which take several times as long as the audio)",
     )
     parser.add_argument("--recordings", type=positive_int, help="how many, spread over the filelist (default: all)")
+    parser.add_argument("--per_speaker", action="store_true", help="--recordings are of each speaker, who take turns in the list")
     parser.add_argument("--seconds", type=positive_float, help="of each recording (default: all)")
     parser.add_argument("--audio", type=non_negative_int, default=5, help="of how many recordings to keep audio (default: %(default)s)")
     parser.add_argument("--seed", type=seed_int, default=0, help="of the noise (default: %(default)s)")
@@ -101,7 +102,7 @@ def measure_all(systems, measurer, measure, journal, folder):
 
 
 def _examples(systems, by_system, excerpts):
-    """What there is to listen to: for each recording, every system's audio, None where it is not finite, and figures."""
+    """What there is to listen to: each recording and its speaker; every system's audio, None where it is not finite, and figures."""
 
     def example(system, excerpt, entry):
         audio = audio_path(system, excerpt).as_posix() if entry["is_finite"] else None
@@ -110,6 +111,7 @@ def _examples(systems, by_system, excerpts):
     return [
         {
             "recording": excerpt.name,
+            "speaker": excerpt.speaker,
             "systems": [example(system, excerpt, entries[index]) for system, entries in zip(systems, by_system)],
         }
         for index, excerpt in enumerate(excerpts)
@@ -139,6 +141,7 @@ def _measurer(arguments):
         arguments.audio,
         arguments.dtype,
         arguments.resample,
+        arguments.per_speaker,
     )
     measurer = Measurer(measuring, torch.device("cpu"))
     name, count = Counter(excerpt.name for excerpt in measurer.excerpts).most_common(1)[0]
@@ -162,7 +165,9 @@ def run(arguments):
     with closing(journal), start_workers(partial(Measurer, measuring), arguments.jobs) as measure:
         by_system = measure_all(systems, measurer, measure, journal, arguments.output)
 
-    rows = [summarize(system, some, arguments.metrics) for system, some in zip(systems, by_system)]
+    rows = [
+        {"title": title} | summarize(system, some, arguments.metrics) for title, system, some in zip(titles(systems), systems, by_system)
+    ]
     speakers = summarize_speakers(systems, by_system, [excerpt.speaker for excerpt in measurer.excerpts], arguments.metrics)
     device = pick_device()
     content = settings | {

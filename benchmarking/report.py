@@ -52,36 +52,61 @@ def _spectrogram(path, mel_transform):
         return mel_transform(audio)
 
 
-def _example(example, mel_transform, source, folder):
-    """Copies a recording's audio and draws its mels; returns what the page needs of it."""
+def _example(example, titles, mel_transform, source, folder, only_mel):
+    """Copies a recording's audio and draws its mels; returns what the page needs of it.
+
+    Args:
+        titles: of the systems, by their names.
+        only_mel: the recording itself stays where it is.
+    """
     systems, limits = [], None
     for system in example.systems:
+        shown = {"title": titles.get(system.system, system.system), "figures": system.figures}
         if system.audio is None:
-            systems.append({"system": system.system, "figures": system.figures, "audio": None, "picture": None})
+            systems.append(shown | {"audio": None, "picture": None, "silent": "No audio: the waveform holds NaN or infinity."})
             continue
         audio, copy = inside(source, system.audio), inside(folder, system.audio)
         spectrogram = _spectrogram(audio, mel_transform)
+        is_left_out = only_mel and system.system == RECORDING
         copy.parent.mkdir(parents=True, exist_ok=True)
-        if audio.resolve() != copy.resolve():  # a report may be made in the folder itself
+        if audio.resolve() != copy.resolve() and not is_left_out:  # a report may be made in the folder itself
             content = audio.read_bytes()
             save_atomically(lambda temporary: temporary.write_bytes(content), copy)
         picture = Path("pictures", *Path(system.audio).parts[1:]).with_suffix(".png")
         inside(folder, picture).parent.mkdir(parents=True, exist_ok=True)
         limits = limits or limits_of(spectrogram)  # the recording's, which comes first
         save_mel_picture(spectrogram, mel_transform.config, folder / picture, limits)
-        links = {"audio": quote(system.audio), "picture": quote(picture.as_posix())}
-        systems.append({"system": system.system, "figures": system.figures, **links})
+        shown |= {"audio": None if is_left_out else quote(system.audio), "picture": quote(picture.as_posix())}
+        systems.append(shown | {"silent": "The recording is not published here."})
     return {"recording": example.recording, "systems": systems}
 
 
 def add_arguments(parser):
     parser.add_argument("quality", type=Path, help="folder that 'benchmark.py quality' wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
+    parser.add_argument(
+        "--audio_of", nargs="+", metavar="SYSTEM", help="which systems to listen to, by their names in quality.md (default: all)"
+    )
+    parser.add_argument(
+        "--only_mel_of",
+        nargs="+",
+        default=[],
+        metavar="SPEAKER",
+        help="whose recordings are left out, all but their mels",
+    )
 
 
 def run(arguments):
     quality = load_quality(arguments.quality)
     mel_transform = LogMelSpectrogram(quality.mel)
+    if arguments.audio_of:
+        names = [system.system for example in quality.examples[:1] for system in example.systems]
+        for name in set(arguments.audio_of) - set(names):
+            raise InputError(f"--audio_of '{name}': no such system with audio (wanted: one of {', '.join(names)})")
+        for example in quality.examples:
+            example.systems = [system for system in example.systems if system.system in arguments.audio_of]
+    for speaker in set(arguments.only_mel_of) - {example.speaker for example in quality.examples}:
+        raise InputError(f"--only_mel_of {speaker}: no recording with audio is of that speaker (wanted: the name of a recording's folder)")
     for system in (system for example in quality.examples for system in example.systems):
         if system.audio is not None:
             _spectrogram(inside(arguments.quality, system.audio), mel_transform)  # what is wrong is said before anything is written
@@ -95,7 +120,10 @@ def run(arguments):
         metrics=METRICS,
         number=number,
         plots=_plots(quality, arguments.output),
-        examples=[_example(example, mel_transform, arguments.quality, arguments.output) for example in quality.examples],
+        examples=[
+            _example(example, quality.titles, mel_transform, arguments.quality, arguments.output, example.speaker in arguments.only_mel_of)
+            for example in quality.examples
+        ],
     )
     save_text(text, arguments.output / "index.html")
     print(arguments.output / "index.html")

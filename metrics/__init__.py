@@ -22,12 +22,14 @@ class Metric:
         label: heading of a table's column.
         higher_is_better: the direction.
         function: called as `measure` is, with finite waveforms.
+        explained: one line for a reader who does not know it.
         is_slow: whether it takes longer than all the others together.
     """
 
     label: str
     higher_is_better: bool
     function: Callable
+    explained: str
     is_slow: bool = False
 
     def measure(self, recording, waveform, mel_transform):
@@ -46,17 +48,19 @@ def _of_waveforms(function, **options):
 
 
 METRICS = {
-    "pesq": Metric("PESQ", True, _of_waveforms(pesq_wideband)),
-    "visqol": Metric("ViSQOL", True, _of_waveforms(visqol)),
-    "stoi": Metric("STOI", True, _of_waveforms(stoi)),
-    "estoi": Metric("ESTOI", True, _of_waveforms(stoi, extended=True)),
-    "mcd": Metric("MCD (dB)", False, _of_waveforms(mel_cepstral_distortion)),
-    "log_mel_l1": Metric("log-mel L1", False, lambda a, b, mel: log_mel_l1(mel(a), mel(b))),
-    "m_stft": Metric("M-STFT", False, lambda a, b, mel: multi_resolution_stft(a, b)),
-    "tone": Metric("tone (dB)", False, _of_waveforms(tone)),
-    "ffe": Metric("F0 frame error", False, _of_waveforms(f0_frame_error)),
-    "periodicity": Metric("periodicity RMSE", False, _of_waveforms(periodicity_error), is_slow=True),
-    "vuv_f1": Metric("V/UV F1", True, _of_waveforms(voiced_unvoiced_f1), is_slow=True),
-    "dnsmos": Metric("DNSMOS", True, lambda a, b, mel: dnsmos(b, mel.config.sample_rate)),
-    "distillmos": Metric("DistillMOS", True, lambda a, b, mel: distillmos(b, mel.config.sample_rate)),
+    "pesq": Metric("PESQ", True, _of_waveforms(pesq_wideband), "predicted opinion score beside the recording, 1 to 4.64"),
+    "visqol": Metric("ViSQOL", True, _of_waveforms(visqol), "another prediction of that score, 1 to 5"),
+    "stoi": Metric("STOI", True, _of_waveforms(stoi), "how intelligible the speech is, beside the recording; up to 1"),
+    "estoi": Metric("ESTOI", True, _of_waveforms(stoi, extended=True), "a stricter form of STOI; up to 1"),
+    "mcd": Metric("MCD (dB)", False, _of_waveforms(mel_cepstral_distortion), "mel-cepstral distortion: distance of spectral envelopes"),
+    "log_mel_l1": Metric("log-mel L1", False, lambda a, b, mel: log_mel_l1(mel(a), mel(b)), "mean distance of the mels"),
+    "m_stft": Metric("M-STFT", False, lambda a, b, mel: multi_resolution_stft(a, b), "distance of spectrograms of three resolutions"),
+    "tone": Metric("tone (dB)", False, _of_waveforms(tone), "how much a steady whistle stands out that the recording does not have"),
+    "ffe": Metric("F0 frame error", False, _of_waveforms(f0_frame_error), "share of the time in which the pitch is wrong"),
+    "periodicity": Metric("periodicity RMSE", False, _of_waveforms(periodicity_error), "error in how periodic the voice is", is_slow=True),
+    "vuv_f1": Metric("V/UV F1", True, _of_waveforms(voiced_unvoiced_f1), "how well voiced sounds stay so; up to 1", is_slow=True),
+    "dnsmos": Metric(
+        "DNSMOS", True, lambda a, b, mel: dnsmos(b, mel.config.sample_rate), "predicted opinion score of the sound alone, 1 to 5"
+    ),
+    "distillmos": Metric("DistillMOS", True, lambda a, b, mel: distillmos(b, mel.config.sample_rate), "another prediction of it, 1 to 5"),
 }

@@ -18,9 +18,10 @@ import torch
 import model.export
 from benchmarking import rtf as real_time_factor
 from benchmarking.rtf import make_variants, operations_per_sample
+from benchmarking.tools.excerpts import of_each_speaker
 from benchmarking.tools.live import Heard, listen
 from benchmarking.tools.measuring import Measurer
-from benchmarking.tools.systems import make_systems, split_sampler
+from benchmarking.tools.systems import make_systems, split_sampler, titles
 from benchmarking.tools.tables import markdown_table
 from benchmarking.tools.textbook import textbook
 from benchmarking.training import VARIANTS
@@ -423,6 +424,52 @@ def test_means_of_each_speaker(quality, command, speakers, tmp_path, capsys):
     assert command("report", tmp_path / "quality", "-o", tmp_path / "report") == 0, capsys.readouterr().err
     page = (tmp_path / "report" / "index.html").read_text()
     assert page.count("<audio") == 3 * 4 and (tmp_path / "report" / "pictures" / "boris" / "1" / "recording.png").is_file()
+    assert "anna, 2 recordings" in page and page.index("<audio") < page.index("<table") < page.index("<details>")
+
+
+def test_a_report_leaves_out_recordings_that_are_not_to_be_published(quality, command, speakers, tmp_path, capsys):
+    assert quality("--audio", 3) == 0, capsys.readouterr().err
+    assert command("report", tmp_path / "quality", "-o", tmp_path / "report", "--only_mel_of", "anna") == 0, capsys.readouterr().err
+    published = {path.parent.relative_to(tmp_path / "report" / "audio") for path in (tmp_path / "report").rglob("recording.flac")}
+    assert published == {Path("boris/1")}
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("<audio") == 3 * 4 - 2 and page.count("not published") == 2 and page.count("<img") == 2 + 3 * 4
+    capsys.readouterr()
+    assert command("report", tmp_path / "quality", "-o", tmp_path / "other", "--only_mel_of", "carla") == 2
+    assert "--only_mel_of carla: no recording" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_a_report_has_audio_of_the_systems_that_are_asked_for(quality, command, tmp_path, capsys):
+    assert quality() == 0
+    assert command("report", tmp_path / "quality", "-o", tmp_path / "report", "--audio_of", "recording", "griffin-lim-32") == 0
+    assert {path.stem for path in (tmp_path / "report").rglob("*.flac")} == {"recording", "griffin-lim-32"}
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("<audio") == 2 * 2 and page.count("WaveGrad, 3 steps") == 1
+    capsys.readouterr()
+    assert command("report", tmp_path / "quality", "-o", tmp_path / "other", "--audio_of", "wg-4") == 2
+    assert "--audio_of 'wg-4': no such system" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_as_many_recordings_of_each_speaker(quality, speakers, tmp_path, capsys):
+    """Fails if a speaker of many recordings has more of them, or the first recordings, whose audio is kept, are of one speaker."""
+    assert quality("--per_speaker", "--recordings", 1, "--metrics", "mcd") == 0, capsys.readouterr().err
+    content = json.loads((tmp_path / "quality" / "quality.json").read_text())
+    assert [(one["speaker"], one["recording"]) for one in content["examples"]] == [("anna", "anna/1"), ("boris", "boris/1")]
+
+
+def test_speakers_take_turns():
+    speakers = ["a"] * 5 + ["b"] * 2 + ["c"] * 3
+    assert of_each_speaker(speakers, 3) == [0, 5, 7, 2, 6, 8, 4, 9]
+    assert of_each_speaker(speakers, 10) == [0, 5, 7, 1, 6, 8, 2, 9, 3, 4]
+
+
+def test_titles_say_what_a_system_is():
+    """And where two would have the same title, the systems' names tell them apart."""
+    systems = make_systems([SCHEDULES[0], "linear:3:0.1:0.5", "linear:1:0.5:0.5"], [None], [0, 8])
+    shown = titles(systems)
+    assert shown[:3] == ["recording", "Griffin-Lim, 32 iterations", "noise, GLA-Grad 8"]
+    assert shown[3].startswith("WaveGrad, 3 steps (wg-3 ") and shown[5].startswith("WaveGrad, 3 steps (linear-3-0.1-0.5 ")
+    assert shown[-2:] == ["WaveGrad, 1 step", "WaveGrad, 1 step, GLA-Grad 8"]
 
 
 def test_recordings_of_another_rate_are_converted_on_request(quality, write_recording, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -29,12 +30,29 @@ class Excerpt:
     mel: torch.Tensor
 
 
-def load_excerpts(filelist, mel_transform, n_recordings=None, seconds=None, conversions=AS_IT_IS):
+def spread(n, n_wanted):
+    """Indices of `n_wanted` of `n` things, spread evenly over them, as an array."""
+    return np.linspace(0, n - 1, n_wanted).round().astype(int)
+
+
+def of_each_speaker(speakers, n_wanted):
+    """Indices of `n_wanted` recordings of each speaker, spread over theirs, or of all where there are fewer: the speakers take turns.
+
+    Args:
+        speakers: of each recording.
+    """
+    own = {name: [index for index, speaker in enumerate(speakers) if speaker == name] for name in dict.fromkeys(speakers)}
+    chosen = [[some[place] for place in spread(len(some), min(n_wanted, len(some)))] for some in own.values()]
+    return [index for turn in zip_longest(*chosen) for index in turn if index is not None]
+
+
+def load_excerpts(filelist, mel_transform, n_recordings=None, seconds=None, conversions=AS_IT_IS, per_speaker=False):
     """Reads recordings of a filelist.
 
     Args:
         mel_transform: a `LogMelSpectrogram`.
         n_recordings: how many, spread evenly over the list; None for all.
+        per_speaker: whether as many of each speaker are wanted; see `of_each_speaker`.
         conversions: what may be done to recordings that are not as wanted; see `common.audio.Conversions`.
         seconds: take as much from the middle of each, and all of a shorter one; None for whole recordings.
 
@@ -44,10 +62,13 @@ def load_excerpts(filelist, mel_transform, n_recordings=None, seconds=None, conv
     longest = None if seconds is None else longest_excerpt(seconds, mel_transform.config)
     recordings = Recordings(filelist, mel_transform.config, conversions)
     n_recordings = len(recordings) if n_recordings is None else n_recordings
-    if n_recordings > len(recordings):
+    if per_speaker:
+        indices = of_each_speaker(recordings.speakers, n_recordings)
+    elif n_recordings > len(recordings):
         raise InputError(f"{filelist}: {len(recordings)} recordings (wanted: {n_recordings})")
+    else:
+        indices = spread(len(recordings), n_recordings)
     hop_length = mel_transform.config.hop_length
-    indices = np.linspace(0, len(recordings) - 1, n_recordings).round().astype(int)
     waveforms = [recordings[index] for index in indices]
     if longest is not None:
         starts = [max(len(waveform) - longest, 0) // (2 * hop_length) * hop_length for waveform in waveforms]

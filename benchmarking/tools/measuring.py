@@ -48,6 +48,7 @@ class Measuring:
         n_audio: of how many recordings the audio is wanted.
         dtype: a name in `common.device.DTYPES`, what the network computes in.
         resample: convert recordings of another sample rate instead of refusing them.
+        per_speaker: whether `n_recordings` are of each speaker.
     """
 
     checkpoint: str
@@ -59,6 +60,7 @@ class Measuring:
     n_audio: int
     dtype: str = "float32"
     resample: bool = False
+    per_speaker: bool = False
 
 
 def audio_path(system, excerpt):
@@ -88,7 +90,9 @@ class Measurer:
         self.network = CountedNetwork(network.to(device))
         self.mel_transform = LogMelSpectrogram(self.config.mel)
         conversions = Conversions(resample=measuring.resample)
-        self.excerpts = load_excerpts(measuring.filelist, self.mel_transform, measuring.n_recordings, measuring.seconds, conversions)
+        self.excerpts = load_excerpts(
+            measuring.filelist, self.mel_transform, measuring.n_recordings, measuring.seconds, conversions, measuring.per_speaker
+        )
         self.is_warm = False
 
     def _warm_up(self):

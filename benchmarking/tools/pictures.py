@@ -28,16 +28,15 @@ def save_plot(rows, references, metric, x, x_label, path):
     markers = "osD^vP*X"
     for number, sampler in enumerate(dict.fromkeys(row.sampler for row in rows)):
         own = [row for row in rows if row.sampler == sampler and None not in (getattr(row, x), row.means[metric])]
-        points = sorted((getattr(row, x), row.means[metric], row.system) for row in own)
+        points = sorted((getattr(row, x), row.means[metric], row.shown) for row in own)
         color = f"C{number}"
         axes.plot(*zip(*[point[:2] for point in points]) if points else ([], []), markers[number % 8], color=color, label=_plain(sampler))
-        for value, mean, system in points:
-            name = _plain(system.removesuffix(f" {sampler}"))
+        for value, mean, name in points:
             place = {"xytext": (3, 3), "textcoords": "offset points", "rotation": 40, "rotation_mode": "anchor"}
-            axes.annotate(name, (value, mean), fontsize=7, color=color, **place)
+            axes.annotate(_plain(name), (value, mean), fontsize=7, color=color, **place)
     for row, style in zip(references, ("--", ":")):
         if row.means[metric] is not None:
-            axes.axhline(row.means[metric], color="grey", linestyle=style, label=_plain(row.system))
+            axes.axhline(row.means[metric], color="grey", linestyle=style, label=_plain(row.shown))
     axes.set_xscale("log")
     values = sorted({getattr(row, x) for row in rows} - {None})
     if x == "network_calls":

@@ -30,11 +30,17 @@ Figures = dict[str, Optional[float]]
 
 class Row(Shape):
     system: str
+    title: Optional[str] = None
     sampler: Optional[str]
     network_calls: int
     real_time_factor: Optional[float]
     means: Figures
     without_value: dict[str, int]
+
+    @property
+    def shown(self):
+        """What listeners are told that the system is."""
+        return self.title or self.system
 
 
 class ExampleSystem(Shape):
@@ -45,7 +51,14 @@ class ExampleSystem(Shape):
 
 class Example(Shape):
     recording: str
+    speaker: str = ""
     systems: list[ExampleSystem]
+
+
+class Speaker(Shape):
+    speaker: str
+    n_recordings: int
+    rows: list[Row]
 
 
 class Quality(Shape):
@@ -59,11 +72,20 @@ class Quality(Shape):
     n_recordings: int
     audio_seconds: float
     rows: list[Row]
+    speakers: tuple[Speaker, ...] = ()  # none where there is one speaker
     examples: list[Example]
+
+    @property
+    def titles(self):
+        """What listeners are told that each system is, by its name."""
+        return {row.system: row.shown for row in self.rows}
 
     @model_validator(mode="after")
     def _check(self):
         figures = [(f"rows.{i}.{key}", getattr(row, key)) for i, row in enumerate(self.rows) for key in ("means", "without_value")]
+        for i, speaker in enumerate(self.speakers):
+            rows = enumerate(speaker.rows)
+            figures += [(f"speakers.{i}.rows.{j}.{key}", getattr(row, key)) for j, row in rows for key in ("means", "without_value")]
         for i, example in enumerate(self.examples):
             figures += [(f"examples.{i}.systems.{j}.figures", system.figures) for j, system in enumerate(example.systems)]
         for place, of_metrics in figures:

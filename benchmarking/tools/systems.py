@@ -6,6 +6,7 @@ schedule starts from an estimate (`model.shallow`), so is the estimate with the 
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Optional
 
@@ -43,6 +44,17 @@ class System:
         return " ".join(filter(None, [self.sampler, correction])) or None
 
     @property
+    def title(self):
+        """What a page for listeners calls the system, without the names of its files."""
+        if self.griffin_lim:
+            return f"Griffin-Lim, {_count(self.griffin_lim, 'iteration')}"
+        if self.estimate is not None:
+            name = f"the start without the network, {_count(self.estimate, 'iteration')} of Griffin-Lim"
+        else:
+            name = self.name.split()[0] if self.schedule is None else f"WaveGrad, {_count(len(self.schedule), 'step')}"
+        return name + (f", GLA-Grad {self.gla_grad}" if self.gla_grad else "")
+
+    @property
     def key(self):
         """What the system's results depend on, as text: the betas themselves, not their name."""
         if self.estimate is not None:
@@ -60,6 +72,16 @@ class System:
     @property
     def file_stem(self):
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name)
+
+
+def _count(n, noun):
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
+def titles(systems):
+    """The titles of systems, with their names in brackets where two would have the same."""
+    counts = Counter(system.title for system in systems)
+    return [system.title if counts[system.title] == 1 else f"{system.title} ({system.name})" for system in systems]
 
 
 def _named_by_method(system):
