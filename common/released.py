@@ -3,6 +3,6 @@
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-CHECKPOINT = ROOT / "checkpoints" / "small-16k.safetensors"
-SCHEDULE = ROOT / "schedules" / "small-16k-6.json"
-GLA_GRAD = 8  # iterations
+CHECKPOINT = ROOT / "checkpoints" / "universal-22k.safetensors"
+SCHEDULE = ROOT / "schedules" / "universal-22k-1.json"
+GLA_GRAD = 32  # iterations

@@ -1,5 +1,6 @@
-"""Vocodes the mels in the repository with the released model, draws the results, and prints how good they are."""
+"""Vocodes mels of several voices with the released model, draws the results, and prints how good they are."""
 
+import math
 import time
 
 import numpy as np
@@ -15,26 +16,33 @@ from model.mel.griffin_lim import griffin_lim
 from model.mel.input import read_mel
 from vocoder import Vocoder
 
-RECORDINGS = ROOT / "generated_samples" / "recordings"
+VOICES = ROOT / "generated_samples" / "voices"
 OUTPUT = ROOT / "generated_samples" / "demo"
 COLUMNS = ["PESQ", "STOI", "log-mel L1", "real-time factor"]
 
 
-def measure(recording, waveform, seconds, mel_transform):
+def measure(recording, mel, waveform, seconds, mel_transform):
     """The figures of one waveform, in the order of `COLUMNS`.
 
     Args:
-        recording, waveform: `[T]`.
+        recording: `[T]`, or None where only its mel is in the repository: figures that need it are NaN then.
+        mel: of the recording, `[n_mels, frames]`.
+        waveform: `[T]`.
         seconds: what it took.
         mel_transform: the `LogMelSpectrogram`.
     """
-    sample_rate = mel_transform.config.sample_rate
+    sample_rate, no_value = mel_transform.config.sample_rate, float("nan")
     return [
-        pesq_wideband(recording, waveform, sample_rate),
-        stoi(recording, waveform, sample_rate),
-        log_mel_l1(mel_transform(recording), mel_transform(waveform)) * mel_transform.config.std,
+        no_value if recording is None else pesq_wideband(recording, waveform, sample_rate),
+        no_value if recording is None else stoi(recording, waveform, sample_rate),
+        log_mel_l1(mel, mel_transform(waveform)) * mel_transform.config.std,
         seconds / (len(waveform) / sample_rate),
     ]
+
+
+def row(recording, system, figures):
+    """A line of the table."""
+    return f"{recording:18}{system:28}" + "".join(f"{'-' if math.isnan(value) else f'{value:.3f}':>18}" for value in figures)
 
 
 def draw(path, title, recording_mel, result_mel, mel_config):
@@ -51,34 +59,35 @@ def timed(function, *arguments):
 
 def main():
     CommandParser(description=__doc__).parse_args()
-    mel_paths = sorted(RECORDINGS.glob("*.npy"))
+    mel_paths = sorted(VOICES.glob("*.npy"))
     if not mel_paths:
-        raise InputError(f"{RECORDINGS}: no mels (wanted: the .npy files that the repository has there)")
+        raise InputError(f"{VOICES}: no mels (wanted: the .npy files that the repository has there)")
     vocoder = Vocoder.load(CHECKPOINT, SCHEDULE)
     mel_transform, config = vocoder.mel_transform, vocoder.mel_transform.config
     corrected = Vocoder(vocoder.network, config, vocoder.schedule, gla_grad=GLA_GRAD)
     corrected.synthesize(torch.zeros(1, config.n_mels, 400))  # warm-up
 
+    n_steps = len(vocoder.schedule)
     systems = {  # name: (how to vocode, end of the files' names or None)
-        f"WaveGrad, {len(vocoder.schedule)} steps": (lambda mel: vocoder.synthesize(mel[None])[0], ""),
+        f"WaveGrad, {n_steps} step{'s' * (n_steps != 1)}": (lambda mel: vocoder.synthesize(mel[None])[0], ""),
         f"and GLA-Grad, {GLA_GRAD} iterations": (lambda mel: corrected.synthesize(mel[None])[0], "-gla-grad"),
         "Griffin-Lim, 32 iterations": (lambda mel: griffin_lim(mel, config), None),
     }
     rows = {name: [] for name in systems}
-    print(f"{'recording':10} {'':28}" + "".join(f"{column:>18}" for column in COLUMNS), flush=True)
+    print(f"{'voice':18}{'':28}" + "".join(f"{column:>18}" for column in COLUMNS), flush=True)
     for mel_path in mel_paths:
-        mel = read_mel(mel_path, config.n_mels)
-        recording = read_audio(mel_path.with_suffix(".flac"), config.sample_rate)
+        mel, recording_path = read_mel(mel_path, config.n_mels), mel_path.with_suffix(".flac")
+        recording = read_audio(recording_path, config.sample_rate) if recording_path.exists() else None
         for name, (vocode, end) in systems.items():
             waveform, seconds = timed(vocode, mel)
             if end is not None:
                 with wav_writer(OUTPUT / f"{mel_path.stem}{end}.wav", config.sample_rate) as write:
                     write(waveform)
                 draw(OUTPUT / f"{mel_path.stem}{end}.png", name, mel, mel_transform(waveform), config)
-            rows[name].append(measure(recording, waveform, seconds, mel_transform))
-            print(f"{mel_path.stem:10} {name:28}" + "".join(f"{value:18.3f}" for value in rows[name][-1]), flush=True)
+            rows[name].append(measure(recording, mel, waveform, seconds, mel_transform))
+            print(row(mel_path.stem, name, rows[name][-1]), flush=True)
     for name in systems:
-        print(f"{'mean':10} {name:28}" + "".join(f"{value:18.3f}" for value in np.nanmean(rows[name], axis=0)))
+        print(row("mean", name, [np.mean([value for value in column if not math.isnan(value)]) for column in zip(*rows[name])]))
     print(f"\nListen to {OUTPUT}/*.wav and look at the pictures beside them.")
     return 0
 

