@@ -16,10 +16,11 @@ from common.errors import InputError, naming, shortened
 from common.files import read_json, reading, save_text
 
 SUFFIXES = (".json", ".npy", ".pt")
-JSON_KEYS = ("name", "source", "sampler", "many_steps_sampler", "griffin_lim", "betas")
+JSON_KEYS = ("name", "source", "sampler", "many_steps_sampler", "griffin_lim", "look_ahead", "betas")
 MANY_STEPS = 12  # from here on the released model is better with its `many_steps_sampler`: docs/journal/2026-11-25-training-small.md
 MOST_STEPS = 1_000_000  # of a schedule from a text, `interpolate` or `repeat`
 MOST_GRIFFIN_LIM = 1000  # iterations for the estimate of a schedule
+MOST_LOOK_AHEAD = 100  # frames
 MOST_SIGNAL_LEFT = 0.75  # a final noise level above this leaves most of the signal (0.56 of the power); two good steps have 0.72
 
 
@@ -36,6 +37,7 @@ class NoiseSchedule:
         sampler: name of the sampler that they were made for (see `model.sampler.sampler_name`), or None.
         many_steps_sampler: name of the sampler for schedules of `MANY_STEPS` or more that are derived from this one, or None.
         griffin_lim: iterations of Griffin-Lim for the estimate that sampling starts from (`model.shallow`); None starts at noise.
+        look_ahead: frames that such an estimate, made frame by frame, waits for; None makes it for all frames at once.
 
     Attributes:
         alphas: 1 - betas.
@@ -45,7 +47,7 @@ class NoiseSchedule:
 
     Raises:
         InputError: betas are empty, of a wrong shape, not finite or not inside (0, 1); or name, source or a sampler is no text; or
-            griffin_lim is no number of iterations.
+            griffin_lim is no number of iterations, or look_ahead none of frames, or there is no griffin_lim for it.
     """
 
     betas: np.ndarray
@@ -54,15 +56,19 @@ class NoiseSchedule:
     sampler: Optional[str] = None
     many_steps_sampler: Optional[str] = None
     griffin_lim: Optional[int] = None
+    look_ahead: Optional[int] = None
 
     def __post_init__(self):
         samplers = {"sampler": self.sampler or "", "many_steps_sampler": self.many_steps_sampler or ""}
         for key, value in ({"name": self.name, "source": self.source} | samplers).items():
             if not isinstance(value, str):
                 raise InputError(f"{key} must be text, found {shortened(repr(value))}")
-        if self.griffin_lim is not None:
-            _check_whole("griffin_lim", self.griffin_lim, MOST_GRIFFIN_LIM, least=0)
-            object.__setattr__(self, "griffin_lim", int(self.griffin_lim))
+        for key, most in (("griffin_lim", MOST_GRIFFIN_LIM), ("look_ahead", MOST_LOOK_AHEAD)):
+            if (value := getattr(self, key)) is not None:
+                _check_whole(key, value, most, least=0)
+                object.__setattr__(self, key, int(value))
+        if self.look_ahead is not None and self.griffin_lim is None:
+            raise InputError(f"look_ahead is {self.look_ahead}, but there is no griffin_lim (wanted: both, or griffin_lim alone)")
         betas = _numbers(self.betas)
         if betas.ndim != 1:
             raise InputError(f"betas must be one list of numbers, found shape {list(betas.shape)}")

@@ -1,7 +1,9 @@
 """Shallow diffusion (DiffSinger, Liu et al., 2022): the reverse process starts at an estimate of the waveform, not at noise.
 
-The first steps, which would find the coarse shape, are left out. DiffSinger does so with mels; here the estimate is a waveform: noise in
-the shape of the mel, as in SpecGrad (Koizumi et al., 2022), and iterations of Griffin-Lim, as GLA-Grad does them (`model.gla_grad`).
+The first steps, which would find the coarse shape, are left out. DiffSinger does so with mels; here the estimate is a waveform, of which
+there are two kinds. One grows frame by frame (`model.mel.real_time`). The other is noise in the shape of the mel, as in SpecGrad (Koizumi
+et al., 2022), and iterations of Griffin-Lim for all frames at once, as GLA-Grad does them (`model.gla_grad`).
+
 DiffSinger adds noise to its estimate. Here its errors stand for the noise, as in Cold Diffusion (Bansal et al., 2023): they are as loud as
 the speech at each frequency, and white noise is not. So the network must be trained for it, by InferGrad. A noise schedule with
 `griffin_lim` starts so, any other starts at noise.
@@ -13,11 +15,12 @@ import math
 import torch
 
 from common.errors import InputError
+from model.mel.real_time import RealTimeGriffinLim
 from model.mel.spectrum import MelSpectrum
 
 
 class GriffinLimEstimate:
-    """`GriffinLimEstimate(mel_config)(noise, mel, n_iter)` is a waveform with about that mel.
+    """`GriffinLimEstimate(mel_config)(noise, mel, n_iter, look_ahead)` is a waveform with about that mel.
 
     Args:
         mel_config: the `MelConfig` of the mels.
@@ -45,11 +48,27 @@ class GriffinLimEstimate:
         """Number of frames on each side that a frame of the result depends on."""
         return (n_iter + 1) * self.spectrum.reach
 
+    def in_real_time(self, n_iter, look_ahead):
+        """A `RealTimeGriffinLim`, on the device where the mels were last."""
+        return RealTimeGriffinLim(self.spectrum, n_iter, look_ahead)
+
     @torch.no_grad()
-    def __call__(self, noise, mel, n_iter):
-        """Noise `[B, T]` for the phases, log-mel `[B, n_mels, T / hop_length]`, and iterations of Griffin-Lim -> waveform `[B, T]`."""
+    def __call__(self, noise, mel, n_iter, look_ahead=None):
+        """Noise and mel -> waveform.
+
+        Args:
+            noise: standard normal, for the phases, `[B, T]`.
+            mel: log-mel, `[B, n_mels, T / hop_length]`.
+            n_iter: iterations of Griffin-Lim.
+            look_ahead: frames after a frame that change with it, frame by frame; None changes all frames at once.
+
+        Returns:
+            `[B, T]`.
+        """
         with torch.autocast(mel.device.type, enabled=False):
             frames = self.spectrum.to(mel.device)
+            if look_ahead is not None:
+                return self.in_real_time(n_iter, look_ahead).push(noise, mel, last=True)
             target = frames.target(mel)
             return frames.griffin_lim(frames.shaped(noise, target), target, n_iter)
 
@@ -64,4 +83,9 @@ def start(network, mel, schedule, noise, std):
     """
     if schedule.griffin_lim is None:
         return noise
-    return math.sqrt(schedule.abar(len(schedule))) * network.estimate(noise, mel, schedule.griffin_lim) / std
+    return on_the_scale_of(schedule, network.estimate(noise, mel, schedule.griffin_lim, schedule.look_ahead), std)
+
+
+def on_the_scale_of(schedule, estimate, std):
+    """Equation 8 without its noise, at step N: an estimate `[B, T]` -> y_N, whitened."""
+    return math.sqrt(schedule.abar(len(schedule))) * estimate / std

@@ -113,6 +113,25 @@ class _Filter(_Stage):
         return mel, y
 
 
+class _RealTimeEstimate(_Stage):
+    """Receives frames of noise, returns the same frames of an estimate that grows frame by frame.
+
+    It is computed on the CPU: a GPU would wait for each of its small operations.
+    """
+
+    def __init__(self, estimate, schedule, hop_length):
+        self.state = estimate.in_real_time(schedule.griffin_lim, schedule.look_ahead)
+        super().__init__(0, hop_length, self.state.latency_frames)
+
+    def push(self, mel, noise, last):
+        self.receive(mel, noise, None, last)
+        with torch.autocast(mel.device.type, enabled=False):
+            y = self.state.push(noise[None].float().cpu(), mel[None].float().cpu(), last)[0].to(noise)
+        frames = self.mel[:, : len(y) // self.hop_length]
+        self.advance()
+        return frames, y
+
+
 class SynthesisStream:
     """Vocodes a mel that arrives in pieces.
 
@@ -130,19 +149,28 @@ class SynthesisStream:
         n_steps, hop_length = len(schedule), network.hop_length
         noises = [FrameNoise(seed, n, hop_length) for n in range(n_steps + 1)]
         self.start_noise = noises[n_steps]  # y_N; the noise of step n is that of y_{n-1}
-        context = 0
+        self.starts = []
         if schedule.griffin_lim is not None:
-            context = network.estimate.context_frames(schedule.griffin_lim) + network.prior.context_frames
-        self.start = _Filter(lambda noise, mel: shallow.start(network, mel, schedule, noise, network.prior(mel)), context, hop_length)
+            self.starts = [
+                self._estimate(schedule, network.estimate, hop_length),
+                _Filter(lambda y, mel: shallow.on_the_scale_of(schedule, y, network.prior(mel)), network.prior.context_frames, hop_length),
+            ]
         self.steps = [_DiffusionStep(n, schedule, sampler, network, noises[n - 1]) for n in range(n_steps, 0, -1)]
         self.filters = [_Filter(lambda z, mel: network.prior(mel) * z, network.prior.context_frames, hop_length)]
         if gla_grad:
             self.filters.append(_Filter(gla_grad, gla_grad.context_frames, hop_length))
 
+    @staticmethod
+    def _estimate(schedule, estimate, hop_length):
+        if schedule.look_ahead is not None:
+            return _RealTimeEstimate(estimate, schedule, hop_length)
+        n_iter = schedule.griffin_lim
+        return _Filter(lambda noise, mel: estimate(noise, mel, n_iter), estimate.context_frames(n_iter), hop_length)
+
     @property
     def latency_frames(self):
         """Number of frames that must follow a frame before its waveform is returned."""
-        return sum(stage.look_ahead for stage in [self.start, *self.steps, *self.filters])
+        return sum(stage.look_ahead for stage in [*self.starts, *self.steps, *self.filters])
 
     def push(self, mel, last=False):
         """Receives the next frames and returns the waveform that is complete with them.
@@ -180,7 +208,10 @@ def push_together(streams, mels, lasts):
     """
     network, schedule = streams[0].network, streams[0].schedule
     noises = [stream.start_noise.draw(mel.shape[1]).to(mel) for stream, mel in zip(streams, mels)]
-    pieces = [(*stream.start.push(mel, noise, last), None) for stream, mel, noise, last in zip(streams, mels, noises, lasts)]
+    pieces = list(zip(mels, noises))
+    for starts in zip(*(stream.starts for stream in streams)):
+        pieces = [stage.push(*piece, last) for stage, piece, last in zip(starts, pieces, lasts)]
+    pieces = [(mel, y, None) for mel, y in pieces]
     for steps in zip(*(stream.steps for stream in streams)):
         for step, piece, last in zip(steps, pieces, lasts):
             step.receive(*piece, last)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.errors import InputError
 from model import shallow
 from model.gla_grad import GlaGrad
 from model.mel.spectrum import MelSpectrum
@@ -72,7 +73,7 @@ class Synthesis(nn.Module):
         fewest_frames: of a mel.
 
     Raises:
-        InputError: there is no such sampler, or the mel is not for GLA-Grad or for the estimate of the schedule.
+        InputError: there is no such sampler, the schedule has a look_ahead, or the mel is not for GLA-Grad or for the estimate.
     """
 
     def __init__(self, network, mel_config, schedule, sampler=None, gla_grad=0):
@@ -82,6 +83,11 @@ class Synthesis(nn.Module):
         self.n_noises = 1 + (len(schedule) - 1 if self.sampler.eta > 0 else 0)
         self.gla_grad = GlaGrad(mel_config, gla_grad) if gla_grad else None
         margin = 0
+        if schedule.look_ahead is not None:
+            raise InputError(
+                f"noise schedule {schedule.name}: look_ahead is {schedule.look_ahead}, and a graph has no loop over frames "
+                "(wanted: a schedule with griffin_lim alone, such as schedules/universal-22k-graph.json)"
+            )
         if schedule.griffin_lim is not None:
             self.estimate = GriffinLimEstimate(mel_config)
             self.estimate.check(schedule)

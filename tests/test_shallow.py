@@ -12,6 +12,7 @@ from metrics import log_mel_l1
 from model.config import InferGradConfig
 from model.export import OnnxNetwork, export
 from model.hub import PretrainedWaveGrad
+from model.mel.real_time import RealTimeGriffinLim
 from model.mel.transform import LogMelSpectrogram
 from model.network import new_network
 from model.noise_schedule import NoiseSchedule, interpolate
@@ -59,19 +60,22 @@ def test_each_iteration_brings_the_mel_closer(changes):
     config = tiny_config(**changes).mel
     mel_of, mel = LogMelSpectrogram(config), speech_mel(config)
     estimate = GriffinLimEstimate(config)
-    distances = [log_mel_l1(mel, mel_of(estimate(noise(1, mel.shape[2] * 40), mel, n_iter))) for n_iter in (0, 2, 8, 32)]
-    assert distances == sorted(distances, reverse=True)
-    assert distances[3] < 0.6 * distances[0]
+    for look_ahead in (None, 3):
+        waveforms = [estimate(noise(1, mel.shape[2] * 40), mel, n_iter, look_ahead) for n_iter in (0, 2, 8, 32)]
+        distances = [log_mel_l1(mel, mel_of(waveform)) for waveform in waveforms]
+        assert distances == sorted(distances, reverse=True)
+        assert distances[3] < 0.7 * distances[0]
 
 
+@pytest.mark.parametrize("look_ahead", [None, 2])
 @pytest.mark.parametrize(
     "band, within, without", [({"f_max": 2000.0}, slice(36, 40), slice(45, 75)), ({"f_min": 1000.0}, slice(21, 23), slice(3, 16))]
 )
-def test_lines_of_no_band_are_as_loud_as_the_band_beside_them(band, within, without):
+def test_lines_of_no_band_are_as_loud_as_the_band_beside_them(band, within, without, look_ahead):
     """Fails if a network that hears nothing there has nothing to shape. A line is 50 Hz."""
     config = tiny_config(**band).mel
     mel = torch.zeros(1, 20, 80)
-    estimate = GriffinLimEstimate(config)(noise(1, mel.shape[2] * 40), mel, 4)
+    estimate = GriffinLimEstimate(config)(noise(1, mel.shape[2] * 40), mel, 4, look_ahead)
     spectrum = torch.stft(estimate, 160, 40, window=torch.hann_window(160), return_complex=True).abs().mean(-1)[0]
     assert 0.3 < spectrum[without].mean() / spectrum[within].mean() < 3
 
@@ -91,17 +95,20 @@ def test_what_has_no_estimate_is_said_at_the_start(tmp_path):
 def test_each_of_a_batch_has_its_own():
     config = tiny_config().mel
     mels, noises = torch.cat([speech_mel(config), speech_mel(config) - 1]), noise(2, 4000)
-    together = GriffinLimEstimate(config)(noises, mels, 3)
-    for i in range(2):
-        torch.testing.assert_close(together[i : i + 1], GriffinLimEstimate(config)(noises[i : i + 1], mels[i : i + 1], 3))
+    for options, end in (((3,), None), ((3, 2), 800)):  # frame by frame, rounding errors grow
+        together = GriffinLimEstimate(config)(noises, mels, *options)
+        for i in range(2):
+            alone = GriffinLimEstimate(config)(noises[i : i + 1], mels[i : i + 1], *options)
+            torch.testing.assert_close(together[i : i + 1, :end], alone[:, :end], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("look_ahead", [None, 0, 3])
 @pytest.mark.parametrize("frames", [1, 2, 5])
-def test_short_and_silent_mels(frames):
+def test_short_and_silent_mels(frames, look_ahead):
     """Fails if a quotient of silence is not finite, or a mel shorter than a window has no frames."""
     config = tiny_config().mel
     silence = LogMelSpectrogram(config)(torch.zeros(1, 400))[..., :frames]
-    result = GriffinLimEstimate(config)(noise(1, 40 * frames), silence, 3)
+    result = GriffinLimEstimate(config)(noise(1, 40 * frames), silence, 3, look_ahead)
     assert result.shape == (1, 40 * frames) and result.abs().max() < 1e-2
 
 
@@ -134,11 +141,12 @@ def test_without_an_estimate_it_starts_at_noise():
     assert start(None, None, NoiseSchedule([0.5]), z := noise(1, 400), 2.0) is z
 
 
-@pytest.mark.parametrize("n_iter", [0, 2])
-@pytest.mark.parametrize("piece", [3, 40])
-def test_pieces_give_the_whole(n_iter, piece):
+@pytest.mark.parametrize("n_iter, look_ahead", [(0, None), (2, None), (0, 0), (2, 0), (1, 5)])
+@pytest.mark.parametrize("piece", [1, 3, 40, 100])
+def test_pieces_give_the_whole(n_iter, look_ahead, piece):
     """Fails if the stream gives a frame before the frames that its estimate depends on, or mixes up the noises."""
-    schedule, network = NoiseSchedule(SCHEDULE.betas, griffin_lim=n_iter), tiny_network({"loudest": 2.0})
+    schedule = NoiseSchedule(SCHEDULE.betas, griffin_lim=n_iter, look_ahead=look_ahead)
+    network = tiny_network({"loudest": 2.0})
     mel = speech_mel(tiny_config().mel)[0]
     pieces = torch.cat(list(synthesize_stream(network, schedule, mel.split(piece, dim=1))))
     whole = SAMPLERS["sde-dpm-solver"](network, mel[None], schedule, noises=whole_noises(0, 3, mel.shape[1], 40))
@@ -151,6 +159,39 @@ def test_latency_counts_the_estimate():
     assert network.estimate.context_frames(2) == 3 * 4
     assert stream.latency_frames == 3 * 4 + 3 * network.context_frames
     assert sum(len(stream.push(frame)) // 40 for frame in mel.split(1, dim=1)) == 80 - stream.latency_frames
+
+
+@pytest.mark.parametrize("piece", [1, 7])
+@pytest.mark.parametrize("look_ahead", [0, 3])
+def test_frame_by_frame_the_latency_does_not_grow_with_the_iterations(look_ahead, piece):
+    """And what was returned does not depend on how the frames were grouped, to the last bit."""
+    network, mel = tiny_network(), speech_mel(tiny_config().mel)[0]
+    latencies = {}
+    for n_iter in (1, 6):
+        stream = SynthesisStream(network, NoiseSchedule(SCHEDULE.betas, griffin_lim=n_iter, look_ahead=look_ahead))
+        latencies[n_iter] = stream.latency_frames - 3 * network.context_frames
+        returned = sum(len(stream.push(frames)) for frames in mel.split(piece, dim=1)) // 40
+        assert returned == mel.shape[1] - stream.latency_frames
+    assert latencies[1] == latencies[6] == look_ahead + 2
+
+    z, whole = noise(1, mel.shape[1] * 40), RealTimeGriffinLim(network.estimate.spectrum, 2, look_ahead)
+    parts = RealTimeGriffinLim(network.estimate.spectrum, 2, look_ahead)
+    groups = list(zip(z.split(40 * piece, 1), mel[None].split(piece, 2)))
+    pieces = [parts.push(*group, last=i == len(groups) - 1) for i, group in enumerate(groups)]
+    assert torch.equal(torch.cat(pieces, 1), whole.push(z, mel[None], last=True))
+
+
+def test_phases_go_on_from_frame_to_frame():
+    """Fails if frames take their phases from anything else than the waveform so far: after so few iterations a voice is hoarse then."""
+    config = tiny_config(n_mels=64, n_fft=512, win_length=512).mel.model_copy(update={"hop_length": 128})
+    time = torch.arange(8192) / config.sample_rate
+    voice = 0.1 * sum(torch.sin(2 * torch.pi * 150 * k * time) for k in range(1, 6))[None]
+    mel, estimate = LogMelSpectrogram(config)(voice), GriffinLimEstimate(config)
+    likeness, periods = {}, round(4 * config.sample_rate / 150)
+    for look_ahead in (2, None):
+        waveform = estimate(noise(*voice.shape), mel, 3, look_ahead)[0, 2000:-600]
+        likeness[look_ahead] = torch.corrcoef(torch.stack([waveform[periods:], waveform[:-periods]]))[0, 1]
+    assert likeness[2] > 0.9 and likeness[None] < 0.6, likeness
 
 
 @pytest.mark.parametrize("make", [PretrainedWaveGrad, lambda config: textbook(new_network(config), config)], ids=["hub", "textbook"])
@@ -176,7 +217,12 @@ def test_a_schedule_says_it(tmp_path):
     """Fails if a file, or a schedule derived from another, loses the estimate."""
     SCHEDULE.save(tmp_path / "s.json")
     assert NoiseSchedule.load(tmp_path / "s.json").griffin_lim == interpolate(SCHEDULE, 5).griffin_lim == 2
-    NoiseSchedule([0.1], griffin_lim=np.int64(4)).save(tmp_path / "numpy.json")
+    NoiseSchedule([0.1, 0.2], griffin_lim=np.int64(4), look_ahead=np.int64(0)).save(tmp_path / "numpy.json")
+    assert (
+        NoiseSchedule.load(tmp_path / "numpy.json").look_ahead
+        == interpolate(NoiseSchedule.load(tmp_path / "numpy.json"), 3).look_ahead
+        == 0
+    )
     assert NoiseSchedule([0.1]).griffin_lim is None
     assert NoiseSchedule([0.1]).warning and not NoiseSchedule([0.1], griffin_lim=0).warning
 
@@ -186,6 +232,14 @@ def test_other_numbers_of_iterations_are_refused(value, tmp_path):
     (tmp_path / "s.json").write_text(json.dumps({"betas": [0.1], "griffin_lim": value}))
     with pytest.raises(InputError, match=r"s.json: griffin_lim is .* \(wanted: a whole number, 0 to 1000\)"):
         NoiseSchedule.load(tmp_path / "s.json")
+    (tmp_path / "s.json").write_text(json.dumps({"betas": [0.1], "griffin_lim": 1, "look_ahead": value}))
+    with pytest.raises(InputError, match=r"s.json: look_ahead is .* \(wanted: a whole number, 0 to 100\)"):
+        NoiseSchedule.load(tmp_path / "s.json")
+
+
+def test_a_look_ahead_of_nothing_is_refused():
+    with pytest.raises(InputError, match="look_ahead is 3, but there is no griffin_lim"):
+        NoiseSchedule([0.1], look_ahead=3)
 
 
 def test_a_band_that_covers_no_line_leaves_the_others():

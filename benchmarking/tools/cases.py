@@ -17,7 +17,7 @@ HEADINGS = [
     *("network, variant, steps", "parameters (M)", "multiply-adds of a call for a second (G)", "frames of context on each side"),
     *("real-time factor", "standard deviation", "times as fast as the first"),
 ]
-FACTS = ["parameters", "multiply_adds_per_second", "context_frames", "steps", "griffin_lim", "gla_grad"]
+FACTS = ["parameters", "multiply_adds_per_second", "context_frames", "steps", "griffin_lim", "look_ahead", "gla_grad"]
 
 
 def split_case(text):
@@ -48,7 +48,7 @@ def make_case(text, arguments, device):
             operations_per_sample(network, config.mel.n_mels) * config.mel.sample_rate / 2,
             network.context_frames,
         )
-        facts = dict(zip(FACTS, (*of_network, len(schedule), schedule.griffin_lim, gla_grad)))
+        facts = dict(zip(FACTS, (*of_network, len(schedule), schedule.griffin_lim, schedule.look_ahead, gla_grad)))
     excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)
     return Timed(synthesize, schedule, [[excerpt.mel] for excerpt in excerpts], config.mel), facts
 

@@ -116,7 +116,8 @@ class Measurer:
         self.network.n_calls = 0
         start = synchronized_time(self.device)
         if system.estimate is not None:
-            waveform = self.network.estimate(next(noises), mel, system.estimate).clamp(-1, 1)
+            schedule = system.estimate
+            waveform = self.network.estimate(next(noises), mel, schedule.griffin_lim, schedule.look_ahead).clamp(-1, 1)
         elif system.schedule is None:
             waveform = self.network.prior(mel) * next(noises)
         else:

@@ -27,7 +27,7 @@ class System:
         schedule, sampler: how the network is used; None for a system without it.
         gla_grad: iterations of GLA-Grad's correction of the result.
         griffin_lim: iterations of Griffin-Lim; 0 for any other system.
-        estimate: iterations of the estimate, without the network; None for any other system.
+        estimate: a schedule whose estimate it is, without the network; None for any other system.
     """
 
     name: str
@@ -35,7 +35,7 @@ class System:
     sampler: Optional[str] = None
     gla_grad: int = 0
     griffin_lim: int = 0
-    estimate: Optional[int] = None
+    estimate: Optional[NoiseSchedule] = None
 
     @property
     def method(self):
@@ -49,7 +49,7 @@ class System:
         if self.griffin_lim:
             return f"Griffin-Lim, {_count(self.griffin_lim, 'iteration')}"
         if self.estimate is not None:
-            name = f"the start without the network, {_count(self.estimate, 'iteration')} of Griffin-Lim"
+            name = f"the start without the network ({_estimate_name(self.estimate)})"
         else:
             name = self.name.split()[0] if self.schedule is None else f"WaveGrad, {_count(len(self.schedule), 'step')}"
         return name + (f", GLA-Grad {self.gla_grad}" if self.gla_grad else "")
@@ -58,10 +58,10 @@ class System:
     def key(self):
         """What the system's results depend on, as text: the betas themselves, not their name."""
         if self.estimate is not None:
-            return f"{ESTIMATE}-{self.estimate} {self.method}"
+            return f"{_estimate_name(self.estimate)} {self.method}"
         if self.schedule is None:
             return self.name
-        start = "" if self.schedule.griffin_lim is None else f" {ESTIMATE}-{self.schedule.griffin_lim}"
+        start = "" if self.schedule.griffin_lim is None else f" {_estimate_name(self.schedule)}"
         return f"{hashlib.sha256(self.schedule.betas.tobytes()).hexdigest()[:16]}{start} {self.method}"
 
     @property
@@ -72,6 +72,11 @@ class System:
     @property
     def file_stem(self):
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name)
+
+
+def _estimate_name(schedule):
+    """What tables call the estimate that a schedule starts from: iterations, and frames of look-ahead if it has any."""
+    return "-".join(str(part) for part in (ESTIMATE, schedule.griffin_lim, schedule.look_ahead) if part is not None)
 
 
 def _count(n, noun):
@@ -116,8 +121,9 @@ def make_systems(schedules, samplers, gla_grads=(0,), griffin_lim=32):
         systems.append(System(f"griffin-lim-{griffin_lim}", griffin_lim=griffin_lim))
     systems += [_named_by_method(System(NOISE, gla_grad=n_iter)) for n_iter in gla_grads if n_iter]
     found = {text: find_schedule(split_sampler(text)[0]) for text in schedules}
-    for estimate in sorted({schedule.griffin_lim for schedule in found.values()} - {None}):
-        systems += [_named_by_method(System(f"{ESTIMATE}-{estimate}", gla_grad=n_iter, estimate=estimate)) for n_iter in gla_grads]
+    estimates = {_estimate_name(schedule): schedule for schedule in found.values() if schedule.griffin_lim is not None}
+    for name, schedule in sorted(estimates.items()):
+        systems += [_named_by_method(System(name, gla_grad=n_iter, estimate=schedule)) for n_iter in gla_grads]
     for text in schedules:
         own_sampler, schedule = split_sampler(text)[1], found[text]
         for sampler in [own_sampler] if own_sampler is not None else samplers:
