@@ -43,7 +43,7 @@ def test_is_committed_with_its_outputs(path):
     html = "".join(output.get("data", {}).get("text/html", "") for output in outputs(notebook))
     assert any("image/png" in output.get("data", {}) for output in outputs(notebook))
     if path.stem == "inference":
-        assert html.count("<audio") == 5 and "animation" in html
+        assert html.count("<audio") == 9 and "animation" in html
 
 
 def test_there_are_both():
