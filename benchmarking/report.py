@@ -52,15 +52,18 @@ def _spectrogram(path, mel_transform):
         return mel_transform(audio)
 
 
-def _example(example, titles, mel_transform, source, folder, only_mel):
+def _example(example, titles, mel_transform, source, folder, only_mel, wanted):
     """Copies a recording's audio and draws its mels; returns what the page needs of it.
 
     Args:
         titles: of the systems, by their names.
         only_mel: the recording itself stays where it is.
+        wanted: names of the systems, or None for all.
     """
-    systems, limits = [], None
-    for system in example.systems:
+    systems = []
+    of_recording = next((system.audio for system in example.systems if system.system == RECORDING and system.audio), None)
+    limits = limits_of(_spectrogram(inside(source, of_recording), mel_transform)) if of_recording else None
+    for system in example.systems if wanted is None else [system for system in example.systems if system.system in wanted]:
         shown = {"title": titles.get(system.system, system.system), "figures": system.figures}
         if system.audio is None:
             systems.append(shown | {"audio": None, "picture": None, "silent": "No audio: the waveform holds NaN or infinity."})
@@ -68,16 +71,18 @@ def _example(example, titles, mel_transform, source, folder, only_mel):
         audio, copy = inside(source, system.audio), inside(folder, system.audio)
         spectrogram = _spectrogram(audio, mel_transform)
         is_left_out = only_mel and system.system == RECORDING
+        if is_left_out:
+            copy.unlink(missing_ok=True)  # of an earlier report
         copy.parent.mkdir(parents=True, exist_ok=True)
         if audio.resolve() != copy.resolve() and not is_left_out:  # a report may be made in the folder itself
             content = audio.read_bytes()
             save_atomically(lambda temporary: temporary.write_bytes(content), copy)
         picture = Path("pictures", *Path(system.audio).parts[1:]).with_suffix(".png")
         inside(folder, picture).parent.mkdir(parents=True, exist_ok=True)
-        limits = limits or limits_of(spectrogram)  # the recording's, which comes first
+        limits = limits or limits_of(spectrogram)
         save_mel_picture(spectrogram, mel_transform.config, folder / picture, limits)
         shown |= {"audio": None if is_left_out else quote(system.audio), "picture": quote(picture.as_posix())}
-        systems.append(shown | {"silent": "The recording is not published here."})
+        systems.append(shown | {"silent": "The recording is not published here." if is_left_out else None})
     return {"recording": example.recording, "systems": systems}
 
 
@@ -99,14 +104,16 @@ def add_arguments(parser):
 def run(arguments):
     quality = load_quality(arguments.quality)
     mel_transform = LogMelSpectrogram(quality.mel)
-    if arguments.audio_of:
-        names = [system.system for example in quality.examples[:1] for system in example.systems]
-        for name in set(arguments.audio_of) - set(names):
-            raise InputError(f"--audio_of '{name}': no such system with audio (wanted: one of {', '.join(names)})")
-        for example in quality.examples:
-            example.systems = [system for system in example.systems if system.system in arguments.audio_of]
-    for speaker in set(arguments.only_mel_of) - {example.speaker for example in quality.examples}:
-        raise InputError(f"--only_mel_of {speaker}: no recording with audio is of that speaker (wanted: the name of a recording's folder)")
+    names = [system.system for example in quality.examples[:1] for system in example.systems]
+    for name in sorted(set(arguments.audio_of or []) - set(names)):
+        wanted = f"one of {', '.join(names)}" if names else "a result of 'benchmark.py quality' with --audio of 1 or more"
+        raise InputError(f"--audio_of '{name}': no such system with audio (wanted: {wanted})")
+    speakers = {example.speaker for example in quality.examples} - {""}
+    for name in sorted(set(arguments.only_mel_of) - speakers):
+        wanted = f"one of {', '.join(sorted(speakers))}" if speakers else "a result of 'benchmark.py quality' that names speakers"
+        raise InputError(f"--only_mel_of '{name}': no recording with audio is of that speaker (wanted: {wanted})")
+    if arguments.only_mel_of and arguments.output.resolve() == arguments.quality.resolve():
+        raise InputError(f"{arguments.output}: holds the recordings that --only_mel_of leaves out (wanted: another --output)")
     for system in (system for example in quality.examples for system in example.systems):
         if system.audio is not None:
             _spectrogram(inside(arguments.quality, system.audio), mel_transform)  # what is wrong is said before anything is written
@@ -121,7 +128,15 @@ def run(arguments):
         number=number,
         plots=_plots(quality, arguments.output),
         examples=[
-            _example(example, quality.titles, mel_transform, arguments.quality, arguments.output, example.speaker in arguments.only_mel_of)
+            _example(
+                example,
+                quality.titles,
+                mel_transform,
+                arguments.quality,
+                arguments.output,
+                only_mel=example.speaker in arguments.only_mel_of,
+                wanted=arguments.audio_of,
+            )
             for example in quality.examples
         ],
     )

@@ -5,4 +5,4 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "checkpoints" / "universal-22k.safetensors"
 SCHEDULE = ROOT / "schedules" / "universal-22k-1.json"
-GLA_GRAD = 32  # iterations
+GLA_GRAD = 8  # iterations

@@ -37,7 +37,8 @@ class NoiseSchedule:
         sampler: name of the sampler that they were made for (see `model.sampler.sampler_name`), or None.
         many_steps_sampler: name of the sampler for schedules of `MANY_STEPS` or more that are derived from this one, or None.
         griffin_lim: iterations of Griffin-Lim for the estimate that sampling starts from (`model.shallow`); None starts at noise.
-        look_ahead: frames that such an estimate, made frame by frame, waits for; None makes it for all frames at once.
+        look_ahead: frames that such an estimate, made frame by frame, waits for; griffin_lim is 1 or more then. None makes it for all
+            frames at once.
 
     Attributes:
         alphas: 1 - betas.
@@ -67,8 +68,8 @@ class NoiseSchedule:
             if (value := getattr(self, key)) is not None:
                 _check_whole(key, value, most, least=0)
                 object.__setattr__(self, key, int(value))
-        if self.look_ahead is not None and self.griffin_lim is None:
-            raise InputError(f"look_ahead is {self.look_ahead}, but there is no griffin_lim (wanted: both, or griffin_lim alone)")
+        if self.look_ahead is not None and not self.griffin_lim:
+            raise InputError(f"look_ahead is {self.look_ahead} and griffin_lim is {self.griffin_lim} (wanted with look_ahead: 1 or more)")
         betas = _numbers(self.betas)
         if betas.ndim != 1:
             raise InputError(f"betas must be one list of numbers, found shape {list(betas.shape)}")

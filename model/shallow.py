@@ -9,6 +9,7 @@ the speech at each frequency, and white noise is not. So the network must be tra
 `griffin_lim` starts so, any other starts at noise.
 """
 
+import copy
 import functools
 import math
 
@@ -30,7 +31,7 @@ class GriffinLimEstimate:
     """
 
     def __init__(self, mel_config):
-        self.mel_config = mel_config
+        self.mel_config, self._on = mel_config, {}
 
     @functools.cached_property
     def spectrum(self):
@@ -48,9 +49,17 @@ class GriffinLimEstimate:
         """Number of frames on each side that a frame of the result depends on."""
         return (n_iter + 1) * self.spectrum.reach
 
-    def in_real_time(self, n_iter, look_ahead):
-        """A `RealTimeGriffinLim`, on the device where the mels were last."""
-        return RealTimeGriffinLim(self.spectrum, n_iter, look_ahead)
+    def spectrum_on(self, device):
+        """`spectrum` on a device. Those of other devices stay there: a stream may be using them."""
+        if self.spectrum.filters.device == device:
+            return self.spectrum
+        if device not in self._on:
+            self._on[device] = copy.deepcopy(self.spectrum).to(device)
+        return self._on[device]
+
+    def in_real_time(self, n_iter, look_ahead, device="cpu"):
+        """A `RealTimeGriffinLim` for mels on that device."""
+        return RealTimeGriffinLim(self.spectrum_on(torch.device(device)), n_iter, look_ahead)
 
     @torch.no_grad()
     def __call__(self, noise, mel, n_iter, look_ahead=None):
@@ -66,9 +75,9 @@ class GriffinLimEstimate:
             `[B, T]`.
         """
         with torch.autocast(mel.device.type, enabled=False):
-            frames = self.spectrum.to(mel.device)
             if look_ahead is not None:
-                return self.in_real_time(n_iter, look_ahead).push(noise, mel, last=True)
+                return self.in_real_time(n_iter, look_ahead, mel.device).push(noise, mel, last=True)
+            frames = self.spectrum_on(mel.device)
             target = frames.target(mel)
             return frames.griffin_lim(frames.shaped(noise, target), target, n_iter)
 

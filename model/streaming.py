@@ -125,8 +125,8 @@ class _RealTimeEstimate(_Stage):
 
     def push(self, mel, noise, last):
         self.receive(mel, noise, None, last)
-        with torch.autocast(mel.device.type, enabled=False):
-            y = self.state.push(noise[None].float().cpu(), mel[None].float().cpu(), last)[0].to(noise)
+        with torch.autocast("cpu", enabled=False):
+            y = self.state.push(noise[None].cpu(), mel[None].float().cpu(), last)[0].to(noise)
         frames = self.mel[:, : len(y) // self.hop_length]
         self.advance()
         return frames, y

@@ -51,6 +51,12 @@ def draw(path, title, recording_mel, result_mel, mel_config):
     save_atomically(lambda temporary: figure.savefig(temporary, dpi=100, format="png"), path)
 
 
+def mean_of_those_there(values):
+    """The mean of the values that are not NaN; NaN where there are none."""
+    values = [value for value in values if not math.isnan(value)]
+    return np.mean(values) if values else math.nan
+
+
 def timed(function, *arguments):
     start = time.perf_counter()
     result = function(*arguments)
@@ -87,7 +93,7 @@ def main():
             rows[name].append(measure(recording, mel, waveform, seconds, mel_transform))
             print(row(mel_path.stem, name, rows[name][-1]), flush=True)
     for name in systems:
-        print(row("mean", name, [np.mean([value for value in column if not math.isnan(value)]) for column in zip(*rows[name])]))
+        print(row("mean", name, [mean_of_those_there(column) for column in zip(*rows[name])]))
     print(f"\nListen to {OUTPUT}/*.wav and look at the pictures beside them.")
     return 0
 

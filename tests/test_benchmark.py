@@ -436,7 +436,22 @@ def test_a_report_leaves_out_recordings_that_are_not_to_be_published(quality, co
     assert page.count("<audio") == 3 * 4 - 2 and page.count("not published") == 2 and page.count("<img") == 2 + 3 * 4
     capsys.readouterr()
     assert command("report", tmp_path / "quality", "-o", tmp_path / "other", "--only_mel_of", "carla") == 2
-    assert "--only_mel_of carla: no recording" in capsys.readouterr().err and not (tmp_path / "other").exists()
+    assert (
+        "--only_mel_of 'carla': no recording with audio is of that speaker (wanted: one of anna, boris)" in capsys.readouterr().err
+        and not (tmp_path / "other").exists()
+    )
+
+
+def test_a_recording_that_is_not_to_be_published_leaves_an_earlier_report(quality, command, speakers, tmp_path, capsys):
+    assert quality("--audio", 3) == 0, capsys.readouterr().err
+    folder, report = tmp_path / "quality", tmp_path / "report"
+    for options in ((), ("--only_mel_of", "anna")):
+        assert command("report", folder, "-o", report, *options) == 0, capsys.readouterr().err
+    assert [path.parent.parent.name for path in report.rglob("recording.flac")] == ["boris"]
+    assert command("report", folder, "-o", folder, "--only_mel_of", "anna") == 2
+    assert (
+        "holds the recordings that --only_mel_of leaves out" in capsys.readouterr().err and len(list(folder.rglob("recording.flac"))) == 3
+    )
 
 
 def test_a_report_has_audio_of_the_systems_that_are_asked_for(quality, command, tmp_path, capsys):

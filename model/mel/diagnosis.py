@@ -18,7 +18,8 @@ FEWEST_FRAMES = 100  # a second; fewer may be all speech, or all pause
 # voice and microphone, and the ratio of the standard deviations over time, as its logarithm.
 GAIN_TOLERANCE, PROFILE_TOLERANCE, SPREAD_TOLERANCE = 1.5, 0.8, 0.25
 LARGEST_DISTANCE = 2.5  # of a mel that is taken for what it should be
-CLEARLY_CLOSER = 0.85  # an explanation is believed from this share of the distance on; of speech in noise it is .95 or more
+CLEARLY_CLOSER = 0.85  # an explanation is believed below this share of the distance; of speech in noise it is .95 or more
+OF_AN_IMPOSSIBLE_MEL = 0.6  # the same where values cannot be on the scale; any explanation is closer than none there
 COST_OF_A_DIFFERENCE = 0.3  # of two explanations that fit as well, the one with fewer mistakes
 NOISE_COST = 0.3  # of explaining a mel by noise that fills the pauses, which is no mistake
 QUIET_QUANTILE = 0.1  # of the frames, in each band, are taken to be that noise
@@ -65,7 +66,8 @@ def _what_is_wrong(mel, definition, statistics):
     plausible = min(own, _distance_with_noise(mel, definition.config, *trained) + NOISE_COST)
     if impossible or own > LARGEST_DISTANCE:
         explained, found = min(_explanations(mel, definition, *trained), key=lambda item: item[0])
-        if explained < min(LARGEST_DISTANCE, 0.6 * own if impossible else CLEARLY_CLOSER * plausible):
+        limit = OF_AN_IMPOSSIBLE_MEL * own if impossible else CLEARLY_CLOSER * plausible
+        if explained < min(LARGEST_DISTANCE, limit):
             return f"looks like {found}"
     floor = _wrong_floor(mel, definition, statistics)
     if floor or impossible or plausible <= LARGEST_DISTANCE:

@@ -1,10 +1,15 @@
-"""Griffin-Lim for frames that arrive one after the other: RTISI-LA (Zhu, Beauregard and Wyse, 2007), towards a mel.
+"""Griffin-Lim for frames that arrive one after the other, after RTISI-LA (Zhu, Beauregard and Wyse, 2007), towards a mel.
 
 A new frame takes its phases from the waveform so far, which overlaps with most of it. Then a few iterations of Griffin-Lim make the newest
 frames fit each other, and the oldest of these is done: it keeps what it is. So the phases of a voice go on from frame to frame. Griffin-Lim
 that changes all frames at once begins with phases that fit nowhere, and needs many more iterations.
 
-A rounding error grows from frame to frame. So nothing here depends on how many frames come at once, and a stream has its own state.
+The waveform of frames f_k with the window w is that of least squares, sum of w f_k / sum of w^2 (Griffin and Lim, 1984). What differs from
+RTISI-LA: magnitudes are those of the waveform so far, scaled towards a mel; a new frame has a little noise; iterations have momentum; and the
+divisor has a lower limit at the end of the waveform, where RTISI-LA gives the newest frame a window of its own.
+
+A rounding error grows from frame to frame until the phases are others. So nothing here depends on how many frames or waveforms come
+together, and the products with the filters, whose rounding would, are computed in float64.
 """
 
 import torch
@@ -21,8 +26,8 @@ class RealTimeGriffinLim:
     """The state between frames of a batch of waveforms.
 
     Args:
-        spectrum: a `model.mel.spectrum.MelSpectrum`.
-        n_iter: iterations for each new frame, 0 or more.
+        spectrum: a `model.mel.spectrum.MelSpectrum`, on the device of the mels.
+        n_iter: iterations for each new frame, 1 or more.
         look_ahead: number of frames after a frame that change with it, 0 or more.
     """
 
@@ -32,21 +37,27 @@ class RealTimeGriffinLim:
         self.n_fft, self.hop_length = config.n_fft, config.hop_length
         margin = (config.n_fft - config.win_length) // 2
         self.window = F.pad(spectrum.window, (margin, config.n_fft - config.win_length - margin))
+        self.filters = spectrum.filters.double()
+        self.widths, self.has_band = spectrum.widths[:, 0].double().clamp(min=TINY), spectrum.widths[:, 0] > TINY
+
         self.frames = None  # those that still change, `[B, n, n_fft]`
-        self.before = None  # what the frames before them left, `[B, n_fft - hop_length]`
-        self.overlap = self.window.new_zeros(self.n_fft - self.hop_length)  # the sum of their squared windows
-        self.divisors = {}  # of the waveform of n frames after `overlap`, by n
+        self.targets = None  # their mels, not logarithmic, `[B, n, n_mels]`
+        self.smooth = None  # their magnitudes by `MelSpectrum.smooth_magnitude`, `[B, n, n_fft / 2 + 1]`
+        self.before = None  # sum of w f_k of the frames before them, `[B, n_fft - hop_length]`
+        self.overlap = self.window.new_zeros(self.n_fft - self.hop_length)  # sum of w^2 of the frames before them
+        self.divisors = {}  # sum of w^2 of these and n frames more, by n
         self.noise = None  # the last `[B, n_fft]`
-        self.widths, self.has_band = spectrum.widths.clamp(min=TINY)[:, 0], spectrum.widths[:, 0] > TINY
-        self.rest = None  # samples that are done and not returned: `[B, less than hop_length]`
-        self.to_drop = spectrum.margins[0]  # samples of the first frames that are before the waveform
+        self.rest = None  # samples that are done and not returned, `[B, less than hop_length]`
+        self.n_finished = 0  # frames
         self.n_waiting = 0  # frames whose waveform is not returned
+        self.to_drop = spectrum.margins[0]  # samples of the first frames that are before the waveform
 
     @property
     def latency_frames(self):
         """Number of frames that must follow a frame before its waveform is complete."""
         return self.look_ahead + -(-self.spectrum.margins[0] // self.hop_length)
 
+    @torch.no_grad()
     def push(self, noise, mel, last):
         """Receives the next frames and returns the waveform that is complete with them.
 
@@ -58,10 +69,12 @@ class RealTimeGriffinLim:
         Returns:
             `[B, T]`; T is a multiple of the hop length, as long as all frames before were.
         """
+        noise = noise.float()
         if self.frames is None:
-            self.frames, self.noise = noise.new_zeros(len(noise), 0, self.n_fft), noise.new_zeros(len(noise), self.n_fft)
+            self.noise = noise.new_zeros(len(noise), self.n_fft)
             self.before, self.rest = self.noise[:, self.hop_length :], noise[:, :0]
-            self.targets, self.smooth = mel.new_zeros(len(mel), 0, mel.shape[1]), mel.new_zeros(len(mel), 0, len(self.widths))
+            widths = self.n_fft, mel.shape[1], len(self.widths)
+            self.frames, self.targets, self.smooth = (noise.new_zeros(len(noise), 0, width) for width in widths)
         self.n_waiting += mel.shape[2]
         done = [self.rest]
         for frame in range(mel.shape[2]):
@@ -86,7 +99,7 @@ class RealTimeGriffinLim:
         return F.fold(frames.transpose(1, 2), (1, length), (1, self.n_fft), stride=(1, self.hop_length))[:, 0, 0]
 
     def _waveform(self, frames):
-        """The waveform from the first frame that still changes on, of such frames `[B, n, n_fft]`; length as of `_sum`."""
+        """The waveform from the first frame that still changes on, of such frames `[B, n, n_fft]`: sum of w f_k / sum of w^2."""
         n, kept = frames.shape[1], len(self.overlap)
         if n not in self.divisors:
             squares = self._sum(self.window.square().expand(1, n, -1))[0]
@@ -97,12 +110,12 @@ class RealTimeGriffinLim:
         return total / self.divisors[n]
 
     def _towards(self, spectra, begin, end):
-        """Spectra `[B, n, n_fft / 2 + 1]` of the frames from `begin` to `end`, scaled until their mel is closer to the wanted one."""
+        """Spectra `[B, n, n_fft / 2 + 1]` of the frames from `begin` to `end`, scaled once towards their mel, as `MelSpectrum` does."""
         magnitude, exponent = self.spectrum.magnitude(spectra), self.spectrum.config.power
-        power = magnitude if exponent == 1 else magnitude.pow(exponent)
-        of_band = self.targets[:, begin:end] / (power @ self.spectrum.filters.T).clamp(min=TINY)
-        gain = ((of_band @ self.spectrum.filters) / self.widths).clamp(LEAST_GAIN, MOST_GAIN)
-        gain = gain if exponent == 1 else gain.pow(1 / exponent)
+        power = magnitude.double() if exponent == 1 else magnitude.double().pow(exponent)
+        of_band = self.targets[:, begin:end] / (power @ self.filters.T).clamp(min=TINY)
+        gain = (of_band @ self.filters / self.widths).clamp(LEAST_GAIN, MOST_GAIN)
+        gain = gain.float() if exponent == 1 else gain.pow(1 / exponent).float()
         without_band = self.smooth[:, begin:end] / magnitude.clamp(min=TINY)
         return spectra * torch.where(self.has_band, gain, without_band)
 
@@ -133,7 +146,8 @@ class RealTimeGriffinLim:
         total = F.pad(self.before, (0, self.hop_length)) + done * self.window
         overlap = F.pad(self.overlap, (0, self.hop_length)) + self.window.square()
         hop = self.hop_length
-        if not torch.equal(overlap[hop:], self.overlap):  # after the first frames it stays as it is
+        self.n_finished += 1
+        if self.n_finished <= self.n_fft // hop + 1:  # then it stays as it is
             self.overlap, self.divisors = overlap[hop:], {}
         self.before = total[:, hop:]
         return total[:, :hop] / overlap[:hop].clamp(min=LEAST_OVERLAP)
