@@ -4,9 +4,9 @@ A new frame takes its phases from the waveform so far, which overlaps with most 
 frames fit each other, and the oldest of these is done: it keeps what it is. So the phases of a voice go on from frame to frame. Griffin-Lim
 that changes all frames at once begins with phases that fit nowhere, and needs many more iterations.
 
-The waveform of frames f_k with the window w is that of least squares, sum of w f_k / sum of w^2 (Griffin and Lim, 1984). What differs from
-RTISI-LA: magnitudes are those of the waveform so far, scaled towards a mel; a new frame has a little noise; iterations have momentum; and the
-divisor has a lower limit at the end of the waveform, where RTISI-LA gives the newest frame a window of its own.
+The waveform of frames f_k with the window w is that of least squares, sum of w f_k / sum of w^2 (Griffin and Lim, 1984). What differs
+from RTISI-LA: magnitudes are those of the waveform so far, scaled towards a mel; a new frame has a little noise; iterations have momentum;
+and the divisor has a lower limit at the end of the waveform, where RTISI-LA gives the newest frame a window of its own.
 
 A rounding error grows from frame to frame until the phases are others. So nothing here depends on how many frames or waveforms come
 together, and the products with the filters, whose rounding would, are computed in float64.
