@@ -3,23 +3,22 @@
 from pathlib import Path
 
 from common.device import pick_device
-from common.released import CHECKPOINT, GLA_GRAD, SCHEDULE
+from common.released import CHECKPOINT, SCHEDULE
 from vocoder import Vocoder
 
 dependencies = ["torch", "torchaudio", "numpy", "scipy", "soundfile", "soxr", "librosa", "pydantic", "safetensors"]
 
 
-def wavegrad(checkpoint=CHECKPOINT, schedule=SCHEDULE, device=None, gla_grad=GLA_GRAD, **options):
+def wavegrad(checkpoint=CHECKPOINT, schedule=SCHEDULE, device=None, **options):
     """A `vocoder.Vocoder`: mels -> waveforms. Printed, it says the shapes and rates that it takes and gives.
 
     Args:
         checkpoint: path of the weights; other ones than the released need a schedule of their own.
         schedule: path or text of the noise schedule.
         device: "cpu", "cuda", "cuda:N" or "mps"; None is a GPU if there is one, as in `inference.py`.
-        gla_grad: iterations of GLA-Grad's correction.
-        options: as of `Vocoder.load`.
+        options: as of `Vocoder.load`, such as `gla_grad`.
 
     Raises:
         OSError, InputError: a file, the schedule or the device cannot be used.
     """
-    return Vocoder.load(Path(checkpoint), schedule, device=pick_device(device), gla_grad=gla_grad, **options)
+    return Vocoder.load(Path(checkpoint), schedule, device=pick_device(device), **options)

@@ -10,7 +10,7 @@ from common.audio import read_audio, wav_writer
 from common.errors import CommandParser, InputError, run_command
 from common.files import save_atomically
 from common.mel_plot import mel_pair
-from common.released import CHECKPOINT, GLA_GRAD, ROOT, SCHEDULE
+from common.released import CHECKPOINT, ROOT, SCHEDULE
 from metrics import log_mel_l1, pesq_wideband, stoi
 from model.mel.griffin_lim import griffin_lim
 from model.mel.input import read_mel
@@ -70,26 +70,22 @@ def main():
         raise InputError(f"{VOICES}: no mels (wanted: the .npy files that the repository has there)")
     vocoder = Vocoder.load(CHECKPOINT, SCHEDULE)
     mel_transform, config = vocoder.mel_transform, vocoder.mel_transform.config
-    corrected = Vocoder(vocoder.network, config, vocoder.schedule, gla_grad=GLA_GRAD)
-    corrected.synthesize(torch.zeros(1, config.n_mels, 400))  # warm-up
+    vocoder.synthesize(torch.zeros(1, config.n_mels, 400))  # warm-up
 
     n_steps = len(vocoder.schedule)
-    systems = {  # name: (how to vocode, end of the files' names or None)
-        f"WaveGrad, {n_steps} step{'s' * (n_steps != 1)}": (lambda mel: vocoder.synthesize(mel[None])[0], ""),
-        f"and GLA-Grad, {GLA_GRAD} iterations": (lambda mel: corrected.synthesize(mel[None])[0], "-gla-grad"),
-        "Griffin-Lim, 32 iterations": (lambda mel: griffin_lim(mel, config), None),
-    }
+    wavegrad = f"WaveGrad, {n_steps} step{'s' * (n_steps != 1)}"
+    systems = {wavegrad: vocoder, "Griffin-Lim, 32 iterations": lambda mel: griffin_lim(mel, config)}
     rows = {name: [] for name in systems}
     print(f"{'voice':18}{'':28}" + "".join(f"{column:>18}" for column in COLUMNS), flush=True)
     for mel_path in mel_paths:
         mel, recording_path = read_mel(mel_path, config.n_mels), mel_path.with_suffix(".flac")
         recording = read_audio(recording_path, config.sample_rate) if recording_path.exists() else None
-        for name, (vocode, end) in systems.items():
+        for name, vocode in systems.items():
             waveform, seconds = timed(vocode, mel)
-            if end is not None:
-                with wav_writer(OUTPUT / f"{mel_path.stem}{end}.wav", config.sample_rate) as write:
+            if name == wavegrad:
+                with wav_writer(OUTPUT / f"{mel_path.stem}.wav", config.sample_rate) as write:
                     write(waveform)
-                draw(OUTPUT / f"{mel_path.stem}{end}.png", name, mel, mel_transform(waveform), config)
+                draw(OUTPUT / f"{mel_path.stem}.png", name, mel, mel_transform(waveform), config)
             rows[name].append(measure(recording, mel, waveform, seconds, mel_transform))
             print(row(mel_path.stem, name, rows[name][-1]), flush=True)
     for name in systems:

@@ -8,7 +8,7 @@ import torch
 
 import hubconf
 from common.errors import InputError
-from common.released import CHECKPOINT, GLA_GRAD, SCHEDULE
+from common.released import CHECKPOINT, SCHEDULE
 from model.mel.input import read_mel
 from tests.conftest import ROOT
 from tests.processes import PYTHON, run_to_end
@@ -34,15 +34,15 @@ def test_a_program_elsewhere_vocodes_with_it(tmp_path):
     assert found == f"({120 * hop_length},) True"
 
 
-def test_it_uses_the_released_model_as_recommended():
+def test_it_uses_the_released_model():
     vocoder = hubconf.wavegrad(device="cpu")
     assert CHECKPOINT.exists() and vocoder.schedule.name == SCHEDULE.stem
-    assert (vocoder.gla_grad.n_iter if vocoder.gla_grad else 0) == GLA_GRAD
+    assert vocoder.gla_grad is None and hubconf.wavegrad(device="cpu", gla_grad=8).gla_grad.n_iter == 8
     assert vocoder.mel_statistics is not None, "a wrong mel would not be noticed"
 
 
 def test_a_wrong_mel_is_diagnosed_and_the_rate_named():
-    vocoder = hubconf.wavegrad(device="cpu", gla_grad=0)
+    vocoder = hubconf.wavegrad(device="cpu")
     config = vocoder.mel_transform.config
     with pytest.warns(UserWarning, match=f"{config.sample_rate:,} Hz, hop {config.hop_length}"):
         vocoder(MEL * 8.686)  # decibels
@@ -53,7 +53,7 @@ def test_a_wrong_mel_is_diagnosed_and_the_rate_named():
 
 def test_the_device_is_chosen_as_the_command_line_does(tiny_checkpoint, monkeypatch):
     monkeypatch.setattr(hubconf, "pick_device", lambda name: torch.device("meta") if name is None else torch.device(name))
-    monkeypatch.setattr(hubconf.Vocoder, "load", lambda path, schedule, device, gla_grad, **options: (device, options))
+    monkeypatch.setattr(hubconf.Vocoder, "load", lambda path, schedule, device, **options: (device, options))
     assert hubconf.wavegrad(tiny_checkpoint, steps=3) == (torch.device("meta"), {"steps": 3})
     assert hubconf.wavegrad(tiny_checkpoint, device="cpu")[0] == torch.device("cpu")
 
