@@ -31,9 +31,10 @@ def save_plot(rows, references, metric, x, x_label, path):
         points = sorted((getattr(row, x), row.means[metric], row.shown) for row in own)
         color = f"C{number}"
         axes.plot(*zip(*[point[:2] for point in points]) if points else ([], []), markers[number % 8], color=color, label=_plain(sampler))
+        side = 1 if number % 2 else -1  # names of one sampler above its points, those of the next below
         for value, mean, name in points:
-            place = {"xytext": (3, 3), "textcoords": "offset points", "rotation": 40, "rotation_mode": "anchor"}
-            axes.annotate(_plain(name), (value, mean), fontsize=7, color=color, **place)
+            place = {"xytext": (3, 3 * side), "textcoords": "offset points", "rotation": 40 * side, "rotation_mode": "anchor"}
+            axes.annotate(_plain(name.split(", GLA-Grad")[0]), (value, mean), fontsize=7, color=color, **place)
     for row, style in zip(references, ("--", ":")):
         if row.means[metric] is not None:
             axes.axhline(row.means[metric], color="grey", linestyle=style, label=_plain(row.shown))
@@ -46,7 +47,7 @@ def save_plot(rows, references, metric, x, x_label, path):
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.minorticks_off()
-    axes.margins(x=0.15, y=0.2)  # room for the names
+    axes.margins(x=0.2, y=0.35)  # room for the names
     axes.set_xlabel(x_label)
     axes.set_ylabel(METRICS[metric].label)
     axes.grid(alpha=0.3)

@@ -49,8 +49,7 @@ class System:
         if self.griffin_lim:
             return f"Griffin-Lim, {_count(self.griffin_lim, 'iteration')}"
         if self.estimate is not None:
-            by_frame = "" if self.estimate.look_ahead is None else f" frame by frame, look-ahead {self.estimate.look_ahead}"
-            name = f"the start alone: Griffin-Lim{by_frame}, {_count(self.estimate.griffin_lim, 'iteration')}"
+            name = "the start alone"
         else:
             name = self.name.split()[0] if self.schedule is None else f"WaveGrad, {_count(len(self.schedule), 'step')}"
         return name + (f", GLA-Grad {self.gla_grad}" if self.gla_grad else "")
