@@ -1,7 +1,7 @@
 #!/bin/sh
-# Remakes what is to be seen and heard in generated_samples: three test recordings and what the released model makes of their
-# mels in 3, 6 and 25 steps, with and without GLA-Grad, with pictures, figures and a page (report/index.html), and an animation of
-# the six steps (denoising.gif).
+# Remakes what is to be seen and heard in generated_samples: a page (report/index.html) with what the released model makes of unseen
+# speakers' mels in 1, 2, 3, 6 and 25 steps, with pictures and figures, and an animation of small-16k's six steps (denoising.gif).
+# Needs the recordings of filelists/universal-22k/unseen.txt: sh runs/get_voices.sh FOLDER_OF_SPEAKERS
 # Killed and started again, it goes on where it was.
 # Usage: sh runs/samples.sh
 set -eu
@@ -9,12 +9,18 @@ set -eu
 no_arguments "$@"
 . "$(dirname "$0")/setup.sh"
 cd "$root"
-schedule=schedules/small-16k-6.json
-"$python" benchmark.py quality -ch checkpoints/small-16k.safetensors --filelist filelists/samples.txt --audio 3 \
-    --metrics pesq stoi log_mel_l1 mcd --schedules $schedule:3 $schedule $schedule:25 --gla_grad 0 8 -o logs/samples
+one=schedules/universal-22k-1.json
+two=schedules/universal-22k-2.json
+"$python" benchmark.py quality -ch checkpoints/universal-22k.safetensors --filelist filelists/universal-22k/unseen.txt \
+    --recordings 20 --per_speaker --seconds 3 --audio 5 --dtype bfloat16 --metrics pesq stoi log_mel_l1 m_stft tone dnsmos distillmos \
+    --schedules $one $two $two:3 $two:6 $two:25 --gla_grad 0 8 -o logs/q-unseen
 rm -rf logs/samples-report
-"$python" benchmark.py report logs/samples -o logs/samples-report
+# The recordings of Allison are Debian's; those of the others are not published here.
+"$python" benchmark.py report logs/q-unseen -o logs/samples-report \
+    --only_mel_of bg-tuxpaint-petkov en-ljspeech-lj fi-gcompris-lewman fr-gcompris-coudoin \
+    --audio_of recording griffin-lim-32 estimate-3-4 "universal-22k-1 ddim" "universal-22k-2 ddim" "universal-22k-2-in-3 ddim" \
+    "universal-22k-2-in-6 ddim" "universal-22k-2-in-25 ddim"
 rm -rf generated_samples/report  # only now that there is a new one
 mv logs/samples-report generated_samples/report
-"$python" benchmark.py animation -ch checkpoints/small-16k.safetensors -ns $schedule \
+"$python" benchmark.py animation -ch checkpoints/small-16k.safetensors -ns schedules/small-16k-6.json \
     -r generated_samples/recordings/ru_0836.flac -o generated_samples/denoising.gif

@@ -12,6 +12,8 @@ A rounding error grows from frame to frame until the phases are others. So nothi
 together, and the products with the filters, whose rounding would, are computed in float64.
 """
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 
@@ -20,6 +22,17 @@ from model.mel.spectrum import LEAST_GAIN, MOST_GAIN, TINY
 MOMENTUM = 0.99  # of fast Griffin-Lim (Perraudin et al., 2013)
 NEW = 0.01  # share of noise in a new frame's magnitudes: what begins here has no phases in the waveform so far
 LEAST_OVERLAP = 0.4  # the sum of squared windows by which a waveform is divided, where its last frames are not there yet
+
+
+@contextlib.contextmanager
+def one_thread():
+    """Operations of a few microseconds are not shared among threads, which would wait for each other, on a busy machine for long."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 class RealTimeGriffinLim:
@@ -77,11 +90,12 @@ class RealTimeGriffinLim:
             self.frames, self.targets, self.smooth = (noise.new_zeros(len(noise), 0, width) for width in widths)
         self.n_waiting += mel.shape[2]
         done = [self.rest]
-        for frame in range(mel.shape[2]):
-            self._begin(noise[:, frame * self.hop_length : (frame + 1) * self.hop_length], mel[..., frame : frame + 1])
-            self._iterate()
-            if self.frames.shape[1] > self.look_ahead:
-                done.append(self._finish())
+        with one_thread():
+            for frame in range(mel.shape[2]):
+                self._begin(noise[:, frame * self.hop_length : (frame + 1) * self.hop_length], mel[..., frame : frame + 1])
+                self._iterate()
+                if self.frames.shape[1] > self.look_ahead:
+                    done.append(self._finish())
         while last and self.frames.shape[1]:
             done.append(self._finish())
         if last:  # what the last frame holds beyond the end of the others
