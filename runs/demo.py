@@ -4,7 +4,6 @@ import math
 import time
 
 import numpy as np
-import torch
 
 from common.audio import read_audio, wav_writer
 from common.errors import CommandParser, InputError, run_command
@@ -70,11 +69,11 @@ def main():
         raise InputError(f"{VOICES}: no mels (wanted: the .npy files that the repository has there)")
     vocoder = Vocoder.load(CHECKPOINT, SCHEDULE)
     mel_transform, config = vocoder.mel_transform, vocoder.mel_transform.config
-    vocoder.synthesize(torch.zeros(1, config.n_mels, 400))  # warm-up
-
     n_steps = len(vocoder.schedule)
     wavegrad = f"WaveGrad, {n_steps} step{'s' * (n_steps != 1)}"
     systems = {wavegrad: vocoder, "Griffin-Lim, 32 iterations": lambda mel: griffin_lim(mel, config)}
+    for vocode in systems.values():
+        vocode(read_mel(mel_paths[0], config.n_mels))  # warm-up
     rows = {name: [] for name in systems}
     print(f"{'voice':18}{'':28}" + "".join(f"{column:>18}" for column in COLUMNS), flush=True)
     for mel_path in mel_paths:
