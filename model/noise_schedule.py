@@ -17,7 +17,7 @@ from common.files import read_json, reading, save_text
 
 SUFFIXES = (".json", ".npy", ".pt")
 JSON_KEYS = ("name", "source", "sampler", "many_steps_sampler", "griffin_lim", "look_ahead", "betas")
-MANY_STEPS = 12  # from here on the released model is better with its `many_steps_sampler`: docs/journal/2026-11-25-training-small.md
+MANY_STEPS = 12  # from here on small-16k is better with its `many_steps_sampler`: docs/journal/2026-11-25-training-small.md
 MOST_STEPS = 1_000_000  # of a schedule from a text, `interpolate` or `repeat`
 MOST_GRIFFIN_LIM = 1000  # iterations for the estimate of a schedule
 MOST_LOOK_AHEAD = 100  # frames

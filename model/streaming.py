@@ -208,9 +208,7 @@ def push_together(streams, mels, lasts):
     """
     network, schedule = streams[0].network, streams[0].schedule
     noises = [stream.start_noise.draw(mel.shape[1]).to(mel) for stream, mel in zip(streams, mels)]
-    pieces = list(zip(mels, noises))
-    for starts in zip(*(stream.starts for stream in streams)):
-        pieces = [stage.push(*piece, last) for stage, piece, last in zip(starts, pieces, lasts)]
+    pieces = _through([stream.starts for stream in streams], zip(mels, noises), lasts)
     pieces = [(mel, y, None) for mel, y in pieces]
     for steps in zip(*(stream.steps for stream in streams)):
         for step, piece, last in zip(steps, pieces, lasts):
@@ -224,10 +222,15 @@ def push_together(streams, mels, lasts):
             y, mel = torch.stack([steps[i].y for i in group]), torch.stack([steps[i].mel for i in group])
             for i, y_0 in zip(group, predict_y_0(network, y, mel, schedule, steps[0].n, 1 / network.prior(mel))):
                 pieces[i] = steps[i].give(y_0)
-    pieces = [(mel, y) for mel, y, _ in pieces]
-    for filters in zip(*(stream.filters for stream in streams)):
-        pieces = [stage.push(*piece, last) for stage, piece, last in zip(filters, pieces, lasts)]
+    pieces = _through([stream.filters for stream in streams], ((mel, y) for mel, y, _ in pieces), lasts)
     return [y for _, y in pieces]
+
+
+def _through(stages, pieces, lasts):
+    """Pushes a piece of each stream, mel and y, through the stages of that stream; returns what comes out of each."""
+    for of_streams in zip(*stages):
+        pieces = [stage.push(*piece, last) for stage, piece, last in zip(of_streams, pieces, lasts)]
+    return list(pieces)
 
 
 def push_all(stream, pieces):

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fetches the recordings that the released model is trained on, Debian's festvox-ru, checks them, and writes their
+# Fetches the recordings that small-16k is trained on, Debian's festvox-ru, checks them, and writes their
 # filelists. Needs a Debian or Ubuntu with apt-get and dpkg, but not root; touches nothing outside the repository.
 # Usage: sh runs/get_corpus.sh
 set -eu

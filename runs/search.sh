@@ -1,5 +1,5 @@
 #!/bin/sh
-# Finds a six-step noise schedule for the released model from scratch, on the validation recordings; fetches them first.
+# Finds a six-step noise schedule for small-16k from scratch, on the validation recordings; fetches them first.
 # Killed and started again, it goes on where it was. Writes logs/search/small-16k-6.json and its journal.
 # Usage: sh runs/search.sh [OPTIONS]     options of 'benchmark.py search' that replace the ones below
 set -eu

@@ -60,11 +60,11 @@ def test_each_iteration_brings_the_mel_closer(changes):
     config = tiny_config(**changes).mel
     mel_of, mel = LogMelSpectrogram(config), speech_mel(config)
     estimate = GriffinLimEstimate(config)
-    for look_ahead, least in ((None, 0), (3, 1)):
-        waveforms = [estimate(noise(1, mel.shape[2] * 40), mel, n_iter, look_ahead) for n_iter in (least, 3, 8, 32)]
+    for look_ahead, n_iters, most in ((None, (0, 2, 8, 32), 0.6), (3, (1, 3, 8, 32), 0.7)):
+        waveforms = [estimate(noise(1, mel.shape[2] * 40), mel, n_iter, look_ahead) for n_iter in n_iters]
         distances = [log_mel_l1(mel, mel_of(waveform)) for waveform in waveforms]
         assert distances == sorted(distances, reverse=True)
-        assert distances[3] < 0.7 * distances[0]
+        assert distances[3] < most * distances[0]
 
 
 @pytest.mark.parametrize("look_ahead", [None, 2])
@@ -262,11 +262,8 @@ def test_a_schedule_says_it(tmp_path):
     SCHEDULE.save(tmp_path / "s.json")
     assert NoiseSchedule.load(tmp_path / "s.json").griffin_lim == interpolate(SCHEDULE, 5).griffin_lim == 2
     NoiseSchedule([0.1, 0.2], griffin_lim=np.int64(4), look_ahead=np.int64(0)).save(tmp_path / "numpy.json")
-    assert (
-        NoiseSchedule.load(tmp_path / "numpy.json").look_ahead
-        == interpolate(NoiseSchedule.load(tmp_path / "numpy.json"), 3).look_ahead
-        == 0
-    )
+    loaded = NoiseSchedule.load(tmp_path / "numpy.json")
+    assert (loaded.griffin_lim, loaded.look_ahead, interpolate(loaded, 3).look_ahead) == (4, 0, 0)
     assert NoiseSchedule([0.1]).griffin_lim is None
     assert NoiseSchedule([0.1]).warning and not NoiseSchedule([0.1], griffin_lim=0).warning
 

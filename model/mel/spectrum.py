@@ -8,7 +8,7 @@ from common.errors import InputError
 from model.mel.transform import LogMelSpectrogram, expand
 
 TINY = 1e-9  # keeps quotients of silence finite
-MOST_LOUD = 14.0  # nepers of a mel's magnitude; a waveform within [-1, 1] has less than 12
+LARGEST_LOG_MEL = 14.0  # nepers of magnitude; a waveform within [-1, 1] has less than 12
 MOMENTUM = 0.9  # of fast Griffin-Lim
 SCALINGS = 2  # multiplicative updates of the magnitudes towards a mel, in each of its iterations
 LEAST_GAIN, MOST_GAIN = 0.05, 20.0  # of one update of the power spectrum
@@ -54,7 +54,7 @@ class MelSpectrum(nn.Module):
 
     def target(self, mel):
         """Log-mel `[B, n_mels, frames]` -> mel of the spectra here, not logarithmic, `[B, n_mels, frames]`."""
-        log_mel = expand(mel.float(), self.config).clamp(max=MOST_LOUD * self.config.power)  # what no waveform has stays finite
+        log_mel = expand(mel.float(), self.config).clamp(max=LARGEST_LOG_MEL * self.config.power)  # what no waveform has stays finite
         return log_mel.exp() * self.unit
 
     def stft(self, y):
