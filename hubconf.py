@@ -6,7 +6,7 @@ from common.device import pick_device
 from common.released import CHECKPOINT, SCHEDULE
 from vocoder import Vocoder
 
-dependencies = ["torch", "torchaudio", "numpy", "scipy", "soundfile", "soxr", "librosa", "pydantic", "safetensors"]
+dependencies = ["torch", "torchaudio", "numpy", "scipy", "soundfile", "soxr", "pydantic", "safetensors"]
 
 
 def wavegrad(checkpoint=CHECKPOINT, schedule=SCHEDULE, device=None, **options):

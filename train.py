@@ -12,7 +12,7 @@ from training import distributed
 from training.dry_run import dry_run
 from training.explained import explained_deaths, explained_out_of_memory
 from training.initial_weights import begin_with
-from training.launch import train_parser
+from training.launch import ended_well, train_parser
 from training.loop import Loop
 from training.memory import check_memory
 from training.monitor import Monitor
@@ -54,7 +54,7 @@ def train(config, config_folder, logdir, init_from=None, **init_options):
                 monitor.say(f"nothing to do: training.n_steps is {config.training.n_steps}, and so many were done")
             try:
                 with explained_out_of_memory(config.training):
-                    return Loop(trainer, folder, monitor, stop_signal, preview_sampling).run()
+                    return Loop(trainer, folder, monitor, stop_signal, preview_sampling).run(is_new=state is None)
             finally:
                 monitor.close()
         finally:
@@ -127,6 +127,8 @@ def main():
         else:
             logdir = arguments.logdir or Path("logs") / Path(arguments.config).stem
             status = train(config, config_folder, logdir, arguments.init_from, **init_options)
+        if status == 0:
+            ended_well(distributed.rank())
         distributed.end()
         return status
 

@@ -45,6 +45,8 @@ def run(arguments):
         "warmup_steps": int(WARM_UP_SHARE * arguments.steps),
         "batch_size": arguments.batch_size or config.training.batch_size,
         "micro_batch_size": None,
+        "infer_grad": None,
+        "stages": None,
     }
     losses = {name: [] for name in LOOPS}
     for seed in range(arguments.seeds):

@@ -98,7 +98,7 @@ class NetworkConfig(_Section):
     downsampling_factors: Optional[tuple[Size, ...]] = None
     downsampling_preconv_channels: Channels
     downsampling_channels: tuple[Channels, ...]
-    downsampling_dilations: tuple[tuple[Size, ...], ...]
+    downsampling_dilations: tuple[Annotated[tuple[Size, ...], Field(min_length=1)], ...]
     interpolation: Literal["linear", "nearest"] = "linear"
     noise_level_scale: PositiveFloat = 5000.0
     zero_output: bool = False
@@ -204,11 +204,13 @@ class AdversarialConfig(_Section):
         windows, periods: of the discriminators, in samples; see `training.discriminators`.
         channels: their width.
         learning_rate, gradient_clip: of their optimiser.
+
+    The discriminators are the same in all stages; weights, learning rate and clip may differ.
     """
 
     adversarial_weight: PositiveFloat = 0.2
     feature_weight: float = Field(ge=0, default=0.4)
-    windows: tuple[PositiveInt, ...] = (1024, 512, 256)
+    windows: tuple[Annotated[int, Field(ge=4)], ...] = (1024, 512, 256)
     periods: tuple[PositiveInt, ...] = (2, 3, 5, 7)
     channels: PositiveInt = 16
     learning_rate: PositiveFloat = 2e-4
@@ -219,6 +221,11 @@ class AdversarialConfig(_Section):
         if not (self.windows or self.periods):
             raise ValueError("windows and periods are empty (wanted: at least one discriminator)")
         return self
+
+    @property
+    def shortest_waveform(self):
+        """Samples that the discriminators want: the spectra reflect half a window, and a period must be there once."""
+        return max([window // 2 + 1 for window in self.windows] + list(self.periods))
 
 
 class InferGradConfig(_Section):
@@ -346,6 +353,14 @@ class TrainingConfig(_Section):
         total = sum(stage.n_steps for stage in self.stages or ())
         if self.stages and total != self.n_steps:
             raise ValueError(f"n_steps is {self.n_steps}, but the stages have {total} (wanted: the same)")
+        in_stages = [self.infer_grad if stage.infer_grad is None else stage.infer_grad for stage in self.stages or ()]
+        adversarial = [infer_grad.adversarial for infer_grad in in_stages if infer_grad and infer_grad.adversarial]
+        for key in ("windows", "periods", "channels"):
+            found = list(dict.fromkeys(getattr(section, key) for section in adversarial))
+            if len(found) > 1:
+                raise ValueError(
+                    f"the stages' adversarial.{key} are {found[0]} and {found[1]} (wanted: the same discriminators in all stages)"
+                )
         return self
 
 

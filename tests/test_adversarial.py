@@ -79,7 +79,7 @@ def test_a_step_trains_both(tmp_path):
     plain.step = 3
     batch = first_batch(trainer)
     results = [some.train_step(batch) for some in (trainer, plain)]
-    assert results[0].infer_grad_loss > results[1].infer_grad_loss
+    assert results[0].infer_grad_loss == results[1].infer_grad_loss  # the distance alone
     assert not torch.equal(flat_gradient(trainer), flat_gradient(plain))
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.adversary.parameters))
     assert 0 < trainer.adversary.mean_loss() < 5 and trainer.adversary.mean_loss() is None
@@ -120,3 +120,40 @@ def test_a_killed_run_ends_with_the_same_state(tmp_path):
 def test_a_run_without_discriminators_is_refused(tmp_path):
     with pytest.raises(InputError, match="windows and periods are empty"):
         load_config(write_adversarial_run(tmp_path, {"windows": [], "periods": []}))
+
+
+@pytest.mark.parametrize(
+    "adversarial, message",
+    [
+        ({"windows": [2]}, r"adversarial\.windows.0.*greater than or equal to 4"),
+        ({"windows": [4096], "periods": []}, r"segments of 1200 samples \(wanted by training\.infer_grad: 2049 or more\)"),
+        ({"windows": [], "periods": [1300]}, r"segments of 1200 samples \(wanted by training\.infer_grad: 1300 or more\)"),
+    ],
+)
+def test_discriminators_of_more_than_a_segment_are_refused(tmp_path, adversarial, message):
+    """Fails if a run finds out when its discriminators begin."""
+    with pytest.raises(InputError, match=message):
+        new_trainer(write_adversarial_run(tmp_path, {"channels": 4} | adversarial))
+
+
+def write_two_adversarial_stages(folder, **of_second):
+    stages = [
+        {"n_steps": 2, "infer_grad": {"noise_schedule": "three.json", "adversarial": SMALL | changes}}
+        for changes in ({"learning_rate": 1e-3}, {"learning_rate": 1e-6} | of_second)
+    ]
+    return write_infer_grad_run(folder, training__n_steps=4, training__stages=stages)
+
+
+def test_each_stage_has_its_learning_rate_and_clip(tmp_path):
+    """Fails if the first stage's, or those of a checkpoint, hold for all."""
+    trainer = new_trainer(write_two_adversarial_stages(tmp_path, gradient_clip=1e-30))
+    rates, moved = [], []
+    for _ in range(2):
+        for batch in trainer.batches():
+            before = [parameter.clone() for parameter in trainer.adversary.parameters]
+            trainer.train_step(batch)
+            rates.append(trainer.adversary.optimizer.param_groups[0]["lr"])
+            moved.append(max((a - b).abs().max().item() for a, b in zip(before, trainer.adversary.parameters)))
+    assert rates == [1e-3, 1e-3, 1e-6, 1e-6] and min(moved[:2]) > 1e-4 and max(moved[2:]) < 1e-5
+    with pytest.raises(InputError, match=r"adversarial.channels are 4 and 8 \(wanted: the same discriminators in all stages\)"):
+        new_trainer(write_two_adversarial_stages(tmp_path, channels=8))

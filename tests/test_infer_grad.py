@@ -168,7 +168,7 @@ def test_gradients_pass_through_all_steps(tmp_path):
     noises = torch.randn(2, 3, 1200, requires_grad=True)
     batch = first_batch(trainer)
     trainer.infer_grad_loss.noises = lambda *_: noises
-    trainer.infer_grad_losses(trainer.network, batch.split(2)[0])[0].sum().backward()
+    trainer.inference(trainer.network, batch.split(2)[0], trainer.infer_grad_loss.schedules[0]).losses.sum().backward()
     assert (noises.grad.abs().sum(dim=(0, 2)) > 0).all()
     assert all((parameter.grad != 0).any() for parameter in trainer.network.parameters())
 
@@ -181,11 +181,11 @@ def test_counts_from_its_step_on_with_its_weight(tmp_path):
     for name, step in {"before": 2, "after": 3}.items():
         trainer.step = step
         trainer.optimizer.zero_grad()
-        losses, infer_grad_losses = trainer._backward(batch)
-        assert len(infer_grad_losses) == (0 if name == "before" else len(losses))
+        losses, distances = trainer._backward(batch)
+        assert len(distances) == (0 if name == "before" else len(losses))
         gradients[name] = flat_gradient(trainer)
     trainer.optimizer.zero_grad()
-    trainer.infer_grad_losses(trainer.network, batch)[0].mean().backward()
+    trainer.inference(trainer.network, batch, trainer.infer_grad_loss.schedules[0]).losses.mean().backward()
     torch.testing.assert_close(gradients["after"], gradients["before"] + 0.5 * flat_gradient(trainer), atol=1e-5, rtol=1e-4)
 
 
@@ -265,8 +265,8 @@ def test_dry_run_measures_both_kinds_of_step(tmp_path):
         ({"random_steps": [5, 3]}, {}, r"random_steps is \[5, 3\]"),
         ({"pmsqe_weight": -1.0}, {}, r"training\.infer_grad\.pmsqe_weight"),
         ({"random_share": 1.5}, {}, r"training\.infer_grad\.random_share"),
-        ({"pmsqe_weight": 0.5}, {"mel__sample_rate": 48000, "mel__n_fft": 256, "mel__n_mels": 8}, r"1200 samples \(.*more than 1536\)"),
-        ({}, {"data__segment_frames": 25}, r"segments of 1000 samples \(wanted by training\.infer_grad: more than 1024\)"),
+        ({"pmsqe_weight": 0.5}, {"mel__sample_rate": 48000, "mel__n_fft": 256, "mel__n_mels": 8}, r"1200 samples \(.*1537 or more\)"),
+        ({}, {"data__segment_frames": 25}, r"segments of 1000 samples \(wanted by training\.infer_grad: 1025 or more\)"),
     ],
 )
 def test_bad_configuration(tmp_path, infer_grad, changes, message):

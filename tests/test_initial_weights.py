@@ -132,3 +132,13 @@ def test_weights_of_another_network_that_fit_are_told(tmp_path):
     assert begin(config, tmp_path / "w.safetensors")[1][1:] == [
         "warning: the weights fit, but were trained in another network: network.causal is False (here: True)"
     ]
+
+
+def test_a_run_that_begins_at_a_later_step_has_something_to_go_back_to(tmp_path):
+    """Fails if a divergence before the first save ends it."""
+    config = write_run(tmp_path, training__n_steps=8, training__save_every=100)
+    write_weights(config, tmp_path / "w.safetensors")
+    options = ["--init_from", str(tmp_path / "w.safetensors"), "--init_step", "5"]
+    said = tmp_path / "said"
+    assert finish(start_processes(train_command, config, tmp_path / "log", *options, log=said)) == [0], said.read_text()
+    assert (tmp_path / "log" / "checkpoint-00000005.pt").exists()

@@ -8,6 +8,7 @@ import torch
 from common.errors import InputError
 from model.config import load_config
 from tests.processes import TRAINING, run_to_end
+from tests.test_infer_grad import write_infer_grad_run
 from tests.training_fixtures import one_thread, same, write_run  # noqa: F401
 from training import memory
 from training.memory import check_memory, peak_live_bytes, step_bytes
@@ -37,6 +38,16 @@ def test_the_estimate_grows_with_the_portion_and_leaves_no_trace(tmp_path):
     assert trainer.step == trainer.position == 0 and all(p.grad is None for p in trainer.network.parameters())
     trainer = trainer_of(write_run(tmp_path, training__batch_size=64, training__micro_batch_size=8))
     assert memory.WORKSPACE < step_bytes(trainer, trainer.stages[0]) < whole
+
+
+def test_a_random_schedule_is_counted_with_all_its_steps(tmp_path):
+    """Fails if the estimate is that of the schedule which the first step happens to draw."""
+    few, many = (
+        trainer_of(write_infer_grad_run(tmp_path, {"random_share": 0.01, "random_steps": [2, most]}, training__batch_size=64))
+        for most in (2, 12)
+    )
+    assert [len(trainer.infer_grad_loss.longest_schedule) for trainer in (few, many)] == [3, 12]
+    assert step_bytes(many, many.stages[0]) - memory.WORKSPACE > 2 * (step_bytes(few, few.stages[0]) - memory.WORKSPACE)
 
 
 def test_a_run_that_does_not_fit_is_refused_by_name(tmp_path, monkeypatch):

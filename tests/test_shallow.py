@@ -1,6 +1,8 @@
 """Shallow diffusion: Griffin-Lim's estimate, and sampling that starts from it, whole, streamed and in training."""
 
 import json
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from metrics import log_mel_l1
 from model.config import InferGradConfig
 from model.export import OnnxNetwork, export
 from model.hub import PretrainedWaveGrad
-from model.mel.real_time import RealTimeGriffinLim
+from model.mel.real_time import RealTimeGriffinLim, one_thread
 from model.mel.transform import LogMelSpectrogram
 from model.network import new_network
 from model.noise_schedule import NoiseSchedule, interpolate
@@ -292,3 +294,26 @@ def test_a_band_that_covers_no_line_leaves_the_others():
     mel = definition(synthetic_speech(0.5, config.sample_rate)[None])
     estimate = GriffinLimEstimate(config)(noise(1, mel.shape[2] * 40), mel, 2)
     assert estimate.isfinite().all() and log_mel_l1(mel, definition(estimate)) < 3
+
+
+def test_threads_of_a_program_keep_their_number():
+    """Fails if calls that overlap leave the program, or threads that begin in the meantime, on one thread."""
+    before, inside, found = torch.get_num_threads(), threading.Barrier(2), {}
+
+    def call(name, first):
+        with one_thread():
+            found[name] = [torch.get_num_threads()]
+            inside.wait()
+            time.sleep(0.0 if first else 0.2)
+        found[name].append(torch.get_num_threads())
+
+    torch.set_num_threads(3)
+    try:
+        threads = [threading.Thread(target=call, args=(name, name == "first")) for name in ("first", "second")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == {"first": [1, 3], "second": [1, 3]} and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

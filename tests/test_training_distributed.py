@@ -174,6 +174,20 @@ def test_dead_process_ends_the_run(tmp_path):
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks.values()))
 
 
+def test_processes_that_do_not_save_in_time_are_no_success(tmp_path):
+    """Fails if a run that torchrun kills after a signal ends with status 0, as one that has saved."""
+    config = write_run(tmp_path, training__n_steps=100_000)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "2"}
+    process = start(*TRAINING, "-c", config, "-l", tmp_path / "log", "--nproc", 2, env=environment)
+    wait_for(lambda: "step 5 " in process.stdout.readline())
+    stuck = next(pid for pid in children(process.pid) if rank_of(pid) == 1)
+    os.kill(stuck, signal.SIGSTOP)  # as one whose step, or disk, takes too long
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "of 2 processes saved and ended within 2 s of the signal (wanted: all)" in errors
+
+
 def test_bad_input_is_said_once_by_several_processes(tmp_path):
     """Fails if the processes all complain, or torchrun's report covers it."""
     config = write_run(tmp_path)

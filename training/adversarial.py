@@ -16,18 +16,17 @@ class Adversary:
     """The discriminators of a run and their optimiser, the same on all processes.
 
     Args:
-        config: a `model.config.AdversarialConfig`.
+        config: a `model.config.AdversarialConfig`; what may differ between stages is given with each step.
         seed: of the discriminators' weights.
         device: where the waveforms are.
     """
 
     def __init__(self, config, seed, device):
-        self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.discriminators = Discriminators(config.windows, config.periods, config.channels).to(device)
         self.parameters = list(self.discriminators.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, betas=BETAS)
+        self.optimizer = torch.optim.AdamW(self.parameters, betas=BETAS)
         self.totals = torch.zeros(2, device=device)  # sum of the losses since the last `mean_loss`, and their number
 
     def losses(self, y_0, generated, config):
@@ -53,12 +52,18 @@ class Adversary:
         (losses.sum() * share).backward()
         self.totals += torch.stack([losses.detach().float().sum(), losses.new_tensor(len(losses), dtype=torch.float32)])
 
-    def step(self, wanted=True):
-        """Updates the discriminators by their gradients of all processes, or drops these."""
+    def step(self, config, wanted=True):
+        """Updates the discriminators by their gradients of all processes, or drops these.
+
+        Args:
+            config: the `AdversarialConfig` of the stage, which has the learning rate and the largest gradient norm.
+        """
         if wanted and self.parameters[0].grad is not None:
             for parameter in self.parameters:
                 distributed.total(parameter.grad)
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.learning_rate
             if norm.isfinite():
                 self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

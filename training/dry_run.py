@@ -2,22 +2,26 @@
 
 import math
 from datetime import timedelta
-from typing import NamedTuple
+from statistics import fmean
 
 import torch
 
 from common.device import synchronized_time
 from common.errors import InputError
 from common.memory import peak_resident_bytes
+from training import distributed
 from training.explained import explained_out_of_memory
 from training.memory import check_memory, portion_size
 from training.trainer import N_VALIDATION_EXAMPLES
 
 GIBIBYTE = 2**30
+WITH_INFERENCE, N_WITH_INFERENCE = "step with inference", 8  # how many of them are measured
 
 
 def dry_run(trainer):
-    """Makes a first step to warm up and measures a second one, of each kind that the run has; and one validation.
+    """Measures steps of each kind that the run has, after one to warm up; and one validation.
+
+    Steps with inference differ, by schedule and by whether the diffusion loss counts: the figure is the mean of the first few.
 
     Returns:
         list of lines.
@@ -29,16 +33,16 @@ def dry_run(trainer):
     training = trainer.config.training
     recordings = trainer.recordings
     hours = sum(recordings.n_samples) / trainer.config.mel.sample_rate / 3600
-    lines, forecast = check_memory(trainer), 0.0
+    lines, forecast = distributed.agree(lambda: check_memory(trainer)), 0.0
     with explained_out_of_memory(training):
         for stage in trainer.stages:
             trainer.step = stage.first
             batch = next(trainer.batches())
             lines += _lines_of_stage(trainer, stage)
             for kind, steps in _kinds_of_step(stage).items():
-                seconds, loss = _measured_step(trainer, batch, steps.first)
+                seconds, loss = _measured(trainer, batch, steps[:N_WITH_INFERENCE] if kind == WITH_INFERENCE else steps[:1])
                 lines.append(_line(kind, seconds, loss))
-                forecast += seconds * steps.count
+                forecast += seconds * len(steps)
         start = synchronized_time(trainer.device)
         loss, _ = trainer.evaluate()
         lines.append(_line("validation", synchronized_time(trainer.device) - start, loss))
@@ -74,29 +78,22 @@ def _line(kind, seconds, loss):
 
 
 def _kinds_of_step(stage):
-    """Kind of step -> its `Steps`, of the kinds that the stage has."""
+    """Kind of step -> the numbers of its steps, of the kinds that the stage has."""
     infer_grad, kinds = stage.config.training.infer_grad, {}
     for step in range(stage.first, stage.end):
-        kind = "step with inference" if infer_grad and infer_grad.counts_at(step) else "step"
-        kinds[kind] = Steps(kinds[kind].first, kinds[kind].count + 1) if kind in kinds else Steps(step, 1)
+        kinds.setdefault(WITH_INFERENCE if infer_grad and infer_grad.counts_at(step) else "step", []).append(step)
     return kinds
 
 
-class Steps(NamedTuple):
-    """Number of the first step of a kind, and how many there are."""
-
-    first: int
-    count: int
-
-
-def _measured_step(trainer, batch, step):
-    """Seconds and loss of a step as the run makes it at `step`, after one to warm up."""
-    for _ in range(2):
+def _measured(trainer, batch, steps):
+    """Mean seconds of steps as the run makes them at these numbers, after one to warm up, and the loss of the last."""
+    seconds = []
+    for step in [steps[0], *steps]:
         trainer.step = step
         start = synchronized_time(trainer.device)
         result = trainer.train_step(batch)
-        seconds = synchronized_time(trainer.device) - start
-    return seconds, result.loss
+        seconds.append(synchronized_time(trainer.device) - start)
+    return fmean(seconds[1:]), result.loss
 
 
 def _peak_memory(device):

@@ -36,10 +36,12 @@ class InferGradLoss:
     def __init__(self, config, folder, segment_samples, mel_config, seed, device):
         sample_rate = mel_config.sample_rate
         self.pmsqe = PMSQE(sample_rate).to(device) if config.pmsqe_weight else None
-        longest = max(SpectralDistance.longest_reflection, self.pmsqe.n_fft if self.pmsqe else 0)
-        if segment_samples <= longest:
+        shortest = max(SpectralDistance.longest_reflection, self.pmsqe.n_fft if self.pmsqe else 0) + 1
+        if config.adversarial:
+            shortest = max(shortest, config.adversarial.shortest_waveform)
+        if segment_samples < shortest:
             raise InputError(
-                f"data.segment_frames makes segments of {segment_samples} samples (wanted by training.infer_grad: more than {longest})"
+                f"data.segment_frames makes segments of {segment_samples} samples (wanted by training.infer_grad: {shortest} or more)"
             )
         paths = [config.noise_schedule] if isinstance(config.noise_schedule, str) else config.noise_schedule
         self.schedules = [NoiseSchedule.load(folder / path) for path in paths]
@@ -60,6 +62,14 @@ class InferGradLoss:
         if not is_random or len(schedule) == 1:
             return schedule
         return random_along(schedule, int(rng.integers(*self.config.random_steps, endpoint=True)), rng)
+
+    @property
+    def longest_schedule(self):
+        """The schedule of the most steps that `schedule_at` may give: what takes the most memory."""
+        schedules, most = list(self.schedules), self.config.random_steps[1]
+        if self.config.random_share > 0:
+            schedules += [random_along(schedule, most, np.random.default_rng(0)) for schedule in schedules if len(schedule) > 1]
+        return max(schedules, key=len)
 
     def noises(self, numbers, n_steps, n_samples):
         """Standard normal noises of the denoising steps of examples, `[B, n_steps, n_samples]`, on the CPU.

@@ -9,12 +9,14 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 from common.errors import CommandParser, non_negative_int, positive_int
 
 TRAIN = Path(__file__).parent.parent / "train.py"
-SHUTDOWN_SECONDS = "40"  # for the processes to save and end after a signal, or after one of them has failed
+SHUTDOWN_SECONDS = "40"  # for the processes to save and end after a signal, or after one of them has failed; then they are killed
+ENDED = "WAVEGRAD_ENDED"  # environment variable: a folder where each process of this machine leaves a file when it has ended well
 
 
 def train_parser(**options):
@@ -56,7 +58,8 @@ def _add_nproc(parser):
 
 def _print_help():
     parser = train_parser(
-        usage="sh runs/train.sh -c CONFIG [-l LOGDIR] [--init_from WEIGHTS] [--dry-run] [--nproc N] [-- TORCHRUN_OPTIONS]",
+        usage="sh runs/train.sh -c CONFIG [-l LOGDIR] [--init_from WEIGHTS [--init_from_matching] [--init_step N]] [--dry-run] "
+        "[--nproc N] [-- TORCHRUN_OPTIONS]",
         epilog="TORCHRUN_OPTIONS, for several machines: `-- --nnodes 2 --node_rank 0 --master_addr 10.0.0.1 --master_port 29400`. "
         "One process is started for each visible GPU, or one on the CPU: CUDA_VISIBLE_DEVICES=0,1 leaves GPUs 0 and 1 visible, "
         "CUDA_VISIBLE_DEVICES= none.",
@@ -65,17 +68,38 @@ def _print_help():
     parser.print_help()
 
 
-def torchrun(arguments):
-    """Runs torchrun and returns the exit status of the process that was killed, or failed first, or 0."""
+def ended_well(rank):
+    """Lets a process tell the launcher that it has done all it was to do; torchrun does not say so after a signal."""
+    if ENDED in os.environ:
+        Path(os.environ[ENDED], str(rank)).touch()
+
+
+def torchrun(arguments, n_processes):
+    """Runs torchrun and returns the exit status of the process that was killed, or failed first, or 0.
+
+    Args:
+        n_processes: on this machine.
+    """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.disable(logging.CRITICAL)  # torchrun's own reports, said below in one line
     try:
-        run.run(run.parse_args(arguments))
-    except SignalException:
-        return 0  # the processes have saved and said so
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ[ENDED] = folder
+            try:
+                run.run(run.parse_args(arguments))
+            except SignalException:
+                n_ended, seconds = len(os.listdir(folder)), os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]
+                if n_ended == n_processes:  # they have saved and said so
+                    return 0
+                print(
+                    f"error: {n_ended} of {n_processes} processes saved and ended within {seconds} s of the signal (wanted: all); "
+                    "the newest checkpoint may be an earlier one",
+                    file=sys.stderr,
+                )
+                return 1
     except ChildFailedError as error:
         # The death of one process ends the others, within so short a time that torchrun cannot say which was first.
         rank, failure = min(error.failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
@@ -110,7 +134,7 @@ def main():
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup it stays so
         os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
     where = torchrun_options or ["--standalone"]
-    return torchrun([*where, "--nproc_per_node", str(n_processes), str(TRAIN), *train_options])
+    return torchrun([*where, "--nproc_per_node", str(n_processes), str(TRAIN), *train_options], n_processes)
 
 
 if __name__ == "__main__":

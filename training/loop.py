@@ -32,14 +32,17 @@ class Loop:
         self.preview_sampling = preview_sampling
         self.is_stopped = False
 
-    def run(self):
+    def run(self, is_new):
         """Trains to the end and returns an exit status: 0, also when stopped by a signal, or 1 after giving up.
+
+        Args:
+            is_new: whether the folder has no checkpoint of the run.
 
         Raises:
             OSError, InputError: a recording cannot be read any more; a checkpoint cannot be written, and that is to stop
                 the run, or it is the first one or the last.
         """
-        if self.trainer.step == 0:
+        if is_new:
             self._save()  # something to go back to, and a disk that cannot be written is found at once
         while not self.is_stopped and self.trainer.step < self.trainer.config.training.n_steps:
             problem = self._stage()

@@ -82,7 +82,7 @@ def portion_size(trainer, stage):
 def step_bytes(trainer, stage):
     """Additional memory of a process in a training step of a stage on a CPU, in bytes, estimated from portions of one and two examples.
 
-    It includes the gradient and the optimiser's state, which the first step makes.
+    It is that of the longest schedule that the stage may draw, with the gradient and the optimiser's state, which the first step makes.
     """
     position, trainer.step = trainer.step, stage.first
     examples = [trainer.examples[number] for number in range(2)]
@@ -92,7 +92,8 @@ def step_bytes(trainer, stage):
         batch = default_collate(examples[:n])
         objective = trainer.losses(trainer.network, batch).sum()
         if trainer.infer_grad_loss:
-            objective = objective + trainer.infer_grad_losses(trainer.network, batch)[0].sum()
+            schedule = trainer.infer_grad_loss.longest_schedule
+            objective = objective + trainer.inference(trainer.network, batch, schedule).losses.sum()
         torch.autograd.grad(objective, parameters)
 
     trainer.network.train()

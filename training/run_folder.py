@@ -3,7 +3,7 @@
 checkpoint-00012000.pt   the last few
 milestone-00100000.pt    one every `milestone_every` steps
 best.pt                  the one with the lowest validation loss
-best-until-00012000.pt   a best.pt that was found at that step and was not this run's, or of other validation recordings
+best-until-00012000.pt   the best.pt until that step: of the stages before, of other validation recordings, or not of this run
 events.out.tfevents.*    TensorBoard's
 """
 

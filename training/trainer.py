@@ -55,7 +55,7 @@ def spread(n, most):
 class StepResult(NamedTuple):
     """What one step did; the same on every process, but for `losses` and `noise_levels`, which are this process's share.
 
-    Tensors are on the CPU.
+    Tensors are on the CPU. `infer_grad_loss` is the distance from the recordings, without what discriminators add.
     """
 
     loss: float
@@ -64,6 +64,15 @@ class StepResult(NamedTuple):
     losses: torch.Tensor
     noise_levels: torch.Tensor
     infer_grad_loss: Optional[float]
+
+
+class Inference(NamedTuple):
+    """What InferGrad's steps made of a batch: its losses `[B]`, the distance from the recordings alone, `[B]`, both waveforms `[B, T]`."""
+
+    losses: torch.Tensor
+    distances: torch.Tensor
+    y_0: torch.Tensor
+    generated: torch.Tensor
 
 
 class Trainer:
@@ -220,15 +229,15 @@ class Trainer:
         training = self.stage.config.training
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses, infer_grad_losses = self._backward(batch)
+        losses, distances = self._backward(batch)
         self.scaler.unscale_(self.optimizer)
         gradient_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), training.gradient_clip)
 
-        totals = distributed.total(torch.stack([losses.sum(), infer_grad_losses.sum()]))
+        totals = distributed.total(torch.stack([losses.sum(), distances.sum()]))
         # The one time in a step that this process waits for its device.
         figures = torch.cat([gradient_norm[None], totals, losses]).cpu()
         gradient_norm, *totals = figures[:3].tolist()
-        loss, infer_grad_loss = (total / training.batch_size for total in totals)
+        loss, distance = (total / training.batch_size for total in totals)
 
         # Loss and averaged gradient are the same on all processes, and so is this decision.
         updated = math.isfinite(gradient_norm) and math.isfinite(loss)
@@ -236,25 +245,23 @@ class Trainer:
             self.scaler.step(self.optimizer)
             self.lr_scheduler.step()
             self.ema.update_parameters(self.network)
-        if self.adversary:
-            self.adversary.step(updated)
+        if training.infer_grad and training.infer_grad.adversarial:
+            self.adversary.step(training.infer_grad.adversarial, updated)
         self.scaler.update()
         self.step += 1
         self.position += training.batch_size
-        if len(infer_grad_losses) == 0:
-            infer_grad_loss = None
-        return StepResult(loss, gradient_norm, updated, figures[3:], batch.noise_level, infer_grad_loss)
+        return StepResult(loss, gradient_norm, updated, figures[3:], batch.noise_level, distance if len(distances) else None)
 
     def _backward(self, batch):
         """Gradient of the mean objective of the whole batch, in portions that fit into memory.
 
         Returns:
-            the diffusion losses `[B]`, and those of InferGrad, `[B]`, or `[0]` in a step without them.
+            the diffusion losses `[B]`, and the distances of InferGrad, `[B]`, or `[0]` in a step without them.
         """
         training = self.stage.config.training
         infer_grad = training.infer_grad
         with_inference = infer_grad is not None and infer_grad.counts_at(self.step)
-        losses, infer_grad_losses = [], [torch.zeros(0, device=self.device)]
+        losses, distances = [], [torch.zeros(0, device=self.device)]
         portions = batch.split(training.micro_batch_size or training.batch_size)
         for i, portion in enumerate(portions):
             wait = self.world_size > 1 and i < len(portions) - 1  # gradients are exchanged once, after the last portion
@@ -264,15 +271,15 @@ class Trainer:
                     losses.append(self.losses(self.parallel_network, portion))
                 objective = losses[-1].sum()
                 if with_inference:
-                    of_portion, y_0, generated = self.infer_grad_losses(self.parallel_network, portion)
-                    infer_grad_losses.append(of_portion)
-                    objective = objective + infer_grad.weight * infer_grad_losses[-1].sum()
+                    inference = self.inference(self.parallel_network, portion, self.infer_grad_loss.schedule_at(self.step))
+                    distances.append(inference.distances)
+                    objective = objective + infer_grad.weight * inference.losses.sum()
                 # DistributedDataParallel takes the mean over processes, whose shares may differ by one example.
                 self.scaler.scale(objective * (self.world_size / training.batch_size)).backward()
                 if with_inference and infer_grad.adversarial:
                     with self.autocast():
-                        self.adversary.backward(y_0, generated.detach(), 1 / training.batch_size)
-        return torch.cat(losses).detach(), torch.cat(infer_grad_losses).detach()
+                        self.adversary.backward(inference.y_0, inference.generated.detach(), 1 / training.batch_size)
+        return torch.cat(losses).detach(), torch.cat(distances).detach()
 
     def losses(self, network, batch):
         """`[B]` losses of a `Batch`."""
@@ -281,20 +288,19 @@ class Trainer:
         with self.autocast():
             return diffusion_loss(network, y_0 / std, mel, noise_level, noise)
 
-    def infer_grad_losses(self, network, batch):
-        """Of a `Batch` in InferGrad, see `training.infer_grad`: losses `[B]`, recordings `[B, T]` and the result of all steps, `[B, T]`."""
+    def inference(self, network, batch, schedule):
+        """The `Inference` of a `Batch` by all steps of a schedule, see `training.infer_grad`."""
         y_0, mel, std = self._given(batch)
-        schedule = self.infer_grad_loss.schedule_at(self.step)
         noises = self._on_device(self.infer_grad_loss.noises(batch.number, len(schedule), y_0.shape[1]))
         with self.autocast():
             generated = std * self.infer_grad_loss.generate(schedule, network, mel, noises, std)
         results = self.infer_grad_loss.results(generated, mel)
-        losses = self.infer_grad_loss(y_0, results)
+        losses = distances = self.infer_grad_loss(y_0, results)
         adversarial = self.infer_grad_loss.config.adversarial
         if adversarial:
             with self.autocast():
-                losses = losses + self.adversary.losses(y_0, results[-1], adversarial)
-        return losses, y_0, results[-1]
+                losses = distances + self.adversary.losses(y_0, results[-1], adversarial)
+        return Inference(losses, distances, y_0, results[-1])
 
     def _given(self, batch):
         """Waveform `[B, T]`, mel and standard deviation of the noise, of a `Batch`, on the device."""

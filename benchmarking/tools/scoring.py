@@ -105,5 +105,4 @@ def scorer_factory(scoring):
 
 def file_digest(path):
     """The first 16 hexadecimal digits of the SHA-256 of a file."""
-    with open(Path(path), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]

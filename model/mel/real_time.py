@@ -13,6 +13,7 @@ together, and the products with the filters, whose rounding would, are computed 
 """
 
 import contextlib
+import threading
 
 import torch
 import torch.nn.functional as F
@@ -24,15 +25,28 @@ NEW = 0.01  # share of noise in a new frame's magnitudes: what begins here has n
 LEAST_OVERLAP = 0.4  # the sum of squared windows by which a waveform is divided, where its last frames are not there yet
 
 
+_inside, _n_threads, _lock = 0, 1, threading.Lock()  # calls within `one_thread`, and the number of threads before the first of them
+
+
 @contextlib.contextmanager
 def one_thread():
-    """Operations of a few microseconds are not shared among threads, which would wait for each other, on a busy machine for long."""
-    n_threads = torch.get_num_threads()
+    """Operations of a few microseconds are not shared among threads, which would wait for each other, on a busy machine for long.
+
+    PyTorch's number of threads is that of the whole process: a thread whose first operation falls into another one's call keeps one
+    for itself, until it sets another number or calls this.
+    """
+    global _inside, _n_threads
+    with _lock:
+        if _inside == 0:
+            _n_threads = torch.get_num_threads()
+        _inside += 1
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(n_threads)
+        torch.set_num_threads(_n_threads)
+        with _lock:
+            _inside -= 1
 
 
 class RealTimeGriffinLim:
