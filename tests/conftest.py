@@ -38,6 +38,14 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="runs in test_gpu.py, where there is a GPU"))
 
 
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test():
+    yield
+    from tests.processes import end_all  # which imports this
+
+    end_all()
+
+
 def tiny_config_values():
     """A configuration of 5,829 parameters at 8 kHz, hop 40, as plain values that a test may change."""
     return {

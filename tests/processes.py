@@ -16,6 +16,8 @@ from tests.conftest import ROOT
 PYTHON = sys.executable
 TRAINING = (PYTHON, "-m", "training.launch")
 
+_started = []
+
 # These processes are forked off a server that has imported everything once, torch._dynamo too, which optimisers import.
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["train", "torch._dynamo", "tests.training_fixtures"])
@@ -36,7 +38,8 @@ def start(*command, **options):
         "start_new_session": True,
         "preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also where the tests run under nohup
     }
-    return subprocess.Popen([str(part) for part in command], **usual | options)
+    _started.append(subprocess.Popen([str(part) for part in command], **usual | options))
+    return _started[-1]
 
 
 def run_to_end(*command, timeout=300, **options):
@@ -57,6 +60,29 @@ def wait_for(condition, timeout=300):
         time.sleep(0.01)
 
 
+def wait_for_line(process, text):
+    """Reads the output of a process from `start` until a line has `text` in it."""
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"ended without '{text}': {process.stderr.read()}")
+
+
+def end_all():
+    """Kills what `start` and `start_processes` have started and is still there, with its children: a test has failed."""
+    for process in _started:
+        is_there = process.poll() is None if isinstance(process, subprocess.Popen) else process.is_alive()
+        if is_there:
+            for pid in children(process.pid):
+                os.kill(pid, signal.SIGKILL)
+            process.kill()
+        if isinstance(process, subprocess.Popen):
+            process.wait()
+        else:
+            process.join()
+    _started.clear()
+
+
 def children(pid):
     """Process ids of a process's children, on Linux."""
     return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
@@ -71,6 +97,7 @@ def start_processes(target, *arguments, n_processes=1, log=os.devnull):
         variables = common | own if n_processes > 1 else {}
         processes.append(_FORKSERVER.Process(target=_in_process, args=(variables, str(log), target, arguments)))
         processes[-1].start()
+    _started.extend(processes)
     return processes
 
 

@@ -155,6 +155,26 @@ def test_stereo_is_mixed_only_on_request(setup, run, write_recording):
     assert names(folder / "out") == ["stereo.wav"]
 
 
+def test_another_sample_rate_is_converted_only_on_request(setup, run, write_recording):
+    arguments, folder = setup
+    soundfile.write(folder / "fast.wav", np.zeros(1600) + 0.01, 16000)
+    (folder / "list.txt").write_text("fast.wav\n")
+    refused = run(*arguments)
+    assert refused.returncode == 2 and "fast.wav: sample rate is 16000 Hz" in refused.err
+    assert run(*arguments, "--resample").returncode == 0
+    info = soundfile.info(folder / "out" / "fast.wav")
+    assert (info.frames, info.samplerate) == (800, 8000)
+
+
+def test_bfloat16_is_another_rounding(setup, run):
+    """Fails if `--dtype` changes nothing, or the result."""
+    arguments, folder = setup
+    for dtype in ("float32", "bfloat16"):
+        assert run(*arguments, "--dtype", dtype, "-o", folder / dtype).returncode == 0
+    fine, coarse = (soundfile.read(folder / dtype / "a.wav")[0] for dtype in ("float32", "bfloat16"))
+    assert 0 < np.abs(fine - coarse).max() < 0.1 * np.abs(fine).max()
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "ddim:0.5", "dpm-solver", "sde-dpm-solver"])
 def test_samplers_can_be_chosen(setup, run, sampler):
     arguments, folder = setup

@@ -1,8 +1,6 @@
 """Every metric on cases whose value is known."""
 
 import math
-import subprocess
-import sys
 
 import librosa
 import numpy as np
@@ -32,6 +30,7 @@ from metrics.spectral import cepstral_distance
 from model.config import MelConfig
 from model.mel.transform import LogMelSpectrogram
 from tests.conftest import ROOT
+from tests.processes import PYTHON, run_to_end
 from tests.synthetic_speech import synthetic_speech
 
 SAMPLE_RATE = 16000
@@ -65,8 +64,8 @@ def test_training_imports_no_slow_package():
     """Fails if a package that takes seconds to import, and that no preview needs, is imported with the table."""
     slow = ("onnxruntime", "speechmos", "torchcrepe", "resampy", "visqol", "distillmos", "transformers")
     code = f"import sys, training.trainer, training.previews; print([name for name in {slow} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout == "[]\n"
+    result = run_to_end(PYTHON, "-c", code)
+    assert (result.returncode, result.stdout) == (0, "[]\n"), result.stderr
 
 
 @pytest.mark.parametrize("name", sorted(BEST))

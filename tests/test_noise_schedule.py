@@ -230,11 +230,6 @@ def test_json_of_all_kinds_is_one_line(tmp_path, content):
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
-def test_a_byte_order_mark_is_no_part_of_json(tmp_path):
-    (tmp_path / "s.JSON").write_bytes(b"\xef\xbb\xbf[0.1, 0.5]")
-    assert NoiseSchedule.load(tmp_path / "s.JSON").betas.tolist() == [0.1, 0.5]
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "schedules").glob("small-16k-*.json")), ids=lambda path: path.stem)
 def test_our_own_schedules_do_not_warn_against_themselves(path):
     assert NoiseSchedule.load(path).warning is None

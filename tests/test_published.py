@@ -55,8 +55,8 @@ def test_converted_once_it_is_a_file_of_ours(published, tmp_path, capsys):
     assert parse_config(config.model_dump_json(), "") == config
 
 
-@pytest.mark.parametrize("name, n_parameters", [("ivanvovk", 15_810_401), ("lmnt", 15_892_465)])
-def test_every_weight_of_the_full_size_has_its_place(name, n_parameters):
+@pytest.mark.parametrize("name", ["ivanvovk", "lmnt"])
+def test_every_weight_of_the_full_size_has_its_place(name):
     shapes = json.loads((DATA / f"{name}_default_state_dict_shapes.json").read_text())
     with torch.device("meta"):
         content = {"model": {key: torch.empty(shape) for key, shape in shapes.items()}}

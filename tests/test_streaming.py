@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from model.network import WaveGrad
+from model.config import load_config
+from model.gla_grad import GlaGrad
+from model.network import WaveGrad, new_network
 from model.noise_schedule import NoiseSchedule, interpolate
 from model.sampler import DEFAULT_SAMPLER, SAMPLERS, STREAMABLE
 from model.streaming import FrameNoise, SynthesisStream, push_together, synthesize_stream
-from tests.conftest import config_of, tiny_config_values
+from tests.conftest import ROOT, config_of, tiny_config_values
 from tests.oracles import whole_noises
 
 SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
@@ -150,3 +152,23 @@ def test_a_piece_may_be_an_array_of_any_precision_and_what_is_none_is_refused(ne
     for piece in (mel.T, mel[:5], mel * torch.nan, mel.tolist()):
         with pytest.raises(InputError):
             SynthesisStream(network, SCHEDULE).push(piece)
+
+
+@pytest.mark.parametrize(
+    "name, schedule, gla_grad, frames, milliseconds",
+    [
+        ("universal-22k", "universal-22k-1", 0, 17, 197),
+        ("universal-22k", "universal-22k-1", 8, 49, 569),
+        ("universal-22k", "universal-22k-2", 0, 26, 302),
+        ("small-16k", "small-16k-6", 0, 91, 1138),
+        ("probes/live", "live-0", 0, 10, 116),
+        ("probes/live-causal", "live-0", 0, 5, 58),
+    ],
+)
+def test_latencies_are_those_of_the_manual(name, schedule, gla_grad, frames, milliseconds):
+    """Those in docs/usage.md."""
+    config = load_config(ROOT / "configs" / f"{name}.json")
+    correction = GlaGrad(config.mel, gla_grad) if gla_grad else None
+    stream = SynthesisStream(new_network(config).eval(), NoiseSchedule.load(ROOT / "schedules" / f"{schedule}.json"), gla_grad=correction)
+    assert stream.latency_frames == frames
+    assert round(1000 * frames * config.mel.hop_length / config.mel.sample_rate) == milliseconds

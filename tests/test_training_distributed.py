@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from model.config import load_config
-from tests.processes import TRAINING, children, finish, kill, run_to_end, start, start_processes, wait_for
+from tests.processes import TRAINING, children, finish, kill, run_to_end, start, start_processes, wait_for, wait_for_line
 from tests.training_fixtures import train_command, train_to_end, write_run
 from training import distributed
 from training.examples import BatchNumbers
@@ -163,12 +162,10 @@ def test_dead_process_ends_the_run(tmp_path):
     """Fails if the others wait for it: the run must end within a minute, and say who died of what."""
     config = write_run(tmp_path, training__n_steps=100_000)
     process = start(*TRAINING, "-c", config, "-l", tmp_path / "log", "--nproc", 2)
-    wait_for(lambda: "step 5 " in process.stdout.readline())
+    wait_for_line(process, "step 5 ")
     ranks = {rank_of(pid): pid for pid in children(process.pid)}
     os.kill(ranks[1], signal.SIGKILL)
-    start_of_wait = time.monotonic()
     _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - start_of_wait < 60
     assert process.returncode == 128 + signal.SIGKILL
     assert "error: process 1 was killed by SIGKILL" in errors
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks.values()))
@@ -179,7 +176,7 @@ def test_processes_that_do_not_save_in_time_are_no_success(tmp_path):
     config = write_run(tmp_path, training__n_steps=100_000)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "2"}
     process = start(*TRAINING, "-c", config, "-l", tmp_path / "log", "--nproc", 2, env=environment)
-    wait_for(lambda: "step 5 " in process.stdout.readline())
+    wait_for_line(process, "step 5 ")
     stuck = next(pid for pid in children(process.pid) if rank_of(pid) == 1)
     os.kill(stuck, signal.SIGSTOP)  # as one whose step, or disk, takes too long
     process.send_signal(signal.SIGTERM)
@@ -216,9 +213,7 @@ def machines(tmp_path, **changes):
 def what_two_say(tmp_path, target, *arguments):
     """Runs two processes that are to fail within seconds; returns statuses and lines."""
     log = tmp_path / "output"
-    begin = time.monotonic()
     statuses = finish(start_processes(target, *arguments, n_processes=2, log=log), timeout=60)
-    assert time.monotonic() - begin < 60
     assert "Traceback" not in log.read_text()
     return statuses, log.read_text().splitlines()
 
@@ -309,9 +304,12 @@ def test_two_gpus_do_what_one_does(tmp_path):
 
 def test_same_command_with_another_number_of_processes(tmp_path):
     """A run can move to a machine with more or fewer devices; equal up to rounding."""
-    config = write_run(tmp_path, training__n_steps=10)
+    constant = {"training__learning_rate": 1e-3, "training__final_learning_rate": 1e-3, "training__warmup_steps": 0}
+    config = write_run(tmp_path, training__n_steps=10, **constant)
     train_to_end(config, tmp_path / "moved", n_processes=1)
-    config = write_run(tmp_path, training__n_steps=20)
+    config = write_run(tmp_path, training__n_steps=20, **constant)
     train_to_end(config, tmp_path / "moved", n_processes=2)
-    state = torch.load(tmp_path / "moved" / "checkpoint-00000020.pt")
-    assert state["step"] == 20 and state["position"] == 80
+    train_to_end(config, tmp_path / "stayed", n_processes=1)
+    moved, stayed = (torch.load(tmp_path / name / "checkpoint-00000020.pt") for name in ("moved", "stayed"))
+    assert moved["step"] == 20 and moved["position"] == 80
+    assert largest_difference(moved["network"], stayed["network"]) < 1e-4

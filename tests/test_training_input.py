@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -13,7 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.distributed.run import parse_args
 
 import train
-from common.errors import run_command
+from common.errors import InputError, run_command
+from model.config import load_config
 from tests.conftest import ROOT
 from tests.processes import TRAINING, finish, kill, run_to_end, start_processes, wait_for
 from tests.training_fixtures import SAMPLE_RATE, speech, train_command, train_to_end, write_run
@@ -262,7 +264,7 @@ def test_torchrun_leaves_an_ignored_hangup_alone(monkeypatch, handler):
         monkeypatch.setenv(name, "")  # `launch.main` sets them for good
         monkeypatch.delenv(name)
     handled = []
-    monkeypatch.setattr(launch, "torchrun", lambda arguments: handled.extend(parse_args(arguments).signals_to_handle.split(",")))
+    monkeypatch.setattr(launch, "torchrun", lambda arguments, _: handled.extend(parse_args(arguments).signals_to_handle.split(",")))
     before = signal.signal(signal.SIGHUP, handler)
     try:
         launch.main()
@@ -345,3 +347,18 @@ def test_launcher_refuses_impossible_numbers(number, capsys):
     assert exit_status.value.code == 2
     assert "--nproc" in capsys.readouterr().err
     assert launch.TRAIN.exists()
+
+
+def test_recordings_of_another_form_are_trained_on_only_on_request(tmp_path):
+    """Fails if `data.resample` or `data.mix_to_mono` does not reach the recordings."""
+    write_run(tmp_path)
+    stereo = np.repeat(speech(0.6, 0)[:, None], 2, 1)
+    soundfile.write(tmp_path / "train_0.wav", stereo, 2 * SAMPLE_RATE)
+    for changes, said in [
+        ({}, "train_0.wav: sample rate is 16000 Hz .*data.resample"),
+        ({"data__resample": True}, "train_0.wav: 2 channels .*data.mix_to_mono"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            Trainer(load_config(write_run(tmp_path, **changes)), tmp_path)
+    trainer = Trainer(load_config(write_run(tmp_path, data__resample=True, data__mix_to_mono=True)), tmp_path)
+    assert len(trainer.recordings[0]) == len(stereo) // 2

@@ -13,6 +13,7 @@ from datasets import Recordings, read_filelist, read_mel_paths
 from model.config import load_config
 from model.mel.transform import LogMelSpectrogram
 from tests.training_fixtures import one_thread, same, speech, train_to_end, weights_of, write_corpus, write_run  # noqa: F401
+from training.previews import PreviewSampling, make_previews
 from training.trainer import Trainer
 
 
@@ -44,19 +45,22 @@ def test_a_segment_has_the_frames_of_its_samples(tmp_path):
 
 def test_the_network_is_given_the_mel_of_the_file(tmp_path):
     write_run(tmp_path)
-    config = write_pairs(tmp_path, change=lambda mel: mel + 1)
+    for of_list in ("validation", "train"):
+        config = write_pairs(tmp_path, of_list, change=lambda mel: mel + 1)
     trainer = Trainer(config, tmp_path)
     batch = next(iter(trainer.batches()))
     _, mel, _ = trainer._given(batch)
     computed = trainer.mel_transform.from_padded(batch.segment)
     torch.testing.assert_close(mel, computed + 1, atol=1e-4, rtol=0)
+    [preview] = make_previews(trainer, PreviewSampling.of(trainer), 1)
+    torch.testing.assert_close(preview.recording_mel, trainer.mel_transform(preview.recording) + 1, atol=1e-4, rtol=0)
     statistics = json.loads(trainer.mel_statistics())
     plain = json.loads(Trainer(load_config(write_run(tmp_path / "plain")), tmp_path / "plain").mel_statistics())
     np.testing.assert_allclose(np.array(statistics["mean"]) - 1, plain["mean"], atol=1e-4)
 
 
 def test_mels_that_fit_train_as_computed_ones_do(tmp_path):
-    """Fails if pairs draw other examples, or if previews are not made of the files."""
+    """Fails if pairs draw other examples."""
     for name in ("plain", "pairs"):
         (tmp_path / name).mkdir()
         config = write_run(tmp_path / name, training__n_steps=2, training__n_previews=1)

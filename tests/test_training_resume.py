@@ -17,7 +17,8 @@ import torch
 
 from common.errors import InputError
 from model.checkpoint import load_training_state
-from tests.processes import TRAINING, children, finish, kill, run_to_end, start, start_processes, wait_for
+from model.config import load_config
+from tests.processes import TRAINING, children, finish, kill, run_to_end, start, start_processes, wait_for, wait_for_line
 from tests.training_fixtures import same, speech, train_command, train_to_end, weights_of, write_corpus, write_run
 from training import examples
 from training.loop import _is_better
@@ -34,13 +35,15 @@ def last_step(logdir):
 
 
 def train_with_kills(config, logdir, n_processes, kills, seed):
-    """Trains to the end, killed `kills` times at random moments after ever later checkpoints."""
-    rng = random.Random(seed)
+    """Trains to the end, killed `kills` times at random moments after ever later checkpoints, of a run that saves at each step."""
+    rng, n_steps, statuses = random.Random(seed), load_config(config).training.n_steps, []
     for i in range(kills):
         processes = start_processes(train_command, config, logdir, n_processes=n_processes)
-        wait_for(lambda: last_step(logdir) >= i * 5 or not processes[0].is_alive())
+        wait_for(lambda: last_step(logdir) >= i * n_steps // (kills + 1) or not processes[0].is_alive())
         time.sleep(rng.random() * 0.2)
         kill(processes)
+        statuses.append(processes[0].exitcode)
+    assert -signal.SIGKILL in statuses, "each run had ended before it was to be killed"
     train_to_end(config, logdir, n_processes=n_processes)
 
 
@@ -65,7 +68,7 @@ def test_signal_saves_and_exits_cleanly(tmp_path, number, n_processes):
     """Fails if a signal loses steps, leaves a traceback, or if the run cannot go on from where it stopped."""
     config, logdir = write_run(tmp_path, training__n_steps=100_000, training__save_every=50_000), tmp_path / "log"
     process = start(*TRAINING, "-c", config, "-l", logdir, "--nproc", n_processes)
-    wait_for(lambda: "step 5 " in process.stdout.readline())
+    wait_for_line(process, "step 5 ")
     process.send_signal(number)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0

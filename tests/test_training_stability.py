@@ -183,7 +183,7 @@ def run_breaking(config_path, logdir, broken_at, capsys, factor=2.0):
     folder = RunFolder(logdir, trainer.config.training.keep_checkpoints)
     folder.open()
     with StopSignal() as stop_signal:
-        status = Loop(trainer, folder, Monitor(logdir, trainer, sampling.schedule), stop_signal, sampling).run()
+        status = Loop(trainer, folder, Monitor(logdir, trainer, sampling.schedule), stop_signal, sampling).run(is_new=True)
     folder.close()
     return status, trainer, capsys.readouterr().out
 
