@@ -353,14 +353,6 @@ class TrainingConfig(_Section):
         total = sum(stage.n_steps for stage in self.stages or ())
         if self.stages and total != self.n_steps:
             raise ValueError(f"n_steps is {self.n_steps}, but the stages have {total} (wanted: the same)")
-        in_stages = [self.infer_grad if stage.infer_grad is None else stage.infer_grad for stage in self.stages or ()]
-        adversarial = [infer_grad.adversarial for infer_grad in in_stages if infer_grad and infer_grad.adversarial]
-        for key in ("windows", "periods", "channels"):
-            found = list(dict.fromkeys(getattr(section, key) for section in adversarial))
-            if len(found) > 1:
-                raise ValueError(
-                    f"the stages' adversarial.{key} are {found[0]} and {found[1]} (wanted: the same discriminators in all stages)"
-                )
         return self
 
 

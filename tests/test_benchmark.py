@@ -82,7 +82,7 @@ def test_real_time_factors(command, tiny_checkpoint, filelist, tmp_path, capsys,
     assert [result["n_timings"] for result in results] == [6, 6, 6, 6, 2, 2, 2, 2]
     assert all(result["real_time_factor"] > 0 and result["peak_memory_bytes"] > 1e6 for result in results)
     assert [result["speed_ratio"] for result in results if result["variant"] == "plain"] == [1.0] * 4
-    assert all(result["share_of_peak"] > 0 for result in results)
+    assert all(0 < result["share_of_peak"] < 1.5 for result in results)
     assert content["start_to_finish_seconds"] > 0
     assert "real-time factor" in (tmp_path / "rtf.md").read_text()
 

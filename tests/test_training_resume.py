@@ -35,7 +35,7 @@ def last_step(logdir):
 
 
 def train_with_kills(config, logdir, n_processes, kills, seed):
-    """Trains to the end, killed `kills` times at random moments after ever later checkpoints, of a run that saves at each step."""
+    """Trains to the end, killed `kills` times at random moments after ever later checkpoints; one of the kills must hit a run."""
     rng, n_steps, statuses = random.Random(seed), load_config(config).training.n_steps, []
     for i in range(kills):
         processes = start_processes(train_command, config, logdir, n_processes=n_processes)

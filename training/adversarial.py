@@ -6,6 +6,7 @@ they are trained to tell the two apart, in turn within each step.
 
 import torch
 
+from common.errors import InputError
 from training import distributed
 from training.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_matching_loss
 
@@ -16,12 +17,21 @@ class Adversary:
     """The discriminators of a run and their optimiser, the same on all processes.
 
     Args:
-        config: a `model.config.AdversarialConfig`; what may differ between stages is given with each step.
+        configs: the `model.config.AdversarialConfig` of each stage that has one; what may differ between them is given with each step.
         seed: of the discriminators' weights.
         device: where the waveforms are.
+
+    Raises:
+        InputError: the stages want different discriminators.
     """
 
-    def __init__(self, config, seed, device):
+    def __init__(self, configs, seed, device):
+        config = configs[0]
+        for key in ("windows", "periods", "channels"):
+            other = next((other for other in configs if getattr(other, key) != getattr(config, key)), None)
+            if other is not None:
+                found = f"{getattr(config, key)} and {getattr(other, key)}"
+                raise InputError(f"training.stages: adversarial.{key} are {found} (wanted: the same discriminators in all stages)")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.discriminators = Discriminators(config.windows, config.periods, config.channels).to(device)

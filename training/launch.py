@@ -85,31 +85,38 @@ def torchrun(arguments, n_processes):
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.disable(logging.CRITICAL)  # torchrun's own reports, said below in one line
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ[ENDED] = folder
-            try:
-                run.run(run.parse_args(arguments))
-            except SignalException:
-                n_ended, seconds = len(os.listdir(folder)), os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]
-                if n_ended == n_processes:  # they have saved and said so
-                    return 0
-                print(
-                    f"error: {n_ended} of {n_processes} processes saved and ended within {seconds} s of the signal (wanted: all); "
-                    "the newest checkpoint may be an earlier one",
-                    file=sys.stderr,
-                )
-                return 1
-    except ChildFailedError as error:
-        # The death of one process ends the others, within so short a time that torchrun cannot say which was first.
-        rank, failure = min(error.failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
-        if failure.exitcode < 0:
-            print(f"error: process {rank} was killed by {signal.Signals(-failure.exitcode).name}", file=sys.stderr)
-            return 128 - failure.exitcode
-        if failure.exitcode > 2:  # below, it has explained itself
-            print(f"error: process {rank} ended with status {failure.exitcode}", file=sys.stderr)
-        return failure.exitcode
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[ENDED] = folder
+        try:
+            run.run(run.parse_args(arguments))
+        except SignalException:
+            return _status_after_a_signal(len(os.listdir(folder)), n_processes)
+        except ChildFailedError as error:
+            return _status_after_a_failure(error.failures)
     return 0
+
+
+def _status_after_a_signal(n_ended, n_processes):
+    if n_ended == n_processes:  # they have saved and said so
+        return 0
+    seconds = os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]
+    print(
+        f"error: {n_ended} of {n_processes} processes saved and ended within {seconds} s of the signal (wanted: all); "
+        "the newest checkpoint may be an earlier one",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _status_after_a_failure(failures):
+    # The death of one process ends the others, within so short a time that torchrun cannot say which was first.
+    rank, failure = min(failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
+    if failure.exitcode < 0:
+        print(f"error: process {rank} was killed by {signal.Signals(-failure.exitcode).name}", file=sys.stderr)
+        return 128 - failure.exitcode
+    if failure.exitcode > 2:  # below, it has explained itself
+        print(f"error: process {rank} ended with status {failure.exitcode}", file=sys.stderr)
+    return failure.exitcode
 
 
 def main():

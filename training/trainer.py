@@ -141,7 +141,7 @@ class Trainer:
         if training.activation_checkpointing:
             checkpoint_activations(self.network)
         adversaries = [loss.config.adversarial for loss in self.infer_grad_losses_of_stages.values() if loss and loss.config.adversarial]
-        self.adversary = Adversary(adversaries[0], training.seed, self.device) if adversaries else None
+        self.adversary = Adversary(adversaries, training.seed, self.device) if adversaries else None
 
     def _check_machine(self):
         training = self.config.training
