@@ -184,6 +184,7 @@ class DataConfig(_Section):
         mix_to_mono, resample: see `common.audio.Conversions`.
         even_over_speakers: draw examples evenly over the speakers, who are named by the recordings' folders, so that one with two hours
             counts as one with two minutes; otherwise evenly over the recordings.
+        low_pass_share: share of the training examples that lose what is above a random frequency; see `training.low_pass`.
         n_workers: processes that read examples beside each training process.
     """
 
@@ -193,6 +194,7 @@ class DataConfig(_Section):
     mix_to_mono: bool = False
     resample: bool = False
     even_over_speakers: bool = False
+    low_pass_share: float = Field(ge=0, le=1, default=0.0)
     n_workers: NonNegativeInt = 1
 
 

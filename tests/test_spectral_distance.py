@@ -45,6 +45,14 @@ def test_what_is_heard_more_counts_for_more(distance):
     assert distance(y, y + tone(300)).item() > 1.2 * distance(y, y + tone(6000)).item()
 
 
+def test_noise_in_bands_that_are_empty_is_far(distance):
+    """Fails if what is far below the harmonics is not told apart: noise in an empty band, 65 dB below them, is near."""
+    voice = sum(torch.sin(2 * torch.pi * 120 * k * torch.arange(N_SAMPLES) / SAMPLE_RATE) / k for k in range(1, 11))
+    y, louder = 0.1 * voice[None], 0.1 * 1.1 * voice[None]
+    noise = 5e-5 * torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
+    assert distance(y, y + noise).item() > 4 * distance(y, louder).item()
+
+
 def test_phases_that_disagree_are_far(distance):
     """Fails if only long windows are compared: the same harmonics at other phases have another waveform in each period."""
     time = torch.arange(N_SAMPLES) / SAMPLE_RATE
