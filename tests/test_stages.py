@@ -11,6 +11,7 @@ from model.config import load_config
 from tests.test_training_resume import train_with_kills
 from tests.training_fixtures import one_thread, same, train_to_end, weights_of, write_run  # noqa: F401
 from training.optimization import learning_rate_factor
+from training.same_run import changes
 from training.stages import stage_at, stages_of
 from training.trainer import Trainer
 
@@ -90,10 +91,19 @@ def test_a_run_killed_in_its_stages_ends_the_same(tmp_path, n_processes):
     assert [line for line in said.splitlines() if line.startswith("stage")] == [
         "stage 1 of 3: steps 1 to 4", "stage 2 of 3: steps 5 to 8", "stage 3 of 3: steps 9 to 10",
     ]  # fmt: skip
+    assert "remaining in stage 3 0:00:00" in said
     assert re.search("best.pt of the stages until now is kept as best-until-00000004.pt", said)
     train_with_kills(config, tmp_path / "killed", n_processes, kills=3, seed=1)
     for name in ("checkpoint-00000010.pt", "best.pt"):
         assert same(weights_of(tmp_path / "whole" / name), weights_of(tmp_path / "killed" / name)), name
+
+
+def test_what_changed_in_a_stage_is_named(tmp_path):
+    """Fails if all stages are printed for one key."""
+    old = load_config(write_staged_run(tmp_path))
+    new = load_config(write_staged_run(tmp_path, [STAGES[0], STAGES[1] | {"n_steps": 6}, STAGES[2]]))
+    changed = changes({"config": old.model_dump_json()}, new, "a.pt")
+    assert sorted(changed) == [("training.n_steps", 10, 12), ("training.stages.2.n_steps", 4, 6)]
 
 
 def test_dry_run_measures_each_stage(tmp_path, capsys):

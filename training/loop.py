@@ -60,6 +60,7 @@ class Loop:
     def _begin_stage(self):
         """Says what the stage is; its losses are not those of the stage before, so the best one is looked for anew."""
         trainer, stage = self.trainer, self.trainer.stage
+        self.monitor.begin_stage(trainer)
         self.monitor.say(f"stage {stage.number} of {len(trainer.stages)}: steps {stage.first + 1} to {stage.end}")
         trainer.best_validation_loss = None
         if trainer.rank == 0 and stage.number > 1 and (kept := self.folder.set_best_aside(trainer.step)):

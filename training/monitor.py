@@ -31,11 +31,11 @@ class Monitor:
         self.enabled = enabled
         self._previous_hook, threading.excepthook = threading.excepthook, self._leave_to_writer
         self.writer = None
-        self.n_steps, self.first_step, self.start = trainer.config.training.n_steps, trainer.step, time.monotonic()
+        self.begin_stage(trainer)
         self.bar = tqdm(disable=True)
         with unless_output_fails():
             self.bar = tqdm(
-                total=self.n_steps,
+                total=trainer.config.training.n_steps,
                 initial=trainer.step,
                 unit="step",
                 file=sys.stdout,
@@ -51,6 +51,11 @@ class Monitor:
             self.writer.add_text("config", f"```json\n{config}\n```", trainer.step)
             figure = schedule_figure(trainer.schedule, preview_schedule)
             self.writer.add_figure("noise_schedule", figure, trainer.step)
+
+    def begin_stage(self, trainer):
+        """The remaining time is that of the stage, from its speed: the next one has another."""
+        self.first_step, self.last_step, self.start = trainer.step, trainer.stage.end, time.monotonic()
+        self.stage_name = f" in stage {trainer.stage.number}" if len(trainer.stages) > 1 else ""
 
     def say(self, line):
         """Prints a line. Where it cannot be printed, the run goes on and prints nothing more."""
@@ -70,13 +75,13 @@ class Monitor:
     def log_interval(self, step, scalars):
         """Args: scalars: those of an `Interval`."""
         self._add_scalars(scalars, step)
-        seconds = (time.monotonic() - self.start) / max(step - self.first_step, 1) * (self.n_steps - step)
+        seconds = (time.monotonic() - self.start) / max(step - self.first_step, 1) * (self.last_step - step)
         inference = f"InferGrad loss {scalars['train/infer_grad_loss']:.4f}  " if "train/infer_grad_loss" in scalars else ""
         self.say(
             f"step {step}  loss {scalars.get('train/loss', float('nan')):.4f}  {inference}"
             f"gradient norm {scalars.get('train/gradient_norm', float('nan')):.3f}  "
             f"learning rate {scalars['train/learning_rate']:.2e}  "
-            f"{scalars['speed/samples_per_second']:.1f} samples/s  remaining {timedelta(seconds=round(seconds))}"
+            f"{scalars['speed/samples_per_second']:.1f} samples/s  remaining{self.stage_name} {timedelta(seconds=round(seconds))}"
         )
 
     def log_validation(self, step, loss, by_group, previews, mel_config):

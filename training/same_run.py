@@ -33,8 +33,10 @@ def changes(state, config, path):
 
 
 def flat(section, prefix=""):
-    """Nested dictionaries as one, with keys such as 'training.seed'."""
+    """Nested dictionaries, and lists of them, as one dictionary, with keys such as 'training.seed' and 'training.stages.1.n_steps'."""
     values = {}
     for key, value in section.items():
+        if isinstance(value, (list, tuple)) and value and all(isinstance(item, dict) for item in value):
+            value = {str(number): item for number, item in enumerate(value, 1)}
         values.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return values
