@@ -28,14 +28,15 @@ class SyntheticRecordings:
     """Noise in place of recordings: neither time nor memory depends on what is learnt."""
 
     def __init__(self, mel_config):
-        self.hop_length, self.n_mels = mel_config.hop_length, mel_config.n_mels
+        self.mel_config = mel_config
         self.speakers = [""] * len(self)
 
     def __len__(self):
         return 1000
 
     def segment(self, index, n_frames, context, generator):
-        return 0.1 * torch.randn(n_frames * self.hop_length + sum(context), generator=generator), torch.empty(self.n_mels, 0)
+        n_samples = n_frames * self.mel_config.hop_length + sum(context)
+        return 0.1 * torch.randn(n_samples, generator=generator), torch.empty(self.mel_config.n_mels, 0)
 
 
 class PresentTrainer(Trainer):
