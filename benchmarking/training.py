@@ -28,7 +28,7 @@ class SyntheticRecordings:
     """Noise in place of recordings: neither time nor memory depends on what is learnt."""
 
     def __init__(self, mel_config):
-        self.mel_config = mel_config
+        self.mel_config, self.mel_paths = mel_config, None
         self.speakers = [""] * len(self)
 
     def __len__(self):

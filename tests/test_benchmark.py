@@ -788,8 +788,9 @@ def test_fast_and_textbook_loop_learn_the_same(command, tmp_path, capsys):
 
 
 def test_training_speed_and_memory(command, tmp_path, capsys):
-    """Fails if a variant is not measured, or if recomputing activations does not spare memory."""
-    config = write_run(tmp_path)
+    """Fails if a variant is not measured, or if recomputing activations does not spare memory; or if the synthetic recordings lack
+    what an option of the data asks for."""
+    config = write_run(tmp_path, data__low_pass_share=0.5)
     assert command("training", "-c", config, "--rounds", 1) == 0, capsys.readouterr().err
     rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
     assert rows == [name for name in VARIANTS if not name.startswith("compiled")]
