@@ -68,9 +68,8 @@ def entry_model(metrics):
     """The pydantic model of a recording's entry in the journal."""
     figures = create_model("Figures", __base__=Shape, **dict.fromkeys(metrics, (Optional[float], ...)))
     numbers = {"network_calls": (int, ...), "audio_seconds": (float, ...), "synthesis_seconds": (Optional[float], ...)}
-    return create_model(
-        "Entry", __base__=Shape, key=(str, ...), recording=(str, ...), **numbers, is_finite=(bool, True), figures=(figures, ...)
-    )
+    waveform = {"is_finite": (bool, True), "audio_digest": (Optional[str], None)}  # None: no audio was kept
+    return create_model("Entry", __base__=Shape, key=(str, ...), recording=(str, ...), **numbers, **waveform, figures=(figures, ...))
 
 
 def measure_all(systems, measurer, measure, journal, folder):
@@ -80,8 +79,10 @@ def measure_all(systems, measurer, measure, journal, folder):
 
     def is_known(system, index):
         entry = known.get((system.key, excerpts[index].name))
-        wants_audio = index < measurer.measuring.n_audio
-        return entry is not None and (not wants_audio or not entry["is_finite"] or (folder / audio_path(system, excerpts[index])).is_file())
+        if entry is None or not entry["is_finite"] or index >= measurer.measuring.n_audio:
+            return entry is not None
+        path = folder / audio_path(system, excerpts[index])  # it may hold what another schedule of that name made
+        return path.is_file() and file_digest(path) == entry.get("audio_digest")
 
     missing = {}  # what shares a sampling is one task
     for index in range(len(excerpts)):  # metrics cache results of the recording
@@ -94,7 +95,9 @@ def measure_all(systems, measurer, measure, journal, folder):
         for (some, index), measured in zip(tasks, measure(tasks)):
             for system, (entry, waveform) in zip(some, measured):
                 if waveform is not None:
-                    save_audio(folder / audio_path(system, excerpts[index]), waveform, measurer.config.mel.sample_rate)
+                    path = folder / audio_path(system, excerpts[index])
+                    save_audio(path, waveform, measurer.config.mel.sample_rate)
+                    entry["audio_digest"] = file_digest(path)
                 journal.append(entry)
                 known[entry["key"], entry["recording"]] = entry
             bar.update(len(measured))

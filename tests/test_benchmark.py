@@ -270,6 +270,16 @@ def test_quality_measures_every_system_and_remembers(quality, tmp_path, capsys, 
     assert (tmp_path / "quality" / "quality.json").read_bytes() == before
 
 
+def test_the_audio_is_that_of_the_present_schedule(quality, tmp_path, capsys):
+    """Fails if a schedule file that is changed and changed back leaves the audio of the change beside the figures of the first."""
+    path, heard = tmp_path / "edited.json", []
+    for level in (0.3, 0.6, 0.3):
+        NoiseSchedule([1e-3, level], "edited", sampler="ddim").save(path)
+        assert quality("--schedules", path, "--metrics", "mcd") == 0, capsys.readouterr().err
+        heard.append([audio.read_bytes() for audio in sorted((tmp_path / "quality").rglob("edited*.flac"))])
+    assert len(heard[0]) == 2 and heard[0] == heard[2] != heard[1]
+
+
 def test_a_metric_that_cannot_judge_a_recording_counts_in_no_mean(quality, tmp_path, write_recording, capsys):
     """Of a recording of 0.3 s STOI has no value, of one of 50 ms M-STFT has none: starred, as PESQ's are."""
     for name, seconds in {"short": 0.3, "tiny": 0.05}.items():
