@@ -1,6 +1,6 @@
 #!/bin/sh
 # Lays out a corpus of many speakers at 22,050 Hz in corpus/voices, a folder for each speaker.
-# Fetches Debian's festvox-ru (a man, Russian) and the prompts of asterisk-core-sounds (women: French, Russian, English; a man: Italian).
+# Fetches Debian's festvox-ru (Russian) and the prompts of asterisk-core-sounds (English, French, Italian and Russian).
 # Needs a Debian or Ubuntu with apt-get and dpkg, but not root; touches nothing outside the repository.
 # Usage: sh runs/get_voices.sh [FOLDER ...]     folders of speaker folders at 22,050 Hz that are to be part of it
 set -eu

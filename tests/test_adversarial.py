@@ -9,6 +9,7 @@ from tests.test_infer_grad import first_batch, flat_gradient, new_trainer, write
 from tests.test_training_resume import train_with_kills
 from tests.training_fixtures import one_thread, same, train_to_end, weights_of  # noqa: F401
 from training.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_matching_loss
+from training.same_run import changes
 
 SMALL = {"windows": [64, 32], "periods": [2, 3], "channels": 4}
 N_STEPS = 6
@@ -134,6 +135,17 @@ def test_discriminators_of_more_than_a_segment_are_refused(tmp_path, adversarial
     """Fails if a run finds out when its discriminators begin."""
     with pytest.raises(InputError, match=message):
         new_trainer(write_adversarial_run(tmp_path, {"channels": 4} | adversarial))
+
+
+def test_a_run_that_goes_on_keeps_its_discriminators(tmp_path):
+    """Fails if other discriminators are called an allowed change, and their weights an unusable training state."""
+    old, weaker, other = (
+        load_config(write_adversarial_run(tmp_path, SMALL | of_run)) for of_run in ({}, {"adversarial_weight": 0.1}, {"periods": [3]})
+    )
+    state = {"config": old.model_dump_json()}
+    assert [key for key, *_ in changes(state, weaker, "a.pt")] == ["training.infer_grad.adversarial.adversarial_weight"]
+    with pytest.raises(InputError, match=r"a.pt: training.infer_grad.adversarial.periods is .* \(wanted by the configuration: \(3,\)\)"):
+        changes(state, other, "a.pt")
 
 
 def write_two_adversarial_stages(folder, **of_second):

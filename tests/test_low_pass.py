@@ -39,7 +39,7 @@ def test_corners_lie_between_a_quarter_of_the_highest_and_the_whole():
 
 
 def test_a_share_of_the_training_segments_is_filtered_and_none_of_validation(tmp_path):
-    """Fails if the option changes the validation loss, or other segments, noises or positions than those it filters."""
+    """Fails if the option changes the validation loss, or segments that it does not filter."""
     plain, some, every = (
         Trainer(load_config(write_run(tmp_path, mel__f_max=2000, data__low_pass_share=share)), tmp_path) for share in (0.0, 0.5, 1.0)
     )

@@ -225,6 +225,12 @@ def test_failed_saves_leave_the_first_checkpoint_to_go_back_to(tmp_path, capsys,
     assert re.search(r"back to \S*checkpoint-00000000\.pt", output)
 
 
+def test_after_a_return_to_an_earlier_stage_the_remaining_time_is_of_that_stage(tmp_path, capsys):
+    stages = {"training__stages": [{"n_steps": 5}, {"n_steps": 11}]}
+    _, output = ruined_run(tmp_path, capsys, **stages, training__save_every=2, training__keep_checkpoints=3, training__log_every=1)
+    assert re.search(r"back to \S*checkpoint-00000004\.pt.*\nstep 5 .* remaining in stage 1 0:00:00\n", output), output
+
+
 def test_no_checkpoint_to_go_back_to_is_one_line(tmp_path, capsys, monkeypatch):
     """As when somebody removes them from under the run."""
     monkeypatch.setattr(RunFolder, "checkpoints", lambda self: [])

@@ -151,6 +151,7 @@ class Loop:
         trainer.n_rollbacks, trainer.guard.n_skipped, trainer.position = n_rollbacks, n_skipped, position
         trainer.best_validation_loss = best
         trainer.lower_learning_rate()
+        self.monitor.begin_stage(trainer)  # it may be an earlier one
         self.monitor.say(
             f"{trouble}; back to {path}, with the learning rate at "
             f"{trainer.optimizer.param_groups[0]['lr']:.2e} ({trainer.n_rollbacks} of {training.max_rollbacks})"

@@ -6,7 +6,7 @@ Telephones, codecs and noise reduction make such recordings. A network that met 
 import torch
 
 LOWEST_CORNER = 0.25  # of the highest
-SLOPE = 0.05  # of the corner: the lines from there down to 1 - SLOPE of it fall to nothing
+SLOPE = 0.05  # the gain falls from 1 at (1 - SLOPE) * corner to 0 at the corner
 
 
 def low_pass(waveform, corner):

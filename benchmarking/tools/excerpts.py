@@ -15,7 +15,7 @@ from datasets import Recordings
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A recording, or the beginning of one, with its mel.
+    """A recording, or the middle of one, with its mel.
 
     Args:
         name: the recording's file name without its suffix, after its speaker and a slash where two files have the same.
