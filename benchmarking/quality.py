@@ -79,8 +79,10 @@ def measure_all(systems, measurer, measure, journal, folder):
 
     def is_known(system, index):
         entry = known.get((system.key, excerpts[index].name))
-        if entry is None or not entry["is_finite"] or index >= measurer.measuring.n_audio:
-            return entry is not None
+        if entry is None:
+            return False
+        if not entry["is_finite"] or index >= measurer.measuring.n_audio:
+            return True
         path = folder / audio_path(system, excerpts[index])  # it may hold what another schedule of that name made
         return path.is_file() and file_digest(path) == entry.get("audio_digest")
 

@@ -11,6 +11,7 @@ from training import distributed
 from training.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_matching_loss
 
 BETAS = (0.8, 0.99)  # of Adam, as in HiFi-GAN
+OF_DISCRIMINATORS = ("windows", "periods", "channels")  # keys of an `AdversarialConfig` that are the same in a whole run
 
 
 class Adversary:
@@ -27,7 +28,7 @@ class Adversary:
 
     def __init__(self, configs, seed, device):
         config = configs[0]
-        for key in ("windows", "periods", "channels"):
+        for key in OF_DISCRIMINATORS:
             other = next((other for other in configs if getattr(other, key) != getattr(config, key)), None)
             if other is not None:
                 found = f"{getattr(config, key)} and {getattr(other, key)}"

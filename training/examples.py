@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from common.errors import InputError
 from common.jobs import usable_cores
 from model.diffusion import sample_noise_level
-from training.low_pass import random_low_pass
 from training.order import EvenOverSpeakers, InTurn
 from training.stop_signal import STOPPING
 
@@ -54,17 +53,14 @@ class DiffusionExamples(Dataset):
         schedule: the `NoiseSchedule` that noise levels are drawn from.
         seed: seed of all examples.
         even_over_speakers: see `training.order`.
-        low_pass_share: share of the examples that `training.low_pass` filters; their mel is to be computed from the segment.
     """
 
-    def __init__(self, recordings, segment_frames, context, schedule, seed, even_over_speakers=False, low_pass_share=0.0):
+    def __init__(self, recordings, segment_frames, context, schedule, seed, even_over_speakers=False):
         self.recordings = recordings
         self.segment_frames = segment_frames
         self.context = context
         self.schedule = schedule
         self.seed = seed
-        self.low_pass_share = low_pass_share
-        self.highest_corner = recordings.mel_config.f_max / (recordings.mel_config.sample_rate / 2)
         self.recording_of = EvenOverSpeakers(recordings.speakers, seed) if even_over_speakers else InTurn(len(recordings), seed)
 
     def __getitem__(self, number):
@@ -73,8 +69,6 @@ class DiffusionExamples(Dataset):
         seed = np.random.SeedSequence((self.seed, epoch, place)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed))
         segment, mel = self.recordings.segment(self.recording_of(number), self.segment_frames, self.context, generator)
-        if self.low_pass_share and torch.rand((), generator=generator) < self.low_pass_share:
-            segment = random_low_pass(segment, self.highest_corner, generator)
         noise = torch.randn(len(segment) - sum(self.context), generator=generator)
         noise_level = sample_noise_level(self.schedule, 1, generator)[0]
         return Batch(segment, noise, noise_level, torch.tensor(number), mel)

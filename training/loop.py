@@ -54,13 +54,13 @@ class Loop:
         """Steps until the end of the stage or a signal, and returns None; or until something has gone wrong, and returns what."""
         if self.trainer.step == self.trainer.stage.first and len(self.trainer.stages) > 1:
             self._begin_stage()
+        self.monitor.begin_stage(self.trainer)
         with contextlib.closing(self.trainer.batches()) as batches:
             return self._steps(batches)
 
     def _begin_stage(self):
         """Says what the stage is; its losses are not those of the stage before, so the best one is looked for anew."""
         trainer, stage = self.trainer, self.trainer.stage
-        self.monitor.begin_stage(trainer)
         self.monitor.say(f"stage {stage.number} of {len(trainer.stages)}: steps {stage.first + 1} to {stage.end}")
         trainer.best_validation_loss = None
         if trainer.rank == 0 and stage.number > 1 and (kept := self.folder.set_best_aside(trainer.step)):
@@ -151,7 +151,6 @@ class Loop:
         trainer.n_rollbacks, trainer.guard.n_skipped, trainer.position = n_rollbacks, n_skipped, position
         trainer.best_validation_loss = best
         trainer.lower_learning_rate()
-        self.monitor.begin_stage(trainer)  # it may be an earlier one
         self.monitor.say(
             f"{trouble}; back to {path}, with the learning rate at "
             f"{trainer.optimizer.param_groups[0]['lr']:.2e} ({trainer.n_rollbacks} of {training.max_rollbacks})"

@@ -31,7 +31,6 @@ class Monitor:
         self.enabled = enabled
         self._previous_hook, threading.excepthook = threading.excepthook, self._leave_to_writer
         self.writer = None
-        self.begin_stage(trainer)
         self.bar = tqdm(disable=True)
         with unless_output_fails():
             self.bar = tqdm(
@@ -53,7 +52,7 @@ class Monitor:
             self.writer.add_figure("noise_schedule", figure, trainer.step)
 
     def begin_stage(self, trainer):
-        """The remaining time is that of the stage, from its speed: the next one has another."""
+        """The remaining time is that of the stage, from the speed since this call; the next stage has another speed."""
         self.first_step, self.last_step, self.start = trainer.step, trainer.stage.end, time.monotonic()
         self.stage_name = f" in stage {trainer.stage.number}" if len(trainer.stages) > 1 else ""
 

@@ -3,9 +3,10 @@
 from common.errors import InputError
 from model.checkpoint import check_same
 from model.config import parse_config
+from training.adversarial import OF_DISCRIMINATORS
 
 NO_LONGER_THE_SAME_RUN = ("noise_schedule", "training.seed")  # beside network and mel
-OF_DISCRIMINATORS = ("adversarial.windows", "adversarial.periods", "adversarial.channels")  # other ones have other weights
+DISCRIMINATOR_KEYS = tuple(f"adversarial.{key}" for key in OF_DISCRIMINATORS)
 
 
 def changes(state, config, path):
@@ -28,7 +29,7 @@ def changes(state, config, path):
     keys = old | new  # sections that were left out in one of them
     differing = [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
     for key, old_value, new_value in differing:
-        other_discriminators = key.endswith(OF_DISCRIMINATORS) and None not in (old_value, new_value)
+        other_discriminators = key.endswith(DISCRIMINATOR_KEYS) and None not in (old_value, new_value)
         if key.startswith(NO_LONGER_THE_SAME_RUN) or other_discriminators:
             raise InputError(f"{path}: {key} is {old_value} (wanted by the configuration: {new_value}); another run needs another --logdir")
     return [change for change in differing if not change[0].startswith(("network.", "mel."))]

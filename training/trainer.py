@@ -29,6 +29,7 @@ from training.adversarial import Adversary
 from training.examples import BatchNumbers, DiffusionExamples, batches
 from training.explained import explained_out_of_memory
 from training.infer_grad import InferGradLoss
+from training.low_pass import low_passed
 from training.optimization import checkpoint_activations, ema_update, learning_rate_factor
 from training.same_data import changed_lists, describe_data, summary
 from training.stability import StabilityGuard
@@ -127,9 +128,7 @@ class Trainer:
         self.mel_transform = LogMelSpectrogram(config.mel).to(self.device)
         self.infer_grad_losses_of_stages = {stage.number: self._infer_grad_loss(stage.config, folder) for stage in self.stages}
         self.recordings = self._recordings(folder / config.data.train_filelist)
-        if config.data.low_pass_share and self.recordings.mel_paths:
-            share = config.data.low_pass_share
-            raise InputError(f"data.low_pass_share is {share:g}, but the training mels are read from files (wanted: 0)")
+        self.segments = low_passed(self.recordings, config.data.low_pass_share)
         self.validation_examples = self._examples(self._recordings(folder / config.data.validation_filelist), config.data, 0)
 
     def _build(self):
@@ -167,9 +166,8 @@ class Trainer:
         segment_samples = config.data.segment_frames * config.mel.hop_length
         return InferGradLoss(training.infer_grad, folder, segment_samples, config.mel, training.seed, self.device)
 
-    def _examples(self, recordings, data, seed, low_pass_share=0.0):
-        context = self.mel_transform.context
-        return DiffusionExamples(recordings, data.segment_frames, context, self.schedule, seed, data.even_over_speakers, low_pass_share)
+    def _examples(self, recordings, data, seed):
+        return DiffusionExamples(recordings, data.segment_frames, self.mel_transform.context, self.schedule, seed, data.even_over_speakers)
 
     def _recordings(self, filelist):
         if not filelist.exists():
@@ -220,8 +218,7 @@ class Trainer:
     @property
     def examples(self):
         """The `DiffusionExamples` of the stage."""
-        data = self.stage.config.data
-        return self._examples(self.recordings, data, self.config.training.seed, data.low_pass_share)
+        return self._examples(self.segments, self.stage.config.data, self.config.training.seed)
 
     def batches(self):
         """This process's batches from here to the end of the stage."""
