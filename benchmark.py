@@ -9,11 +9,7 @@ COMMANDS = {
     "rtf": ("benchmarking.rtf", "measure the real-time factor and the memory of synthesis"),
     "quality": ("benchmarking.quality", "measure the quality of a network with schedules and samplers"),
     "search": ("benchmarking.search", "find the best noise schedule of a number of steps"),
-    "training": ("benchmarking.training", "measure the speed and the memory of training"),
-    "convergence": ("benchmarking.convergence", "compare what the fast and the textbook training step learn"),
-    "profile": ("benchmarking.profile", "show where the time of a network call goes"),
-    "animation": ("benchmarking.animation", "draw how noise becomes speech"),
-    "gpu_check": ("benchmarking.gpu_check.run", "check all that only a GPU can show"),
+    "gpu_check": ("benchmarking.gpu_check", "check all that only a GPU can show"),
     "report": ("benchmarking.report", "make a page to listen to from a folder that 'quality' wrote"),
 }
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.audio import AS_IT_IS, AUDIO_SUFFIXES, check_audio, read_audio
+from common.audio import AUDIO_SUFFIXES, NO_CONVERSIONS, check_audio, read_audio
 from common.errors import InputError
 from common.files import check_regular
 from common.scan import scan
-from model.mel.input import MEL_SUFFIXES, read_mel
+from model.mel import MEL_SUFFIXES, read_mel
 
 MOST_FRAMES_APART = 2  # definitions of a mel differ by so many frames at the ends of a recording
 
@@ -129,7 +129,7 @@ class Recordings(Dataset):
         OSError, InputError: the filelist or one of its files cannot be used; the message names the file.
     """
 
-    def __init__(self, filelist, mel_config, conversions=AS_IT_IS):
+    def __init__(self, filelist, mel_config, conversions=NO_CONVERSIONS):
         self.paths = read_filelist(filelist)
         self.mel_config = mel_config
         self.conversions = conversions

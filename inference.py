@@ -2,28 +2,26 @@
 
 import argparse
 import contextlib
-import itertools
 import os
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from common.audio import AS_IT_IS, AUDIO_SUFFIXES, Conversions, is_ours, read_audio, wav_writer
+from common.audio import AUDIO_SUFFIXES, NO_CONVERSIONS, Conversions, is_ours, read_audio, wav_writer
 from common.device import DTYPES, exact_float32, pick_device
 from common.errors import CommandParser, InputError, describe, naming, non_negative_int, one_line, positive_int, run_command, seed_int
 from common.jobs import device_of_job, end_with_parent, run_jobs, torchrun_place
-from common.output_paths import OutputGuard, distinct, entry, output_paths
+from common.output_paths import check_output, distinct, entry, identities, output_paths
 from datasets import read_filelist
-from model.checkpoint import build_network, read_checkpoint
+from extensions.registry import build_network, read_checkpoint
 from model.config import load_config
-from model.mel.input import MEL_SUFFIXES, read_mel
-from model.sampler import DEFAULT_SAMPLER, STREAMABLE
-from model.schedule_text import FORMS, find_schedule
+from model.mel import MEL_SUFFIXES, read_mel
+from model.noise_schedule import FORMS, find_schedule
+from model.samplers import DEFAULT_SAMPLER, SAMPLERS
 from vocoder import Vocoder, WaveformCheck
 
 try:
@@ -38,7 +36,7 @@ def names(suffixes):
     return ", ".join(sorted(suffixes))
 
 
-def read_inputs(filelist, output_dir):
+def read_inputs(filelist, output_dir) -> list:
     """The files of a filelist, of a folder without earlier results, or the one file, each of them once.
 
     Raises:
@@ -56,7 +54,7 @@ def read_inputs(filelist, output_dir):
     return inputs
 
 
-def features(path, vocoder, conversions=AS_IT_IS):
+def features(path, vocoder: Vocoder, conversions: Conversions = NO_CONVERSIONS) -> Tensor:
     """The mel `[n_mels, frames]` of a mel or audio file, by the definition of `vocoder`.
 
     Raises:
@@ -78,85 +76,84 @@ def warn(message):
     tqdm.write(f"warning: {one_line(message)}", file=sys.stderr)
 
 
-class Usable(NamedTuple):
-    """A file that can be vocoded: the mel `[n_mels, frames]` read from `path`, whose waveform goes to `output`."""
-
-    path: Path
-    output: Path
-    mel: torch.Tensor
-
-
-def usable_files(vocoder, inputs, outputs, guard, conversions, refuse):
-    """Yields a `Usable` for each file; those that cannot be used are handed to `refuse(error)` instead."""
-    for path, output in zip(inputs, outputs):
-        try:
-            guard.check(path, output)
-            mel = features(path, vocoder, conversions)
-        except (InputError, OSError) as error:
-            refuse(error)
-            continue
-        complaint = vocoder.diagnose(mel)
-        if complaint:
-            warn(f"{path}: {complaint}")
-        yield Usable(path, output, mel)
-
-
-def waveform_file(file, definition):
-    """A coroutine that writes the waveform of a `Usable`: send it None to begin, pieces `[T]`, and None at the end.
-
-    There is a file only if the waveform can be speech.
+class WaveformFile:
+    """The waveform of one input, written piece by piece. There is a file only after `close`, and only if it can be speech.
 
     Args:
-        definition: the model's `LogMelSpectrogram`.
+        path: the mel or recording.
+        output: the wav file.
+        vocoder: its mel definition is that of the mel.
+        conversions: what may be done to a recording that is not as expected.
+        sources: from `common.output_paths.identities`, of all inputs.
+
+    Attributes:
+        mel: `[n_mels, frames]`.
 
     Raises:
-        OSError, InputError: when something is sent to it; the error names the file.
+        OSError, InputError: the input cannot be used, or the output not be written; the message names it.
     """
-    check = WaveformCheck(file.path, definition.misfit(file.mel))
-    with wav_writer(file.output, definition.config.sample_rate) as write:
-        while (waveform := (yield)) is not None:
-            check.add(waveform)
-            write(waveform)
-        check.finish()
-    if check.n_clipped:
-        warn(f"{file.output}: {check.n_clipped} samples are clipped at full scale")
+
+    def __init__(self, path, output, vocoder: Vocoder, conversions: Conversions, sources: dict):
+        check_output(path, output, sources)
+        self.output, self.mel = output, features(path, vocoder, conversions)
+        if complaint := vocoder.diagnose(self.mel):
+            warn(f"{path}: {complaint}")
+        self.check = WaveformCheck(path, vocoder.mel_transform.misfit(self.mel))
+        self._wav = wav_writer(output, vocoder.mel_transform.config.sample_rate)
+        self._write = self._wav.__enter__()
+
+    def write(self, waveform: Tensor):
+        """Adds a piece `[T]`."""
+        self.check.add(waveform)
+        self._write(waveform)
+
+    def close(self):
+        self.check.finish()
+        self._wav.__exit__(None, None, None)
+        if self.check.n_clipped:
+            warn(f"{self.output}: {self.check.n_clipped} samples are clipped at full scale")
+
+    def discard(self, error: BaseException) -> BaseException:
+        """Ends without a file; returns the error that names it."""
+        try:
+            self._wav.__exit__(type(error), error, error.__traceback__)
+        except (InputError, OSError) as named:
+            return named
+        except BaseException:  # it has ended already
+            pass
+        return error
 
 
-def vocode_batch(vocoder, batch, seed, refuse):
-    """Vocodes `Usable` files together; what goes wrong with one is handed to `refuse(error)`, and leaves no file.
+def vocode_batch(vocoder: Vocoder, files: list, seed: int):
+    """Vocodes `WaveformFile`s together; what goes wrong with one leaves no file.
 
     Returns:
-        the seconds that the synthesis took.
+        the seconds that the synthesis took, and the errors.
     """
-    files, seconds = {}, 0.0
+    errors, open_files, seconds = [], dict(enumerate(files)), 0.0
 
-    def send(i, waveform):
+    def attempt(i, action, *arguments):
         try:
-            files[i].send(waveform)
-        except StopIteration:
-            del files[i]
+            action(*arguments)
         except (InputError, OSError) as error:
-            del files[i]
-            refuse(error)
+            errors.append(open_files.pop(i).discard(error))
 
     try:
-        for i, file in enumerate(batch):
-            files[i] = waveform_file(file, vocoder.mel_transform)
-            send(i, None)
         start = time.perf_counter()
-        for i, waveform in vocoder.stream([file.mel for file in batch], seed):
+        for i, waveform in vocoder.stream([file.mel for file in files], seed):
             seconds += time.perf_counter() - start
-            if i in files:
-                send(i, waveform)
-            if not files:
+            if i in open_files:
+                attempt(i, open_files[i].write, waveform)
+            if not open_files:
                 break
             start = time.perf_counter()
-        for i in list(files):
-            send(i, None)
-    finally:
-        for file in files.values():
-            file.close()
-    return seconds
+        for i in list(open_files):
+            attempt(i, open_files[i].close)
+    except BaseException as error:
+        for file in open_files.values():
+            file.discard(error)
+        raise
+    return seconds, errors
 
 
 def most_open_files():
@@ -170,34 +167,37 @@ def most_open_files():
     return max((sys.maxsize if soft == resource.RLIM_INFINITY else soft) - FILES_BESIDE, 1)
 
 
-def vocode_files(vocoder, inputs, outputs, guard=None, batch_size=1, seed=0, conversions=AS_IT_IS, progress=True):
+def vocode_files(vocoder: Vocoder, inputs, outputs, sources=None, batch_size=1, seed=0, conversions=NO_CONVERSIONS, progress=True):
     """Vocodes files to files, `batch_size` at a time.
 
     Args:
-        guard: an `OutputGuard`; None is one of these inputs alone.
+        sources: from `identities`, of all inputs of all processes; None is of these alone.
 
     Returns:
         the real-time factor of each batch, and the number of files that could not be used.
     """
-    failures, factors = [], []
-
-    def refuse(error):
-        failures.append(error)
-        tqdm.write(f"error: {describe(error)}", file=sys.stderr)
-        bar.update()
-
-    seconds_per_frame = vocoder.mel_transform.config.hop_length / vocoder.mel_transform.config.sample_rate
+    factors, n_failures, pairs = [], 0, list(zip(inputs, outputs))
+    sources = identities(inputs) if sources is None else sources
+    batch_size = min(batch_size, most_open_files())
+    mel_config = vocoder.mel_transform.config
     with tqdm(total=len(inputs), unit="file", disable=not progress) as bar:
-        files = usable_files(vocoder, inputs, outputs, guard or OutputGuard(inputs, outputs), conversions, refuse)
-        batch_size = min(batch_size, most_open_files())
-        while batch := list(itertools.islice(files, batch_size)):
-            n_before = len(failures)
-            seconds = vocode_batch(vocoder, batch, seed, refuse)
-            n_done = len(batch) - (len(failures) - n_before)
-            if n_done:
-                factors.append(seconds / (sum(file.mel.shape[1] for file in batch) * seconds_per_frame))
-            bar.update(n_done)
-    return factors, len(failures)
+        for k in range(0, len(pairs), batch_size):
+            files, errors, batch = [], [], pairs[k : k + batch_size]
+            for path, output in batch:
+                try:
+                    files.append(WaveformFile(path, output, vocoder, conversions, sources))
+                except (InputError, OSError) as error:
+                    errors.append(error)
+            seconds, more = vocode_batch(vocoder, files, seed)
+            errors += more
+            for error in errors:
+                tqdm.write(f"error: {describe(error)}", file=sys.stderr)
+            n_failures += len(errors)
+            if len(errors) < len(batch):
+                n_frames = sum(file.mel.shape[1] for file in files)
+                factors.append(seconds / (n_frames * mel_config.hop_length / mel_config.sample_rate))
+            bar.update(len(batch))
+    return factors, n_failures
 
 
 def parse_arguments(argv):
@@ -220,7 +220,7 @@ def parse_arguments(argv):
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--seed", type=seed_int, default=0, help="seed of the noise")
     parser.add_argument("--batch_size", type=positive_int, default=1, help="files that are vocoded together")
-    parser.add_argument("--sampler", help=f"one of {', '.join(STREAMABLE)} (default: what the schedule was made for, or {DEFAULT_SAMPLER})")
+    parser.add_argument("--sampler", help=f"one of {', '.join(SAMPLERS)} (default: what the schedule was made for, or {DEFAULT_SAMPLER})")
     parser.add_argument(
         "--gla_grad",
         type=non_negative_int,
@@ -254,7 +254,7 @@ def main(argv=None):
         arguments.device = device_of_job(arguments.device, arguments.job)
     vocoder = Vocoder(
         network,
-        checkpoint.config.mel,
+        checkpoint.config,
         schedule,
         pick_device(arguments.device),
         DTYPES.get(arguments.dtype),
@@ -272,11 +272,11 @@ def main(argv=None):
 
     verbose = arguments.verbose == "yes"
     outputs = output_paths(inputs, arguments.output_dir)
-    guard = OutputGuard(inputs, outputs)
+    sources = identities(inputs)
     inputs, outputs = inputs[rank::world_size], outputs[rank::world_size]
     conversions = Conversions(arguments.mix_to_mono, arguments.resample)
     factors, n_failures = vocode_files(
-        vocoder, inputs, outputs, guard, arguments.batch_size, arguments.seed, conversions, verbose and rank == 0
+        vocoder, inputs, outputs, sources, arguments.batch_size, arguments.seed, conversions, verbose and rank == 0
     )
     if verbose and factors:
         spread = f" ± {np.std(factors):.3f}" if len(factors) > 1 else ""

@@ -6,7 +6,7 @@ The same command again goes on where the run ended, however it ended.
 from pathlib import Path
 
 from common.errors import open_closed_streams, run_command
-from model.checkpoint import read_checkpoint
+from extensions.registry import read_checkpoint
 from model.config import load_config
 from training import distributed
 from training.dry_run import dry_run
@@ -16,7 +16,7 @@ from training.launch import ended_well, train_parser
 from training.loop import Loop
 from training.memory import check_memory
 from training.monitor import Monitor
-from training.previews import PreviewSampling
+from training.previews import preview_pipeline
 from training.run_folder import RunFolder
 from training.same_run import changes, flat
 from training.stop_signal import StopSignal
@@ -46,7 +46,7 @@ def train(config, config_folder, logdir, init_from=None, **init_options):
             elif init_from:
                 lines += begin(trainer, init_from, **init_options)
             distributed.agree(lambda: check_memory(trainer))
-            preview_sampling = PreviewSampling.of(trainer)
+            preview_sampling = preview_pipeline(trainer)
             monitor = Monitor(logdir, trainer, preview_sampling.schedule, enabled=trainer.rank == 0)
             for line in lines:
                 monitor.say(line)

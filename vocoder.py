@@ -3,22 +3,23 @@
 import os
 import shutil
 import warnings
+from collections.abc import Iterable, Iterator
+from typing import Optional
 
 import torch
+from torch import Tensor
 
 from common.audio import as_audio
 from common.device import DTYPES, autocast, fastest_dtype
 from common.errors import LARGEST_SEED, InputError, naming, shortened
 from common.resampling import resample
-from model.checkpoint import build_network, read_checkpoint
-from model.gla_grad import GlaGrad
-from model.mel.diagnosis import diagnose
-from model.mel.input import as_mel
-from model.mel.transform import LogMelSpectrogram
-from model.sampler import find_sampler, sampler_name
-from model.schedule_text import find_schedule
-from model.shallow import GriffinLimEstimate
-from model.streaming import SynthesisStream, push_all, push_together
+from extensions.interop.diagnosis import diagnose
+from extensions.registry import build_network, make_pipeline, read_checkpoint
+from extensions.streaming import SynthesisStream, push_all, push_together
+from model.config import Config
+from model.mel import LogMelSpectrogram, MelStatistics, as_mel
+from model.network import WaveGrad
+from model.noise_schedule import NoiseSchedule, find_schedule
 
 HIGHEST_RATE = 1_000_000  # Hz, of recordings
 MOST_AT_FULL_SCALE = 0.25  # of the samples; mels in decibels give 0.4 to 0.9, speech at any level below 0.01
@@ -35,11 +36,11 @@ class WaveformCheck:
         n_clipped: number of samples at full scale.
     """
 
-    def __init__(self, name, misfit=None):
+    def __init__(self, name, misfit: Optional[str] = None):
         self.name, self.misfit = name, misfit
         self.n_samples = self.n_clipped = 0
 
-    def add(self, waveform):
+    def add(self, waveform: Tensor):
         """Checks the next piece, `[T]`.
 
         Raises:
@@ -90,21 +91,21 @@ class VocoderStream:
         seed: of the noise.
     """
 
-    def __init__(self, vocoder, seed=0):
+    def __init__(self, vocoder: "Vocoder", seed: int = 0):
         _check_seed(seed)
-        self.vocoder, self._stream = vocoder, vocoder._synthesis_stream(seed)
+        self.vocoder, self._stream = vocoder, SynthesisStream(vocoder.pipeline, seed)
 
     @property
-    def latency_frames(self):
+    def latency_frames(self) -> int:
         """Number of frames that must follow a frame before its waveform is returned."""
         return self._stream.latency_frames
 
     @property
-    def latency_seconds(self):
+    def latency_seconds(self) -> float:
         config = self.vocoder.mel_transform.config
         return self.latency_frames * config.hop_length / config.sample_rate
 
-    def push(self, mel, last=False):
+    def push(self, mel: Tensor, last: bool = False) -> Tensor:
         """Receives the next frames and returns the waveform that is complete with them; see `SynthesisStream.push`.
 
         Args:
@@ -125,14 +126,14 @@ class Vocoder:
 
     Args:
         network: a `WaveGrad`.
-        mel_config: the `MelConfig` it was trained with.
-        schedule: a `NoiseSchedule`.
+        config: its configuration.
+        schedule: the noise schedule.
         device: where to compute.
         dtype: precision, float32, bfloat16 or float16; None is the fastest of the device.
         chunk_frames: mel frames that are vocoded at once. Memory grows with it; the result does not depend on it, up to rounding.
-        sampler: one of `model.sampler.STREAMABLE`, or `ddim:ETA`; None is the one that the schedule was made for.
-        gla_grad: iterations of GLA-Grad's correction of the result; 0 leaves it as it is. See `model.gla_grad`.
-        mel_statistics: `MelStatistics` of the network's training, if the checkpoint has them.
+        sampler: one of `model.samplers.SAMPLERS`, or `ddim:ETA`; None is the one that the schedule was made for.
+        gla_grad: iterations of GLA-Grad's correction of the result; 0 leaves it as it is. See `extensions.griffin_lim.gla_grad`.
+        mel_statistics: of the network's training, if the checkpoint has them.
         compile: whether to compile the network; see `compiled`.
 
     Raises:
@@ -142,16 +143,16 @@ class Vocoder:
 
     def __init__(
         self,
-        network,
-        mel_config,
-        schedule,
+        network: WaveGrad,
+        config: Config,
+        schedule: NoiseSchedule,
         device="cpu",
-        dtype=None,
-        chunk_frames=400,
-        sampler=None,
-        gla_grad=0,
-        mel_statistics=None,
-        compile=False,
+        dtype: Optional[torch.dtype] = None,
+        chunk_frames: int = 400,
+        sampler: Optional[str] = None,
+        gla_grad: int = 0,
+        mel_statistics: Optional[MelStatistics] = None,
+        compile: bool = False,
     ):
         if not (isinstance(chunk_frames, int) and chunk_frames >= 1):
             raise InputError(f"chunk_frames is {shortened(chunk_frames)} (wanted: a whole number, 1 or more)")
@@ -159,24 +160,21 @@ class Vocoder:
             raise InputError(f"dtype is {shortened(dtype)} (wanted: None, {', '.join(map(str, DTYPES.values()))})")
         self.device = torch.device(device)
         self.dtype = dtype or fastest_dtype(self.device)
-        self.network = network.to(self.device)
-        if compile:
-            self.network = compiled(self.network, self.device)
-        self.mel_transform = LogMelSpectrogram(mel_config)
-        self.schedule = schedule
+        network = network.to(self.device)
+        network = compiled(network, self.device) if compile else network
+        self.pipeline = make_pipeline(network, config, schedule, sampler, gla_grad).to(self.device)
+        self.schedule, self.gla_grad = schedule, gla_grad
+        self.mel_transform = LogMelSpectrogram(config.mel)
         self.chunk_frames = chunk_frames
-        self.sampler = find_sampler(sampler_name(schedule, sampler), streamable=True)
-        GriffinLimEstimate(mel_config).check(schedule)
-        self.gla_grad = GlaGrad(mel_config, gla_grad).to(self.device) if gla_grad else None
         self.mel_statistics = mel_statistics
 
     @classmethod
-    def load(cls, checkpoint, schedule, steps=None, **options):
+    def load(cls, checkpoint, schedule, steps: Optional[int] = None, **options) -> "Vocoder":
         """A vocoder from files.
 
         Args:
             checkpoint: path of the weights.
-            schedule: path or text of the noise schedule; see `model.schedule_text.find_schedule`.
+            schedule: path or text of the noise schedule; see `model.noise_schedule.find_schedule`.
             steps: number of denoising steps, along the curve of the schedule; None is its own.
             options: as in the constructor.
 
@@ -185,17 +183,17 @@ class Vocoder:
         """
         content = read_checkpoint(checkpoint)
         network, schedule = build_network(content, checkpoint), find_schedule(schedule, steps)
-        return cls(network, content.config.mel, schedule, mel_statistics=content.mel_statistics, **options)
+        return cls(network, content.config, schedule, mel_statistics=content.mel_statistics, **options)
 
     def __repr__(self):
         config, steps = self.mel_transform.config, len(self.schedule)
-        gla_grad = f", {self.gla_grad.n_iter} iterations of GLA-Grad" if self.gla_grad else ""
+        gla_grad = f", {self.gla_grad} iterations of GLA-Grad" if self.gla_grad else ""
         return (
             f"Vocoder: mel [{config.n_mels}, frames] or [B, {config.n_mels}, frames] -> waveform [frames * {config.hop_length}] at "
             f"{config.sample_rate:,} Hz; {steps} step{'s' * (steps > 1)}{gla_grad}, {str(self.dtype).removeprefix('torch.')}, {self.device}"
         )
 
-    def __call__(self, mel, seed=0):
+    def __call__(self, mel: Tensor, seed: int = 0) -> Tensor:
         """`synthesize` for tensors: mel `[n_mels, frames]` -> `[T]`, or `[B, n_mels, frames]` -> `[B, T]`; T = frames * hop_length."""
         if getattr(mel, "ndim", 0) not in (2, 3) or len(mel) == 0:
             n_mels = self.mel_transform.config.n_mels
@@ -203,7 +201,7 @@ class Vocoder:
         waveforms = self.synthesize(mel, seed)
         return torch.stack(waveforms) if mel.ndim == 3 else waveforms[0]
 
-    def resynthesize(self, waveform, sample_rate, seed=0):
+    def resynthesize(self, waveform: Tensor, sample_rate: int, seed: int = 0) -> Tensor:
         """Copy synthesis: a recording -> its mel -> a waveform.
 
         Args:
@@ -222,33 +220,29 @@ class Vocoder:
         waveform = resample(as_audio(waveform), sample_rate, self.mel_transform.config.sample_rate)
         return self(self.mel_transform(waveform), seed)
 
-    def _synthesis_stream(self, seed):
-        """A `SynthesisStream` with this sampler and correction."""
-        return SynthesisStream(self.network, self.schedule, seed, self.sampler, self.gla_grad)
-
-    def open_stream(self, seed=0):
+    def open_stream(self, seed: int = 0) -> VocoderStream:
         """A `VocoderStream`, for a mel that arrives in pieces."""
         return VocoderStream(self, seed)
 
-    def synthesize_stream(self, pieces, seed=0):
+    def synthesize_stream(self, pieces: Iterable[Tensor], seed: int = 0) -> Iterator[Tensor]:
         """Vocodes an iterable of mels `[n_mels, F]`, the pieces of one utterance; yields waveforms `[T]`, each as soon as complete."""
         return push_all(self.open_stream(seed), pieces)
 
-    def diagnose(self, mel):
+    def diagnose(self, mel: Tensor) -> Optional[str]:
         """One line about what looks wrong with a mel `[n_mels, frames]`, or None. Nothing is converted.
 
         Raises:
-            InputError: as `model.mel.input.as_mel`.
+            InputError: as `model.mel.as_mel`.
         """
         return diagnose(as_mel(mel, self.mel_transform.config.n_mels).cpu(), self.mel_transform, self.mel_statistics)
 
-    def stream(self, mels, seed=0):
+    def stream(self, mels: Iterable[Tensor], seed: int = 0) -> Iterator[tuple[int, Tensor]]:
         """Vocodes mels chunk by chunk, in memory that does not grow with their length.
 
         The waveform of each is the one that it has when it is vocoded alone.
 
         Args:
-            mels: list of `[n_mels, frames]`, of any lengths; see `model.mel.input.as_mel`.
+            mels: list of `[n_mels, frames]`, of any lengths; see `model.mel.as_mel`.
             seed: of the noise, which is the same for each of the mels.
 
         Yields:
@@ -259,7 +253,7 @@ class Vocoder:
         """
         _check_seed(seed)
         mels = [self._mel(mel, f"mels[{i}]") for i, mel in enumerate(mels)]
-        streams = [self._synthesis_stream(seed) for _ in mels]
+        streams = [SynthesisStream(self.pipeline, seed) for _ in mels]
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
         for k in range(max(map(len, chunks), default=0)):
             open_ = [i for i in range(len(mels)) if k < len(chunks[i])]
@@ -276,7 +270,7 @@ class Vocoder:
         with naming(name):
             return as_mel(mel, self.mel_transform.config.n_mels)
 
-    def synthesize(self, mels, seed=0):
+    def synthesize(self, mels: Iterable[Tensor], seed: int = 0) -> list[Tensor]:
         """Vocodes mels. The waveform of each is the one that it has when it is vocoded alone. Warns if `diagnose` finds something.
 
         Args:

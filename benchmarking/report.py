@@ -5,20 +5,55 @@ from pathlib import Path
 from urllib.parse import quote
 
 import jinja2
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, ScalarFormatter
 
-from benchmarking.tools.pictures import save_mel_picture, save_plot
-from benchmarking.tools.quality_file import load_quality
-from benchmarking.tools.systems import RECORDING
-from benchmarking.tools.tables import number
+from benchmarking.measuring import RECORDING
+from benchmarking.tables import number
 from common.audio import read_audio
 from common.errors import InputError, naming
-from common.files import save_atomically, save_text
-from common.mel_plot import limits_of
+from common.files import read_json, save_atomically, save_text
+from common.mel_plot import draw_mel, limits_of
+from common.validation import validating
 from metrics import METRICS
-from model.mel.transform import LogMelSpectrogram
+from model.config import MelConfig
+from model.mel import LogMelSpectrogram
 
 PLOTTED = ["pesq", "log_mel_l1"]
 PLOTS = [("network_calls", "network calls"), ("real_time_factor", "real-time factor")]
+
+
+def load_quality(folder):
+    """What `benchmark.py quality` wrote in a folder, its `mel` as a `MelConfig`.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        InputError: it is something else, or its measurement has not ended.
+    """
+    path = folder / "quality.json"
+    if not path.exists() and (folder / "journal.jsonl").is_file():
+        raise InputError(f"{folder}: 'benchmark.py quality' has not finished there (wanted: the same command once more, which goes on)")
+    quality = read_json(path, "a result of 'benchmark.py quality'")
+    try:
+        for row in [*quality["rows"], *(row for rows in quality["speakers"].values() for row in rows)]:
+            for name in quality["metrics"]:
+                METRICS[name], number(row["means"][name]), row["without_value"][name]
+            row["system"], row["title"], row["sampler"], row["network_calls"], number(row["real_time_factor"])
+        for example in quality["examples"]:
+            for system in example["systems"]:
+                for name in quality["metrics"]:
+                    number(system["figures"][name])
+                if system["audio"] is not None:
+                    inside(folder, Path(system["audio"]))
+            example["recording"], example["speaker"]
+        quality["checkpoint"], quality["device"], f"{quality['n_recordings']:d} {quality['audio_seconds']:.0f}"
+        mel = quality["mel"]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not a result of 'benchmark.py quality' ({type(error).__name__}: {error})") from None
+    with validating(path):
+        return quality | {"mel": MelConfig.model_validate(mel, strict=False)}
 
 
 def inside(folder, path):
@@ -33,15 +68,46 @@ def inside(folder, path):
     return place
 
 
+def _save(figure, path, dpi):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_atomically(lambda temporary: figure.savefig(temporary, dpi=dpi, format="png"), path)
+
+
+def _save_plot(rows, references, metric, x, x_label, path):
+    """Plots the mean of a metric against `x`, a key of the rows, with a line for each sampler, and a horizontal one for each reference."""
+    figure = Figure(figsize=(6.5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for i, sampler in enumerate(dict.fromkeys(row["sampler"] for row in rows)):
+        own = [row for row in rows if row["sampler"] == sampler and None not in (row[x], row["means"][metric])]
+        points = sorted((row[x], row["means"][metric], row["title"]) for row in own)
+        if points:
+            axes.plot([point[0] for point in points], [point[1] for point in points], "osD^vP*X"[i % 8] + "-", color=f"C{i}", label=sampler)
+        for value, mean, title in points:
+            axes.annotate(title, (value, mean), fontsize=7, color=f"C{i}", xytext=(3, 3), textcoords="offset points", parse_math=False)
+    for row, style in zip(references, ("--", ":", "-.")):
+        if row["means"][metric] is not None:
+            axes.axhline(row["means"][metric], color="grey", linestyle=style, label=row["title"])
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 6)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.minorticks_off()
+    axes.margins(x=0.2, y=0.2)  # room for the names
+    axes.set(xlabel=x_label, ylabel=METRICS[metric].label)
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(fontsize=8, loc="outside lower center", ncols=3)  # outside, where it hides no point
+    _save(figure, path, dpi=120)
+
+
 def _plots(quality, folder):
     """Draws quality against steps and real-time factor; returns file and alternative text of each plot."""
-    rows = [row for row in quality.rows if row.sampler is not None]
-    references = [row for row in quality.rows if row.sampler is None and row.system != RECORDING]
+    rows = [row for row in quality["rows"] if row["sampler"] is not None]
+    references = [row for row in quality["rows"] if row["sampler"] is None and row["system"] != RECORDING]
     plots = []
-    for metric in [name for name in PLOTTED if name in quality.metrics] or quality.metrics[:1]:
+    for metric in [name for name in PLOTTED if name in quality["metrics"]] or quality["metrics"][:1]:
         for key, label in PLOTS:
             file = f"pictures/{metric}-{key}.png"
-            save_plot(rows, references, metric, key, label, inside(folder, file))
+            _save_plot(rows, references, metric, key, label, inside(folder, file))
             plots.append({"file": file, "alt": f"{METRICS[metric].label} against {label}"})
     return plots
 
@@ -60,84 +126,80 @@ def _example(example, titles, mel_transform, source, folder, only_mel, wanted):
         only_mel: the recording itself stays where it is.
         wanted: names of the systems, or None for all.
     """
-    systems = []
-    of_recording = next((system.audio for system in example.systems if system.system == RECORDING and system.audio), None)
-    limits = limits_of(_spectrogram(inside(source, of_recording), mel_transform)) if of_recording else None
-    for system in example.systems if wanted is None else [system for system in example.systems if system.system in wanted]:
-        shown = {"title": titles.get(system.system, system.system), "figures": system.figures}
-        if system.audio is None:
+    systems, limits = [], None
+    for system in example["systems"]:
+        spectrogram = system["audio"] and _spectrogram(inside(source, system["audio"]), mel_transform)
+        limits = limits or (limits_of(spectrogram) if system["audio"] else None)  # of the first, the recording
+        if wanted is not None and system["system"] not in wanted:
+            continue
+        shown = {"title": titles.get(system["system"], system["system"]), "figures": system["figures"]}
+        if system["audio"] is None:
             systems.append(shown | {"audio": None, "picture": None, "silent": "No audio: the waveform holds NaN or infinity."})
             continue
-        audio, copy = inside(source, system.audio), inside(folder, system.audio)
-        spectrogram = _spectrogram(audio, mel_transform)
-        is_left_out = only_mel and system.system == RECORDING
+        audio, copy = inside(source, system["audio"]), inside(folder, system["audio"])
+        is_left_out = only_mel and system["system"] == RECORDING
         if is_left_out:
             copy.unlink(missing_ok=True)  # of an earlier report
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        if audio.resolve() != copy.resolve() and not is_left_out:  # a report may be made in the folder itself
+        elif audio.resolve() != copy.resolve():  # a report may be made in the folder itself
+            copy.parent.mkdir(parents=True, exist_ok=True)
             content = audio.read_bytes()
             save_atomically(lambda temporary: temporary.write_bytes(content), copy)
-        picture = Path("pictures", *Path(system.audio).parts[1:]).with_suffix(".png")
-        inside(folder, picture).parent.mkdir(parents=True, exist_ok=True)
-        limits = limits or limits_of(spectrogram)
-        save_mel_picture(spectrogram, mel_transform.config, folder / picture, limits)
-        shown |= {"audio": None if is_left_out else quote(system.audio), "picture": quote(picture.as_posix())}
+        picture = Path("pictures", *Path(system["audio"]).parts[1:]).with_suffix(".png")
+        figure = Figure(figsize=(6, 1.8), layout="constrained")
+        draw_mel(figure.subplots(), spectrogram, mel_transform.config, limits)
+        _save(figure, inside(folder, picture), dpi=100)
+        shown |= {"audio": None if is_left_out else quote(system["audio"]), "picture": quote(picture.as_posix())}
         systems.append(shown | {"silent": "The recording is not published here." if is_left_out else None})
-    return {"recording": example.recording, "systems": systems}
+    return {"recording": example["recording"], "systems": systems}
 
 
 def add_arguments(parser):
     parser.add_argument("quality", type=Path, help="folder that 'benchmark.py quality' wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
-    parser.add_argument(
-        "--audio_of", nargs="+", metavar="SYSTEM", help="which systems to listen to, by their names in quality.md (default: all)"
-    )
-    parser.add_argument(
-        "--only_mel_of",
-        nargs="+",
-        default=[],
-        metavar="SPEAKER",
-        help="whose recordings are left out, all but their mels",
-    )
+    parser.add_argument("--audio_of", nargs="+", metavar="SYSTEM", help="systems to listen to, by their names in quality.md (default: all)")
+    parser.add_argument("--only_mel_of", nargs="+", default=[], metavar="SPEAKER", help="whose recordings are left out, all but their mels")
+
+
+def _check_names(option, names, known, other):
+    for name in sorted(set(names) - set(known)):
+        raise InputError(f"{option} '{name}': not in the result (wanted: {', '.join(sorted(known)) or other})")
 
 
 def run(arguments):
     quality = load_quality(arguments.quality)
-    mel_transform = LogMelSpectrogram(quality.mel)
-    names = [system.system for example in quality.examples[:1] for system in example.systems]
-    for name in sorted(set(arguments.audio_of or []) - set(names)):
-        wanted = f"one of {', '.join(names)}" if names else "a result of 'benchmark.py quality' with --audio of 1 or more"
-        raise InputError(f"--audio_of '{name}': no such system with audio (wanted: {wanted})")
-    speakers = {example.speaker for example in quality.examples} - {""}
-    for name in sorted(set(arguments.only_mel_of) - speakers):
-        wanted = f"one of {', '.join(sorted(speakers))}" if speakers else "a result of 'benchmark.py quality' that names speakers"
-        raise InputError(f"--only_mel_of '{name}': no recording with audio is of that speaker (wanted: {wanted})")
+    mel_transform, examples = LogMelSpectrogram(quality["mel"]), quality["examples"]
+    other = "a result of 'benchmark.py quality' with --audio of 1 or more"
+    _check_names("--audio_of", arguments.audio_of or [], {system["system"] for one in examples for system in one["systems"]}, other)
+    _check_names("--only_mel_of", arguments.only_mel_of, {example["speaker"] for example in examples} - {""}, other)
     if arguments.only_mel_of and arguments.output.resolve() == arguments.quality.resolve():
         raise InputError(f"{arguments.output}: holds the recordings that --only_mel_of leaves out (wanted: another --output)")
-    for system in (system for example in quality.examples for system in example.systems):
-        if system.audio is not None:
-            _spectrogram(inside(arguments.quality, system.audio), mel_transform)  # what is wrong is said before anything is written
-            inside(arguments.output, system.audio)
-    (arguments.output / "pictures").mkdir(parents=True, exist_ok=True)
+    for system in (system for example in examples for system in example["systems"]):
+        if system["audio"] is not None:
+            _spectrogram(inside(arguments.quality, system["audio"]), mel_transform)  # what is wrong is said before anything is written
+            inside(arguments.output, system["audio"])
+    titles = {row["system"]: row["title"] for row in quality["rows"]}
+    counts = list(titles.values())
+    titles = {name: title if counts.count(title) == 1 else f"{title} ({name})" for name, title in titles.items()}
     page = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     ).get_template("report.html")
     text = page.render(
         quality=quality,
+        titles=titles,
         metrics=METRICS,
         number=number,
         plots=_plots(quality, arguments.output),
         examples=[
             _example(
                 example,
-                quality.titles,
+                titles,
                 mel_transform,
                 arguments.quality,
                 arguments.output,
-                only_mel=example.speaker in arguments.only_mel_of,
+                only_mel=example["speaker"] in arguments.only_mel_of,
                 wanted=arguments.audio_of,
             )
-            for example in quality.examples
+            for example in examples
         ],
     )
     save_text(text, arguments.output / "index.html")

@@ -1,71 +1,196 @@
-"""`benchmark.py rtf`: how many seconds of computing a second of audio takes, for variants of the network side by side.
+"""`benchmark.py rtf`: how many seconds of computing a second of audio takes, for several networks, precisions and numbers of steps.
 
-With --cases networks are compared, each with its own precision and number of steps, and with --streaming how soon they speak.
-
-Variants and cases take turns on the same mels, each timing beside those of the others. GFLOP/s count the useful operations: those of
-the network as it is, on the samples that are asked for. The peak is that of a matrix product in the same precision.
+They take turns on the same mels, each timing beside those of the others. With --streaming the frames of a mel come in pieces, and the table
+says how long a listener waits, and whether the machine keeps up.
 """
 
 import itertools
 import os
+import re
 import statistics
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from benchmarking.tools.cases import run_cases
-from benchmarking.tools.excerpts import load_excerpts, say_which_are_shorter
-from benchmarking.tools.live import run_streaming
-from benchmarking.tools.tables import check_output, markdown_table, number, save_json
-from benchmarking.tools.timing import Timed, any_schedule, machine, matmul_peak, measure, seconds_per_frame
-from benchmarking.tools.variants import (
-    NAMES,
-    ONNX,
-    PLAIN,
-    dtype_of,
-    make_variants,
-    network_of_checkpoint,
-    network_of_config,
-    operations_per_sample,
-)
+from benchmarking.excerpts import load_excerpts, say_which_are_shorter
+from benchmarking.tables import device_name, markdown_table, number, save_json
 from common.device import DTYPES, fastest_dtype, pick_device, synchronized_time
 from common.errors import InputError, positive_float, positive_int
-from common.files import save_text
-from model.mel.transform import LogMelSpectrogram
-from model.sampler import DEFAULT_SAMPLER, SAMPLERS
+from common.files import check_not_input, save_text
+from extensions.registry import load_network, make_network
+from model.config import load_config
+from model.mel import LogMelSpectrogram
+from model.noise_schedule import find_schedule, linear
+from vocoder import Vocoder
 
-ROOT = Path(__file__).parent.parent
-
-
-def start_to_finish(checkpoint, mel):
-    """Seconds that `inference.py` takes from its start to its end for a mel `[n_mels, frames]` in six steps."""
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        np.save(folder / "second.npy", mel.numpy())
-        (folder / "list.txt").write_text("second.npy\n")
-        command = ["inference.py", "-ch", checkpoint, "-ns", ROOT / "schedules/wg-6.json", "-v", "no"]
-        command += ["-m", folder / "list.txt", "-o", folder]
-        start = synchronized_time(torch.device("cpu"))
-        if status := subprocess.run([sys.executable, *map(str, command)], cwd=ROOT).returncode:
-            raise InputError(f"{checkpoint}: inference.py ended with status {status}")
-        return synchronized_time(torch.device("cpu")) - start
-
-
-def batches_of(excerpts, batch_size):
-    """Lists of `batch_size` mels of consecutive excerpts; what is left over makes no batch, unless there would be none."""
-    mels = [excerpt.mel for excerpt in excerpts]
-    n_batches = max(1, len(mels) // batch_size)
-    return [[mels[(n * batch_size + i) % len(mels)] for i in range(batch_size)] for n in range(n_batches)]
+COMPILED, GRAPH = "compiled", ".onnx"
+VARIANTS = [*DTYPES, COMPILED]
+HEADINGS = [
+    *("network, variant, steps", "batch", "parameters (M)", "frames of context", "real-time factor", "standard deviation"),
+    *("times as fast as the first", "peak memory of the GPU (MiB)"),
+]
+STREAMING_HEADINGS = [
+    *(
+        "network, variant, steps",
+        "frames in a piece",
+        "latency (ms)",
+        "slowest piece, share of its length",
+        "computing, share of the audio",
+    ),
+]
 
 
-def of_length(excerpts, n_frames):
-    """One batch of one mel of `n_frames` frames: all excerpts one after the other, again and again."""
-    mel = torch.cat([excerpt.mel for excerpt in excerpts], dim=1)
-    return [[mel.repeat(1, -(-n_frames // mel.shape[1]))[:, :n_frames]]]
+class Case(NamedTuple):
+    """One of what is compared.
+
+    Args:
+        name: as the command line has it.
+        synthesize: a function of a list of mels `[n_mels, frames]`.
+        vocoder: the `Vocoder`; None for a graph.
+        config: its `Config`.
+        batch_size: how many mels at once.
+    """
+
+    name: str
+    synthesize: object
+    vocoder: object
+    config: object
+    batch_size: int = 1
+
+
+def split_case(text):
+    """The parts of a case: path of the network, variant, number of steps or noise schedule, and iterations of GLA-Grad."""
+    match = re.fullmatch(r"([^:]+):([^:]+):(.+?)(?:\+([0-9]{1,4}))?", text)
+    if not match or match[2] not in VARIANTS:
+        names = ", ".join(VARIANTS)
+        raise InputError(f"{text}: no case (wanted: NETWORK:VARIANT:STEPS or NETWORK:VARIANT:STEPS+N, VARIANT one of {names})")
+    return match[1], match[2], match[3], int(match[4] or 0)
+
+
+def make_case(text, arguments, device, batch_size=1):
+    """The `Case` of a text `NETWORK:VARIANT:STEPS[+N]`, or of the `.onnx` file of a whole synthesis.
+
+    Raises:
+        OSError, InputError: a file cannot be used, or the text is no case.
+    """
+    if text.endswith(GRAPH):
+        return _graph_case(text, arguments.threads or 0)
+    path, variant, steps, gla_grad = split_case(text)
+    if path.endswith(".json"):
+        config = load_config(path)
+        network = make_network(config).eval().requires_grad_(False)  # random weights are as fast as trained ones
+    else:
+        network, config = load_network(path)
+    # What the betas are makes no difference to the time.
+    schedule = linear(int(steps), 1e-6, 0.01) if steps.isdecimal() and int(steps) else find_schedule(steps)
+    dtype = fastest_dtype(device) if variant == COMPILED else DTYPES[variant]
+    options = {"sampler": arguments.sampler, "gla_grad": gla_grad, "compile": variant == COMPILED}
+    vocoder = Vocoder(network, config, schedule, device, dtype, arguments.chunk_frames, **options)
+    return Case(text, lambda mels: list(vocoder.stream(mels)), vocoder, config, batch_size)
+
+
+def _graph_case(path, n_threads):
+    from extensions.onnx.export import OnnxSynthesis  # only here: most have no ONNX file
+
+    graph, generator = OnnxSynthesis(path, n_threads), torch.Generator().manual_seed(0)
+
+    def synthesize(mels):
+        for mel in mels:
+            graph(mel[None], torch.randn(1, graph.n_noises, mel.shape[1] * graph.config.mel.hop_length, generator=generator))
+
+    return Case(path, synthesize, None, graph.config)
+
+
+def batches_of(mels, batch_size):
+    """Lists of `batch_size` consecutive mels; what is left over makes no batch, unless there would be none."""
+    return [[mels[(n * batch_size + i) % len(mels)] for i in range(batch_size)] for n in range(max(1, len(mels) // batch_size))]
+
+
+def seconds_of(mels, config):
+    return sum(mel.shape[1] for mel in mels) * config.mel.hop_length / config.mel.sample_rate
+
+
+def time_cases(cases, mels_of, repeats, device):
+    """Times all cases in turn, after a warm-up.
+
+    Returns:
+        for each case its real-time factors, and the peak of the GPU's memory in bytes.
+    """
+    factors, memory = [[] for _ in cases], [0 for _ in cases]
+    for case, mels in zip(cases, mels_of):
+        for frames in (100, 1000):  # two lengths: a compiled network is compiled for any length then
+            case.synthesize([mel[:, :frames] for mel in mels[: case.batch_size]])
+    batches = [batches_of(mels, case.batch_size) for case, mels in zip(cases, mels_of)]
+    for i in [*range(max(map(len, batches)))] * repeats:
+        for k, case in enumerate(cases):
+            batch = batches[k][i % len(batches[k])]
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            start = synchronized_time(device)
+            case.synthesize(batch)
+            factors[k].append((synchronized_time(device) - start) / seconds_of(batch, case.config))
+            if device.type == "cuda":
+                memory[k] = max(memory[k], torch.cuda.max_memory_allocated(device))
+    return factors, memory
+
+
+def rtf_results(cases, mels_of, arguments, device):
+    """A dictionary of figures for each case."""
+    factors, memory = time_cases(cases, mels_of, arguments.repeats, device)
+    return [
+        {
+            "case": case.name,
+            "batch_size": case.batch_size,
+            "parameters": case.vocoder and sum(parameter.numel() for parameter in case.vocoder.pipeline.network.parameters()),
+            "context_frames": case.vocoder and case.vocoder.pipeline.network.context_frames,
+            "real_time_factor": float(np.mean(own)),
+            "standard_deviation": float(np.std(own)),
+            "speed_ratio": statistics.median(a / b for a, b in zip(factors[0], own)),
+            "peak_memory_bytes": peak,
+            "n_timings": len(own),
+        }
+        for case, own, peak in zip(cases, factors, memory)
+    ]
+
+
+def listen(push, mel, piece, seconds_per_frame, clock):
+    """Pushes a mel `[n_mels, frames]` into a stream, `piece` frames at a time.
+
+    Returns:
+        the longest computing time of a piece as a share of its length, and the computing time of all of them in seconds.
+    """
+    slowest = computing = 0.0
+    pieces = mel.split(piece, dim=1)
+    for i, frames in enumerate(pieces):
+        start = clock()
+        push(frames, i == len(pieces) - 1)
+        seconds = clock() - start
+        slowest, computing = max(slowest, seconds / (frames.shape[1] * seconds_per_frame)), computing + seconds
+    return slowest, computing
+
+
+def streaming_results(cases, mels_of, arguments, device):
+    """A dictionary of figures for each case and length of the pieces."""
+    results = []
+    for (case, mels), piece in itertools.product(zip(cases, mels_of), arguments.streaming):
+        if case.vocoder is None:
+            raise InputError(f"{case.name}: --streaming takes no graph of a whole synthesis")
+        seconds_per_frame = case.config.mel.hop_length / case.config.mel.sample_rate
+        streams = [(mel, case.vocoder.open_stream()) for mel in mels * (arguments.repeats + 1)]
+        heard = [listen(stream.push, mel, piece, seconds_per_frame, lambda: synchronized_time(device)) for mel, stream in streams]
+        heard = heard[len(mels) :]  # the first round is the warm-up
+        results.append(
+            {
+                "case": case.name,
+                "piece_frames": piece,
+                "latency_seconds": streams[0][1].latency_seconds,
+                "slowest_piece": max(slowest for slowest, _ in heard),
+                "computing_share": sum(seconds for _, seconds in heard) / (arguments.repeats * seconds_of(mels, case.config)),
+            }
+        )
+    return results
 
 
 def add_arguments(parser):
@@ -77,133 +202,65 @@ def add_arguments(parser):
         nargs="+",
         metavar="NETWORK:VARIANT:STEPS[+N]",
         help="several networks (configurations or checkpoints), each in one variant and with a number of steps or a noise schedule, +N: N "
-        "iterations of GLA-Grad after them; the first is the reference; --variants, --steps and --onnx do not count",
+        "iterations of GLA-Grad after them; or the .onnx file of a whole synthesis; the first is the reference",
     )
     parser.add_argument("--filelist", required=True, help="recordings whose mels are synthesised")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: the device's precisions; not with --cases")
     parser.add_argument(
-        "--variants", nargs="+", choices=NAMES, help=f"default: {PLAIN}, the textbook network in float32, and the device's precisions"
+        "--steps", type=positive_int, nargs="+", default=[6], help="numbers of denoising steps; not with --cases (default: 6)"
     )
-    parser.add_argument("--onnx", help="the same network as written by model.export: timed in onnxruntime too")
-    parser.add_argument("--steps", type=positive_int, nargs="+", default=[6], help="numbers of denoising steps (default: 6)")
     parser.add_argument("--batch_sizes", type=positive_int, nargs="+", default=[1], help="(default: 1)")
-    parser.add_argument("--lengths", type=positive_float, nargs="+", help="seconds: mels of these lengths, in place of the recordings'")
-    parser.add_argument("--sampler", default=DEFAULT_SAMPLER, help=f"one of {', '.join(SAMPLERS)} (default: %(default)s)")
+    parser.add_argument("--sampler", help="as in inference.py")
     parser.add_argument("--chunk_frames", type=positive_int, default=400, help="mel frames at once (default: %(default)s)")
     parser.add_argument("--recordings", type=positive_int, help="how many, spread over the filelist (default: all)")
     parser.add_argument("--seconds", type=positive_float, help="of each recording (default: all)")
-    parser.add_argument("--repeats", type=positive_int, default=3, help="how often to time every batch (default: %(default)s)")
-    parser.add_argument(
-        "--streaming",
-        type=positive_int,
-        nargs="+",
-        metavar="FRAMES",
-        help="with --cases: let frames arrive at a microphone's pace, so many in a piece, and say when there is audio",
-    )
+    parser.add_argument("--repeats", type=positive_int, default=3, help="timings of each batch (default: %(default)s)")
+    parser.add_argument("--streaming", type=positive_int, nargs="+", metavar="FRAMES", help="let frames arrive in pieces of so many")
     parser.add_argument("--threads", type=positive_int, help="CPU threads (default: one a core)")
-    parser.add_argument("--start_up", action="store_true", help="time inference.py from start to finish too")
     parser.add_argument("-o", "--output", type=Path, help="write the table as .md and .json with this path's stem too")
 
 
-HEADINGS = [
-    *("variant", "batch", "steps", "seconds of audio", "real-time factor", "standard deviation", "timings"),
-    *("times as fast as the first", "GFLOP/s", "of the peak", "peak memory (MiB)"),
-]
-
-
-def _summary(timings, reference, flops_per_second, peak):
-    """The figures of a variant's `Timings`.
-
-    Args:
-        reference: the real-time factors of the first variant.
-        flops_per_second: floating-point operations for a second of audio.
-        peak: operations per second of a matrix product.
-    """
-    flops = flops_per_second / statistics.median(timings.factors)
-    return {
-        "real_time_factor": float(np.mean(timings.factors)),
-        "standard_deviation": float(np.std(timings.factors)),
-        "n_timings": len(timings.factors),
-        "speed_ratio": statistics.median(a / b for a, b in zip(reference, timings.factors)),
-        "gflops": flops / 1e9,
-        "share_of_peak": flops / peak,
-        "peak_memory_bytes": timings.memory,
-    }
-
-
-def _cells(result):
-    """A result as a row of the table."""
-    digits = {"audio_seconds": 1, "real_time_factor": 4, "standard_deviation": 4, "speed_ratio": 2, "gflops": 1}
-    cells = [number(value, digits[key]) if key in digits else value for key, value in result.items()]
-    return [*cells[:-2], f"{result['share_of_peak']:.0%}", f"{result['peak_memory_bytes'] / 2**20:.0f}"]
-
-
 def run(arguments):
-    if arguments.start_up and not arguments.checkpoint:
-        raise InputError("--start_up times inference.py, which needs a --checkpoint")
-    if arguments.output:
-        check_output(arguments.output)
-        for suffix in (".json", ".md"):
-            check_output(arguments.output.with_suffix(suffix), [arguments.checkpoint, arguments.config, arguments.filelist, arguments.onnx])
     # oneDNN keeps 1,024 compiled kernels, fewer than a few variants need: each would push those of the others out.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "20000")
-    device = pick_device()
+    device, path = pick_device(), arguments.checkpoint or arguments.config
+    if arguments.output:
+        check_not_input(arguments.output.with_suffix(".json"), [path, arguments.filelist])
+        if not arguments.output.parent.is_dir():
+            raise FileNotFoundError(2, "No such folder", str(arguments.output.parent))
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    if arguments.streaming and not arguments.cases:
-        raise InputError("--streaming needs --cases, which say what streams")
-    if arguments.cases:
-        _show(*(run_streaming if arguments.streaming else run_cases)(arguments, device), arguments.output)
-        return 0
-    if arguments.checkpoint:
-        network, config = network_of_checkpoint(arguments.checkpoint, device)
-    else:
-        network, config = network_of_config(arguments.config, device)
-    textbook = [] if config.network.causal else [PLAIN]
-    names = arguments.variants or list(dict.fromkeys([*textbook, "float32", _name_of(fastest_dtype(device))]))
-    variants = make_variants([*names, *([ONNX] if arguments.onnx else [])], network, config, arguments, device)
-    excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)
-    say_which_are_shorter(excerpts, arguments.seconds, config.mel)
-    peaks = {name: matmul_peak(device, dtype_of(name, device)) for name in variants}
-    operations = operations_per_sample(network, config.mel.n_mels)
-
-    results = []
-    for length, batch_size, n_steps in itertools.product(arguments.lengths or [None], arguments.batch_sizes, arguments.steps):
-        batches = batches_of(excerpts, batch_size)
-        if length is not None:
-            n_frames = max(1, round(length / seconds_per_frame(config.mel)))
-            batches = [batch * batch_size for batch in of_length(excerpts, n_frames)]
-        timed = {name: Timed(synthesize, any_schedule(n_steps), batches, config.mel) for name, synthesize in variants.items()}
-        duration = next(iter(timed.values())).total_duration()
-        timings = measure(timed, arguments.repeats, device)
-        reference = next(iter(timings.values())).factors
-        n_calls = 2 * n_steps - 1 if arguments.sampler == "heun" else n_steps
-        flops_per_second = operations * n_calls * config.mel.sample_rate  # of audio
-        for name, of_variant in timings.items():
-            case = {"variant": name, "batch_size": batch_size, "steps": n_steps, "audio_seconds": duration}
-            results.append(case | _summary(of_variant, reference, flops_per_second, peaks[name]))
-    lines = [
-        f"{machine(device)}, {arguments.sampler}; "
-        f"{operations / 2e3:.1f} thousand multiply-adds per sample and step; peak of a matrix product: "
-        + ", ".join(f"{peak / 1e9:.0f} GFLOP/s ({name})" for name, peak in peaks.items()),
-        "",
-        markdown_table(HEADINGS, [_cells(result) for result in results]),
+    fastest = next(name for name, dtype in DTYPES.items() if dtype == fastest_dtype(device))
+    variants = arguments.variants or dict.fromkeys(["float32", fastest])
+    texts = arguments.cases or [f"{path}:{variant}:{steps}" for steps, variant in itertools.product(arguments.steps, variants)]
+    sizes = arguments.batch_sizes if not arguments.streaming else [1]
+    cases = [make_case(text, arguments, device, size) for size in sizes for text in dict.fromkeys(texts)]
+    excerpts_of = [
+        load_excerpts(arguments.filelist, LogMelSpectrogram(c.config.mel), arguments.recordings, arguments.seconds) for c in cases
     ]
-    content = {"machine": lines[0], "results": results}
-    if arguments.start_up:
-        second = excerpts[0].mel[:, : round(1 / seconds_per_frame(config.mel))]
-        content["start_to_finish_seconds"] = start_to_finish(arguments.checkpoint, second)
-        lines.append(f"inference.py, six steps of one second, start to finish: {content['start_to_finish_seconds']:.1f} s")
-    _show(lines, content, arguments.output)
-    return 0
-
-
-def _show(lines, content, output):
-    text = "\n".join(lines)
+    say_which_are_shorter(excerpts_of[0], arguments.seconds, cases[0].config.mel)
+    mels_of = [[excerpt.mel for excerpt in excerpts] for excerpts in excerpts_of]
+    machine = f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
+    heading = f"{machine}; {seconds_of(mels_of[0], cases[0].config):.1f} s of audio, {arguments.repeats} times each"
+    if arguments.streaming:
+        results, headings = streaming_results(cases, mels_of, arguments, device), STREAMING_HEADINGS
+        rows = [
+            [r["case"], r["piece_frames"], f"{1000 * r['latency_seconds']:.0f}", number(r["slowest_piece"]), number(r["computing_share"])]
+            for r in results
+        ]
+    else:
+        results, headings = rtf_results(cases, mels_of, arguments, device), HEADINGS
+        rows = [
+            [
+                *(r["case"], r["batch_size"], r["parameters"] and f"{r['parameters'] / 1e6:.2f}", r["context_frames"]),
+                *(number(r["real_time_factor"], 4), number(r["standard_deviation"], 4), number(r["speed_ratio"], 2)),
+                f"{r['peak_memory_bytes'] / 2**20:.0f}",
+            ]
+            for r in results
+        ]
+    text = f"{heading}\n\n{markdown_table(headings, rows)}"
     print(text)
-    if output:
-        save_json(content, output.with_suffix(".json"))
-        save_text(text, output.with_suffix(".md"))
-
-
-def _name_of(dtype):
-    return next(name for name, value in DTYPES.items() if value == dtype)
+    if arguments.output:
+        save_json({"machine": heading, "results": results}, arguments.output.with_suffix(".json"))
+        save_text(text, arguments.output.with_suffix(".md"))
+    return 0

@@ -3,34 +3,107 @@
 import math
 import sys
 from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Optional
 
-from benchmarking.tools.curves import FINAL_NOISE_LEVEL, ScheduleCurves, rounded
-from benchmarking.tools.excerpts import fingerprint, listed, say_which_are_shorter
-from benchmarking.tools.grid import default_ladder, grid_candidates
-from benchmarking.tools.journal import Journal
-from benchmarking.tools.optimizers import OPTIMIZERS
-from benchmarking.tools.progress import progress
-from benchmarking.tools.scoring import Scorer, Scoring, file_digest, scorer_factory
-from benchmarking.tools.shape import Shape
-from benchmarking.tools.workers import default_jobs, start_workers
+import numpy as np
+import torch
+
+from benchmarking.candidates import FINAL_NOISE_LEVEL, OPTIMIZERS, ScheduleCurves, default_ladder, grid_candidates, rounded
+from benchmarking.excerpts import excerpt_noises, file_digest, fingerprint, listed, load_excerpts, say_which_are_shorter
+from benchmarking.journal import Journal, progress
+from benchmarking.workers import default_jobs, start_workers
 from common.errors import InputError, positive_float, positive_int, seed_int
 from common.files import check_not_input
+from extensions.registry import load_network, make_pipeline
 from metrics import METRICS
-from model.noise_schedule import NoiseSchedule
-from model.sampler import sampler_name
-from model.schedule_text import find_schedule, split_text
+from model.mel import LogMelSpectrogram
+from model.noise_schedule import NoiseSchedule, find_schedule, split_text
+from model.samplers import find_sampler, sampler_name
 
 METHODS = ["grid", *OPTIMIZERS]
 WORST_LOSS = 1e6  # where a metric has no value; an optimiser needs a number
 
 
-class Entry(Shape):
-    """A line of the journal: the score is None where the metric has no value."""
+LARGEST_BATCH = 8  # excerpts in one network call
 
-    betas: list[float]
-    score: Optional[float]
+
+@dataclass(frozen=True)
+class Scoring:
+    """What a score depends on, beside the schedule.
+
+    Args:
+        checkpoint: path of the network.
+        filelist: path of the recordings.
+        n_recordings, seconds: how many, and how much of each; see `load_excerpts`.
+        metric: a name in `metrics.METRICS`.
+        sampler: a name for `find_sampler`.
+        seed: of the noise.
+    """
+
+    checkpoint: str
+    filelist: str
+    n_recordings: int
+    seconds: float
+    metric: str
+    sampler: str
+    seed: int
+
+
+class Scorer:
+    """Scores betas; `Scorer(scoring, device)(betas)` is a function of these arguments alone.
+
+    Args:
+        scoring: a `Scoring`.
+        device: where the network computes.
+
+    Raises:
+        OSError, InputError: a file or name in `scoring` cannot be used.
+    """
+
+    def __init__(self, scoring, device):
+        self.seed = scoring.seed
+        self.sampler = scoring.sampler
+        find_sampler(scoring.sampler)
+        self.metric = METRICS[scoring.metric]
+        network, self.config = load_network(scoring.checkpoint)
+        self.network = network.to(device)
+        self.mel_transform = LogMelSpectrogram(self.config.mel)
+        self.excerpts = load_excerpts(scoring.filelist, self.mel_transform, scoring.n_recordings, scoring.seconds)
+        self.device = device
+        self.batches = batches_of_one_length(self.excerpts)
+
+    def without_value(self):
+        """Names of the excerpts for which the metric has no value, even compared with themselves."""
+        values = [self.metric.measure(excerpt.waveform, excerpt.waveform, self.mel_transform) for excerpt in self.excerpts]
+        return [excerpt.name for excerpt, value in zip(self.excerpts, values) if not math.isfinite(value)]
+
+    def synthesize(self, schedule):
+        """The excerpts' waveforms from their mels, a list of `[T]` on the CPU."""
+        pipeline, waveforms = make_pipeline(self.network, self.config, schedule, self.sampler), {}
+        for indices in self.batches:
+            mel = torch.stack([self.excerpts[index].mel for index in indices]).to(self.device)
+            length = len(self.excerpts[indices[0]].waveform)
+            noises = (noise.to(self.device) for noise in excerpt_noises(indices, length, self.seed))
+            waveforms |= zip(indices, pipeline(mel, noises=noises).cpu())
+        return [waveforms[index] for index in range(len(self.excerpts))]
+
+    def __call__(self, betas):
+        """Mean of the metric over the excerpts; NaN where one of them has no value."""
+        waveforms = self.synthesize(NoiseSchedule(betas))
+        if not all(torch.isfinite(waveform).all() for waveform in waveforms):
+            return math.nan
+        pairs = zip(self.excerpts, waveforms)
+        return float(np.mean([self.metric.measure(excerpt.waveform, waveform, self.mel_transform) for excerpt, waveform in pairs]))
+
+
+def batches_of_one_length(excerpts):
+    """Lists of indices of excerpts that are equally long, at most `LARGEST_BATCH` in each."""
+    of_length = {}
+    for index, excerpt in enumerate(excerpts):
+        of_length.setdefault(len(excerpt.waveform), []).append(index)
+    return [some[start : start + LARGEST_BATCH] for some in of_length.values() for start in range(0, len(some), LARGEST_BATCH)]
 
 
 class Search:
@@ -228,9 +301,9 @@ def run(arguments):
         )
         NoiseSchedule(betas, arguments.output.stem, source, arguments.sampler).save(arguments.output)
 
-    journal = Journal(_journal_path(arguments), settings, Entry)
+    journal = Journal(_journal_path(arguments), settings)
     bar = progress(n_candidates, "schedule")
-    with closing(journal), bar, start_workers(scorer_factory(scoring), arguments.jobs) as score:
+    with closing(journal), bar, start_workers(partial(Scorer, scoring), arguments.jobs) as score:
         search = Search(journal, score, METRICS[arguments.metric], save, bar)
         try:
             drive(batches, search)

@@ -35,7 +35,7 @@ class Conversions(NamedTuple):
     resample: bool = False
 
 
-AS_IT_IS = Conversions()
+NO_CONVERSIONS = Conversions()
 
 
 class _SoundFile(soundfile.SoundFile):
@@ -122,7 +122,7 @@ def signal_to_noise(reference, found):
     return 10 * torch.log10(reference.square().sum() / (reference - found).square().sum().clamp(min=1e-30)).item()
 
 
-def check_audio(path, sample_rate, conversions=AS_IT_IS):
+def check_audio(path, sample_rate, conversions=NO_CONVERSIONS):
     """Reads the header of a recording, and all of it where samples may be anything or the header does not tell the length.
 
     Args:
@@ -144,7 +144,7 @@ def check_audio(path, sample_rate, conversions=AS_IT_IS):
     return len(audio), audio.abs().max().item()
 
 
-def read_audio(path, sample_rate, conversions=AS_IT_IS, start=0, stop=None):
+def read_audio(path, sample_rate, conversions=NO_CONVERSIONS, start=0, stop=None):
     """Reads a recording, or a part of it, as `[T]` float32, in [-1, 1] unless it was made too loud.
 
     Args:

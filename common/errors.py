@@ -11,7 +11,7 @@ import sys
 import threading
 
 LARGEST_COUNT = 2**31 - 1
-LARGEST_SEED = 2**47 - 1  # the noise of a stream is seeded by this and 16 bits for its step: `model.streaming.FrameNoise`
+LARGEST_SEED = 2**47 - 1  # the noise of a stream is seeded by this and 16 bits for its step: `extensions.streaming.FrameNoise`
 ASCII = {"±": "+-", "→": "->", "↑": "(up)", "↓": "(down)", "×": "x", "–": "-", "—": "-"}
 
 

@@ -43,32 +43,26 @@ def output_paths(inputs, output_dir, suffix=".wav"):
     return [Path(output_dir) / name.with_name(name.name + suffix) for name in names]
 
 
-class OutputGuard:
-    """Refuses to write over what this program has not made, over an input, and over another output.
+def identities(paths):
+    """The files of paths, as {device and inode: path}; those that are not there are left out."""
+    return {_identity(path): path for path in paths if _identity(path)}
+
+
+def check_output(path, output, sources):
+    """Refuses to write over an input, through a link perhaps, and over what this program has not made.
 
     Args:
-        inputs, outputs: all the paths that are read, and where the result of each goes; those of other processes too.
+        path: the input.
+        output: where its result goes.
+        sources: `identities` of all inputs.
+
+    Raises:
+        InputError: names both files.
     """
-
-    def __init__(self, inputs, outputs):
-        self.files = {status: path for path in inputs if (status := _identity(path))}
-        folders = {folder: Path(os.path.realpath(folder)) for folder in {path.parent for path in outputs}}
-        self.places = {path: folders[path.parent] / path.name for path in outputs}
-        self.owners = {}
-        for path, output in zip(inputs, outputs):
-            self.owners.setdefault(self.places[output], path)
-
-    def check(self, path, output):
-        """Raises an `InputError` if the result of `path` must not be written to `output`."""
-        owner = self.owners[self.places[output]]
-        if owner != path:
-            raise InputError(f"{path}: the result would replace that of {owner}, {output} (wanted: another --output_dir)")
-        if not os.path.lexists(output):
-            return
-        if source := self.files.get(_identity(output)):
-            raise InputError(f"{path}: the result would overwrite {source} (wanted: another --output_dir)")
-        if os.path.isfile(output) and not is_ours(output):
-            raise InputError(f"{path}: {output} is there already, and not made by this program (wanted: another --output_dir)")
+    if source := sources.get(_identity(output)):
+        raise InputError(f"{path}: the result would overwrite {source} (wanted: another --output_dir)")
+    if os.path.isfile(output) and not is_ours(output):
+        raise InputError(f"{path}: {output} is there already, and not made by this program (wanted: another --output_dir)")
 
 
 def _identity(path):

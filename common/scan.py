@@ -20,24 +20,18 @@ def scan(folder, suffixes):
     Raises:
         OSError: the folder or one of its subfolders cannot be read; the error names it.
     """
-    found, folders, links, seen = [], [Path(folder)], [], set()
-    while folders or links:
-        here = folders.pop() if folders else links.pop(0)  # links last: a file is found under its own name where it has one
-        identity = _identity(here)
+
+    def refuse(error):
+        raise error
+
+    found, seen = [], set()
+    for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        identity = os.path.realpath(here)
         if identity in seen:
+            folders.clear()
             continue
         seen.add(identity)
-        for name in sorted(os.listdir(here)):
-            path = here / name
-            if name.startswith("."):
-                continue
-            if os.path.isdir(path):
-                (links if os.path.islink(path) else folders).append(path)
-            elif path.suffix.lower() in suffixes and os.path.isfile(path):
-                found.append(path)
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=lambda name: os.path.islink(f"{here}/{name}"))
+        paths = [Path(here) / name for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in suffixes and os.path.isfile(path)]
     return sorted(found)
-
-
-def _identity(folder):
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino

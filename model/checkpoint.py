@@ -2,13 +2,14 @@
 
 A training state is a dictionary of `network`, `ema`, `optimizer`, `lr_scheduler`, `step`, `config` (JSON text); released
 weights are the EMA alone, with the configuration as metadata. Either may hold `mel_statistics` (JSON text) beside the
-configuration. The files of two public projects are read too (`model/published.py`).
+configuration.
 
 `python -m runs.convert IN OUT` writes any of these as released weights.
 """
 
 import contextlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -17,12 +18,10 @@ import safetensors.torch
 import torch
 
 from common.errors import InputError, shortened
-from common.files import check_not_input, reading, save_atomically
+from common.files import reading, save_atomically
 from model.config import Config, parse_config
-from model.mel.statistics import MelStatistics, parse_mel_statistics, statistics_of_recordings
-from model.mel.transform import LogMelSpectrogram
-from model.network import new_network
-from model.published import load_published, recognise
+from model.mel import MelStatistics, parse_mel_statistics
+from model.network import WaveGrad
 
 MOST_DIFFERENCES = 12  # listed in one message
 
@@ -77,13 +76,15 @@ class Checkpoint(NamedTuple):
     mel_statistics: Optional[MelStatistics]
 
 
-def read_checkpoint(path, config=None):
+def read_checkpoint(path, config: Optional[Config] = None, load_other: Optional[Callable] = None) -> Checkpoint:
     """Reads weights for inference: released ones, the EMA of a training state, or those of a public project.
 
     Args:
         path: the file.
         config: a `Config` that the checkpoint must agree with in network, mel and prior. For a public project's file the factors and
             dilations are taken from it, because the weights do not show them.
+        load_other: reads what a `.pt` of another project holds: `load_other(content, path, config)` returns weights and `Config`, or None
+            where it does not know the file.
 
     Raises:
         OSError: the file cannot be read.
@@ -92,14 +93,12 @@ def read_checkpoint(path, config=None):
     weights, metadata = _read_safetensors(path) if Path(path).suffix.lower() == ".safetensors" else (None, {})
     if weights is None:
         content = _load_plain_tensors(path)
-        if recognise(content):
-            weights, own_config = load_published(content, path, config)
-        elif _is_training_state(content):
+        if _is_training_state(content):
             weights, metadata = content["ema"], content
+        elif load_other and (found := load_other(content, path, config)):
+            weights, own_config = found
         else:
-            raise InputError(
-                f"{path}: not a checkpoint of this project (wanted: keys 'config' and 'ema'), nor of ivanvovk/WaveGrad or lmnt-com/wavegrad"
-            )
+            raise InputError(f"{path}: expected a checkpoint of this project (keys 'config' and 'ema') or of another WaveGrad, got neither")
     _check_weights(weights, path)
     for key in ("config", "mel_statistics"):
         if not isinstance(metadata.get(key, ""), str):
@@ -137,26 +136,17 @@ def _read_safetensors(path):
     return tensors, metadata
 
 
-def load_network(path, config=None):
-    """Loads a network for inference from any file that `read_checkpoint` reads, in evaluation mode.
-
-    Returns:
-        the network and the checkpoint's `Config`.
-
-    Raises:
-        OSError, InputError: as `read_checkpoint`; or the weights are not those of the network.
-    """
-    checkpoint = read_checkpoint(path, config)
-    return build_network(checkpoint, path), checkpoint.config
-
-
-def build_network(checkpoint, path):
+def build_network(checkpoint: Checkpoint, path, make_network: Callable) -> WaveGrad:
     """The network of a `Checkpoint`, in evaluation mode.
 
+    Args:
+        path: what to call it in a message.
+        make_network: `Config` -> network.
+
     Raises:
-        InputError: the weights are not those of the network; the message names `path`.
+        InputError: the weights are not those of the network.
     """
-    network = new_network(checkpoint.config)
+    network = make_network(checkpoint.config)
     load_strictly(network, checkpoint.weights, path)
     return network.eval()
 
@@ -205,29 +195,3 @@ def check_same(found, wanted, path):
                 raise InputError(f"{path}: {section}.{key} is {theirs[key]} (wanted by the configuration: {value})")
     if found.prior != wanted.prior:
         raise InputError(f"{path}: prior is {found.prior!r} (wanted by the configuration: {wanted.prior!r})")
-
-
-def convert(source, target, config=None, recordings=None, dtype=None):
-    """Writes a checkpoint of any kind as released weights.
-
-    Args:
-        config: as in `read_checkpoint`.
-        recordings: iterable of waveforms `[T]` to take mel statistics of, for a checkpoint that has none.
-        dtype: precision to write the weights in; None is that of the source. A network computes in float32 whatever its file has.
-
-    Returns:
-        the `Checkpoint` that was written.
-
-    Raises:
-        OSError, InputError: see `load_network`; or the target is no `.safetensors` file, or the source itself.
-    """
-    if Path(target).suffix.lower() != ".safetensors":
-        raise InputError(f"{target}: released weights are a .safetensors file, found '{Path(target).suffix}'")
-    check_not_input(target, [source])
-    checkpoint = read_checkpoint(source, config)
-    network = build_network(checkpoint, source)
-    if recordings is not None:
-        mel_transform = LogMelSpectrogram(checkpoint.config.mel)
-        checkpoint = checkpoint._replace(mel_statistics=statistics_of_recordings(recordings, mel_transform))
-    save_weights(network, checkpoint.config, target, checkpoint.mel_statistics, dtype)
-    return checkpoint

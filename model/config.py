@@ -86,8 +86,7 @@ class NetworkConfig(_Section):
         interpolation: "linear" (the default) or "nearest" (lmnt-com/wavegrad).
         noise_level_scale: 5000 in the paper; 1 in lmnt-com/wavegrad.
         zero_output: start with the output convolution at zero, so that the network first predicts no noise.
-        phases: signals that the waveform is split into; the network works at its rate divided by them. See `model.polyphase`.
-        causal: without look-ahead, for streaming with a short latency. See `model.causal_layers`.
+        phases: signals that the waveform is split into; the network works at its rate divided by them. See `model.layers.split_phases`.
         mel_mean, mel_std: the network works on (mel - mel_mean) / mel_std, for mels that are not normalised.
     """
 
@@ -103,7 +102,7 @@ class NetworkConfig(_Section):
     noise_level_scale: PositiveFloat = 5000.0
     zero_output: bool = False
     phases: Size = 1
-    causal: bool = False
+    causal: Literal[False] = Field(exclude=True, default=False)  # of earlier versions
     mel_mean: float = 0.0
     mel_std: PositiveFloat = 1.0
 
@@ -165,13 +164,15 @@ class ScheduleConfig(_Section):
 
 
 class EnergyPriorConfig(_Section):
-    """The energy-based prior of PriorGrad (Lee et al., 2022); see `model.prior`.
+    """The energy-based prior of PriorGrad (Lee et al., 2022); see `extensions.priorgrad`.
 
     Keys:
+        kind: its key in `extensions.registry.PRIORS`.
         loudest: energy of a frame (root of the sum of its squared mel magnitudes) from which on the noise has unit variance.
         floor: the smallest standard deviation, that of silence; 0.1 in PriorGrad.
     """
 
+    kind: Literal["energy"] = "energy"
     loudest: PositiveFloat
     floor: float = Field(gt=0, le=1, default=0.1)
 
@@ -199,11 +200,11 @@ class DataConfig(_Section):
 
 
 class AdversarialConfig(_Section):
-    """Discriminators of what InferGrad's steps generate; see `training.adversarial`.
+    """Discriminators of what InferGrad's steps generate; see `extensions.infer_grad.adversarial`.
 
     Keys:
         adversarial_weight, feature_weight: of the two parts of the objective, beside the waveforms' distance.
-        windows, periods: of the discriminators, in samples; see `training.discriminators`.
+        windows, periods: of the discriminators, in samples; see `extensions.infer_grad.discriminators`.
         channels: their width.
         learning_rate, gradient_clip: of their optimiser.
 
@@ -231,21 +232,21 @@ class AdversarialConfig(_Section):
 
 
 class InferGradConfig(_Section):
-    """InferGrad (Chen et al., 2022); see `training.infer_grad`.
+    """InferGrad (Chen et al., 2022); see `extensions.infer_grad`.
 
     Keys:
         noise_schedule: file with the noise schedule of the denoising, relative to the configuration file; or a list of several, of which
             each step takes one at random.
-        sampler: one of `model.sampler.STREAMABLE`; left out, the one that each schedule was made for.
+        sampler: one of `model.samplers.SAMPLERS`; left out, the one that each schedule was made for.
         weight: of the waveforms' distance, beside the diffusion loss.
-        pmsqe_weight: of `training.pmsqe` (PMSQE), which is added to the waveforms' spectral distance; 0: left out.
+        pmsqe_weight: of `extensions.infer_grad.pmsqe` (PMSQE), which is added to the waveforms' spectral distance; 0: left out.
         from_step, every: it counts at each `every`th optimiser step, from `from_step` on.
         diffusion_every: of the steps in which it counts, the diffusion loss counts beside it in every `diffusion_every`th.
         random_share: share of these steps that generate by a random schedule along the same curve of log-SNR instead, so
             that the network learns all noise levels, as sampling in many steps needs them.
         random_steps: the fewest and the most denoising steps of a random schedule.
         many_steps_sampler: in place of `sampler` where a schedule has `many_steps` or more; left out, there is no difference.
-        gla_grad: iterations of GLA-Grad (`model.gla_grad`) after the denoising: the distance is the mean of those before and after it,
+        gla_grad: iterations of GLA-Grad after the denoising: the distance is the mean of those before and after it,
             and discriminators judge what is after it; 0: left out.
         adversarial: left out without discriminators.
     """
@@ -376,7 +377,7 @@ class Config(_Section):
         return self
 
 
-def parse_config(text, origin):
+def parse_config(text: str, origin) -> Config:
     """Reads a configuration from JSON text.
 
     Raises:
@@ -386,7 +387,7 @@ def parse_config(text, origin):
         return Config.model_validate_json(text)
 
 
-def load_config(path):
+def load_config(path) -> Config:
     """Reads a configuration file.
 
     Raises:

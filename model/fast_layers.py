@@ -18,7 +18,7 @@ class Conv1d(nn.Conv2d):
     def __init__(self, in_channels, out_channels, kernel_size=3, dilation=1):
         padding = dilation * (kernel_size - 1) // 2
         super().__init__(in_channels, out_channels, (1, kernel_size), padding=(0, padding), dilation=(1, dilation))
-        initialise(self)
+        initialise(self.weight, self.bias)
 
     def forward(self, x):
         if x.device.type == "cpu" and self.weight.requires_grad and not torch.is_autocast_enabled("cpu"):

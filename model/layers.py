@@ -11,10 +11,11 @@ LEAKY_RELU_SLOPE = 0.2  # WaveGrad, figures 3 and 4
 NOISE_LEVEL_SCALE = 5000.0  # WaveGrad, appendix A
 
 
-def initialise(conv):
-    """Orthogonal initialisation of the weight (WaveGrad, appendix A); the bias is zero."""
-    nn.init.orthogonal_(conv.weight)
-    nn.init.zeros_(conv.bias)
+def initialise(weight, bias=None):
+    """Orthogonal initialisation of a convolution's weight (WaveGrad, appendix A); its bias is zero."""
+    nn.init.orthogonal_(weight)
+    if bias is not None:
+        nn.init.zeros_(bias)
 
 
 class Conv1d(nn.Conv1d):
@@ -22,7 +23,7 @@ class Conv1d(nn.Conv1d):
 
     def __init__(self, in_channels, out_channels, kernel_size=3, dilation=1):
         super().__init__(in_channels, out_channels, kernel_size, padding=dilation * (kernel_size - 1) // 2, dilation=dilation)
-        initialise(self)
+        initialise(self.weight, self.bias)
 
 
 class UpsampledConv1d(Conv1d):
@@ -80,3 +81,17 @@ def to_signal(x):
 def from_signal(x):
     """A signal of these layers -> `[B, C, T]`, which is the same."""
     return x
+
+
+# Not in the paper, off by default (`network.phases` in the configuration): the waveform as several signals of a lower rate, for a network
+# that works at that rate. The rearrangement is orthonormal: white noise stays white, so the diffusion is the same with and without it.
+
+
+def split_phases(y, n_phases):
+    """`[B, T]` -> `[B, n_phases, T / n_phases]`: the k-th signal holds the samples k, k + n_phases, k + 2 n_phases, ..."""
+    return y.unflatten(-1, (-1, n_phases)).transpose(1, 2)
+
+
+def merge_phases(signals):
+    """The inverse of `split_phases`: `[B, n_phases, T / n_phases]` -> `[B, T]`."""
+    return signals.transpose(1, 2).flatten(1)

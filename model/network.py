@@ -1,38 +1,105 @@
-"""WaveGrad's network: (noisy waveform, mel spectrogram, noise level) -> predicted noise (appendix A, figure 2)."""
+"""WaveGrad's network: (noisy waveform, mel spectrogram, noise level) -> predicted noise (appendix A, figures 2 to 5).
+
+The argument `layers` is the module of the elementary parts: `model.fast_layers`, where a signal is `[B, C, 1, T]`, or `model.layers`, the
+textbook form, where it is `[B, C, T]`. The shapes below are those of `model.layers`.
+"""
 
 import contextlib
 import math
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from model import causal_layers, fast_layers, polyphase
-from model.blocks import DBlock, FiLM, UBlock
-from model.prior import StandardNormalPrior, make_prior
-from model.shallow import GriffinLimEstimate
+from model import fast_layers
+from model.config import NetworkConfig
+from model.layers import NOISE_LEVEL_SCALE, initialise, leaky_relu, merge_phases, split_phases
+
+
+class FiLM(nn.Module):
+    """Feature-wise linear modulation: scale gamma and shift xi from a DBlock's output and the noise level (figure 5).
+
+    Figure 5 has a convolution for each of the two. Here it is one, whose output has first the channels of gamma, then those of xi.
+    """
+
+    def __init__(self, in_channels, out_channels, layers, noise_level_scale=NOISE_LEVEL_SCALE):
+        super().__init__()
+        self.conv = layers.Conv1d(in_channels, in_channels)
+        self.encoding = layers.NoiseLevelEncoding(in_channels, noise_level_scale)
+        self.scale_shift = layers.Conv1d(in_channels, 2 * out_channels)
+        for half in self.scale_shift.weight.data.chunk(2):
+            initialise(half)  # each as a convolution of its own: orthogonal together, they would be smaller
+
+    def forward(self, x, noise_level):
+        """Output of a DBlock `[B, in, T]` and noise level `[B]` -> scale and shift, `[B, out, T]` each."""
+        x = leaky_relu(self.conv(x), inplace=True)
+        x = x + self.encoding(noise_level).to(x.dtype)
+        return self.scale_shift(x).chunk(2, dim=1)
+
+
+class UBlock(nn.Module):
+    """Upsamples by `factor`; the scale and shift of one FiLM modulate it three times (figure 3)."""
+
+    def __init__(self, in_channels, out_channels, factor, dilations, layers, interpolation="linear"):
+        super().__init__()
+        self.residual = layers.UpsampledConv1d(in_channels, out_channels, factor, kernel_size=1, interpolation=interpolation)
+        first = layers.UpsampledConv1d(in_channels, out_channels, factor, dilation=dilations[0], interpolation=interpolation)
+        others = [layers.Conv1d(out_channels, out_channels, dilation=dilation) for dilation in dilations[1:]]
+        self.convs = nn.ModuleList([first, *others])
+
+    def forward(self, x, scale, shift):
+        """`[B, in, T]`, scale and shift `[B, out, T * factor]` -> `[B, out, T * factor]`."""
+
+        def modulated(u):
+            # gamma * U + xi (appendix A), then the activation
+            return leaky_relu(torch.addcmul(shift, scale, u), inplace=True)
+
+        h = self.convs[0](leaky_relu(x))  # upsamples
+        h = self.convs[1](modulated(h))
+        h = h + self.residual(x)  # upsamples
+
+        residual = h
+        h = self.convs[2](modulated(h))
+        h = self.convs[3](modulated(h))
+        return h + residual
+
+
+class DBlock(nn.Module):
+    """Downsamples by `factor` (figure 4)."""
+
+    def __init__(self, in_channels, out_channels, factor, dilations, layers, interpolation="linear"):
+        super().__init__()
+        self.downsample = partial(layers.downsample, factor=factor, mode=interpolation)
+        self.residual = layers.Conv1d(in_channels, out_channels, kernel_size=1)
+        channels = [in_channels] + [out_channels] * (len(dilations) - 1)
+        self.convs = nn.ModuleList(layers.Conv1d(channels[i], out_channels, dilation=dilation) for i, dilation in enumerate(dilations))
+
+    def forward(self, x):
+        """`[B, in, T]` -> `[B, out, T / factor]`."""
+        x = self.downsample(x)  # once for both branches: figure 4 has it after the residual's convolution of one tap, which is equal
+        h = self.convs[0](leaky_relu(x))
+        for conv in self.convs[1:]:
+            h = conv(leaky_relu(h, inplace=True))
+        return h + self.residual(x)
 
 
 class WaveGrad(nn.Module):
     """WaveGrad's network, figure 2 of the paper.
 
     Args:
-        config: a `model.config.NetworkConfig`.
+        config: its shape.
         n_mels: number of mel bands of the conditioning features.
-        prior: the prior of `model.prior` that its waveforms are whitened by; None is the standard normal one. The network does not use it.
-        layers: the module of its parts: `model.fast_layers`, or `model.layers`, the textbook form; `model.causal_layers` if
-            `config.causal`, whatever it is.
-        estimate: what shallow diffusion starts from, a `model.shallow.GriffinLimEstimate`; the network does not use it either.
+        layers: the module of its elementary parts.
+
+    Attributes:
+        context_frames: number of frames on each side that a frame of the prediction depends on.
     """
 
-    def __init__(self, config, n_mels, prior=None, layers=fast_layers, estimate=None):
+    def __init__(self, config: NetworkConfig, n_mels: int, layers=fast_layers):
         super().__init__()
-        self.prior, self.estimate = prior or StandardNormalPrior(), estimate
         self.n_mels, self.hop_length, self.n_phases = n_mels, config.hop_length, config.phases
         self.mel_mean, self.mel_std = config.mel_mean, config.mel_std
-        reach = self.receptive_field(config)
-        # A frame of the prediction depends on so many frames before it, and after it.
-        self.context_frames, self.look_ahead_frames = (2 * reach + 1, 0) if config.causal else (reach, reach)
-        layers = causal_layers if config.causal else layers
+        self.context_frames = self.receptive_field(config)
         up_channels, down_channels = config.upsampling_channels, config.downsampling_channels
         interpolation, scale = config.interpolation, config.noise_level_scale
 
@@ -69,7 +136,7 @@ class WaveGrad(nn.Module):
         self.to(memory_format=torch.channels_last)  # of the weights that have four dimensions
 
     @staticmethod
-    def receptive_field(config):
+    def receptive_field(config: NetworkConfig) -> int:
         """Number of mel frames on each side of a frame that the prediction of this frame depends on, at most."""
         signal, stride = 2, 1  # the first convolution has five taps
         signal_reach = {stride: signal}
@@ -86,7 +153,7 @@ class WaveGrad(nn.Module):
         reach = max(reach, upsampling_reach + frame_length)
         return math.ceil(reach / frame_length)
 
-    def forward(self, y_n, mel, noise_level):
+    def forward(self, y_n: Tensor, mel: Tensor, noise_level: Tensor) -> Tensor:
         """Predicts the noise in a waveform.
 
         Args:
@@ -106,7 +173,7 @@ class WaveGrad(nn.Module):
                 f"of {self.hop_length} samples make {mel.shape[-1] * self.hop_length}"
             )
         with self._precision(1, y_n.device):
-            h = self.waveform_conv(self.to_signal(polyphase.split(y_n, self.n_phases)))
+            h = self.waveform_conv(self.to_signal(split_phases(y_n, self.n_phases)))
         signals = {1: h}
         for dblock, stride in zip(self.dblocks, self.signal_strides[1:]):
             h = signals[stride] = dblock(h)
@@ -120,7 +187,7 @@ class WaveGrad(nn.Module):
             with self._precision(stride, y_n.device):
                 h = ublock(h.to(modulations[stride][0].dtype), *modulations[stride])
         with self._precision(1, y_n.device):
-            return polyphase.merge(self.from_signal(self.output_conv(h))).to(y_n.dtype)
+            return merge_phases(self.from_signal(self.output_conv(h))).to(y_n.dtype)
 
     def _precision(self, stride, device):
         """In inference under autocast, layers at the waveform's own rate (stride 1) compute in float32: fewer bits there cost quality."""
@@ -128,8 +195,3 @@ class WaveGrad(nn.Module):
         if stride == 1 and not self.training and is_cast:
             return torch.autocast(device.type, enabled=False)
         return contextlib.nullcontext()
-
-
-def new_network(config):
-    """The untrained network of a `model.config.Config`, with its prior if it has one."""
-    return WaveGrad(config.network, config.mel.n_mels, make_prior(config), estimate=GriffinLimEstimate(config.mel))

@@ -1,11 +1,42 @@
 """Writes any checkpoint that can be read as released weights: `python -m runs.convert IN OUT.safetensors`."""
 
+from pathlib import Path
+
 import torch
 
-from common.errors import CommandParser, run_command
+from common.errors import CommandParser, InputError, run_command
+from common.files import check_not_input
 from datasets import Recordings
-from model.checkpoint import convert, read_checkpoint
+from extensions.registry import build_network, read_checkpoint
+from model.checkpoint import save_weights
 from model.config import load_config
+from model.mel import LogMelSpectrogram, statistics_of_recordings
+
+
+def convert(source, target, config=None, recordings=None, dtype=None):
+    """Writes a checkpoint of any kind as released weights.
+
+    Args:
+        config: as in `read_checkpoint`.
+        recordings: iterable of waveforms `[T]` to take mel statistics of, for a checkpoint that has none.
+        dtype: precision to write the weights in; None is that of the source. A network computes in float32 whatever its file has.
+
+    Returns:
+        the `Checkpoint` that was written.
+
+    Raises:
+        OSError, InputError: see `extensions.registry.load_network`; or the target is no `.safetensors` file, or the source itself.
+    """
+    if Path(target).suffix.lower() != ".safetensors":
+        raise InputError(f"{target}: released weights are a .safetensors file, found '{Path(target).suffix}'")
+    check_not_input(target, [source])
+    checkpoint = read_checkpoint(source, config)
+    network = build_network(checkpoint, source)
+    if recordings is not None:
+        mel_transform = LogMelSpectrogram(checkpoint.config.mel)
+        checkpoint = checkpoint._replace(mel_statistics=statistics_of_recordings(recordings, mel_transform))
+    save_weights(network, checkpoint.config, target, checkpoint.mel_statistics, dtype)
+    return checkpoint
 
 
 def main(argv=None):

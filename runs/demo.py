@@ -10,9 +10,9 @@ from common.errors import CommandParser, InputError, run_command
 from common.files import save_atomically
 from common.mel_plot import mel_pair
 from common.released import CHECKPOINT, ROOT, SCHEDULE
+from extensions.griffin_lim.baseline import griffin_lim
 from metrics import log_mel_l1, pesq_wideband, stoi
-from model.mel.griffin_lim import griffin_lim
-from model.mel.input import read_mel
+from model.mel import read_mel
 from vocoder import Vocoder
 
 VOICES = ROOT / "generated_samples" / "voices"

@@ -11,9 +11,9 @@ from common.errors import CommandParser, InputError, describe, naming, run_comma
 from common.files import save_atomically
 from common.output_paths import distinct, output_paths
 from datasets import read_filelist
-from model.checkpoint import read_checkpoint
+from extensions.registry import read_checkpoint
 from model.config import load_config
-from model.mel.transform import LogMelSpectrogram
+from model.mel import LogMelSpectrogram
 
 
 def save_mel(mel, path):

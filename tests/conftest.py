@@ -19,6 +19,7 @@ from hypothesis import settings
 
 import benchmark
 from common.errors import run_command
+from extensions.interop.published import load_published
 from model.checkpoint import save_weights
 from model.config import load_config, parse_config
 from model.network import WaveGrad
@@ -172,6 +173,16 @@ def golden():
 @pytest.fixture(scope="session")
 def default_config():
     return load_config(ROOT / "configs" / "default.json")
+
+
+@pytest.fixture
+def ivanvovk(golden):
+    """The golden tensors of ivanvovk/WaveGrad, and a network with their weights."""
+    tensors = golden("ivanvovk_tiny.pt")
+    weights, config = load_published({"model": tensors["state_dict"]}, "ivanvovk_tiny.pt")
+    network = WaveGrad(config.network, config.mel.n_mels)
+    network.load_state_dict(weights)
+    return tensors, network.eval()
 
 
 def assert_log_mels_agree(found, expected, sixty_db):

@@ -39,9 +39,9 @@ import inference  # noqa: E402
 import train  # noqa: E402
 from benchmarking import report  # noqa: E402
 from common.errors import CommandParser, run_command  # noqa: E402
+from extensions.registry import make_network  # noqa: E402
 from model.checkpoint import save_weights  # noqa: E402
 from model.config import parse_config  # noqa: E402
-from model.network import new_network  # noqa: E402
 from model.noise_schedule import linear  # noqa: E402
 from runs import convert, make_filelists  # noqa: E402
 from tests.conftest import tiny_config_values  # noqa: E402
@@ -387,7 +387,7 @@ def make_originals(folder):
     (folder / "config.json").write_text(json.dumps(values))
     config = parse_config(json.dumps(values), "config.json")
     torch.manual_seed(0)
-    network = new_network(config).eval()
+    network = make_network(config).eval()
     save_weights(network, config, folder / "tiny.safetensors")
     weights = network.state_dict()
     torch.save({"network": weights, "ema": weights, "step": 5, "config": config.model_dump_json()}, folder / "state.pt")

@@ -2,8 +2,9 @@
 
 import torch
 
-from model.prior import StandardNormalPrior
-from model.streaming import FrameNoise
+from extensions.streaming import FrameNoise
+from model import layers
+from model.network import WaveGrad
 
 HOP_LENGTH = 5
 
@@ -11,7 +12,7 @@ HOP_LENGTH = 5
 class Oracle:
     """Returns the true noise of a given clean waveform."""
 
-    hop_length, prior, estimate = HOP_LENGTH, StandardNormalPrior(), None
+    hop_length = HOP_LENGTH
 
     def __init__(self, y_0):
         self.y_0 = y_0
@@ -29,7 +30,7 @@ class GaussianDenoiser:
     The ODE of the reverse process then has a solution in closed form, `exact`.
     """
 
-    hop_length, prior, estimate = HOP_LENGTH, StandardNormalPrior(), None
+    hop_length = HOP_LENGTH
 
     def __init__(self, scale):
         self.scale = scale
@@ -56,3 +57,12 @@ def whole_noises(seed, n_steps, n_frames, hop_length):
     """The noises that a stream of `n_frames` frames uses, for sampling it as a whole: yields `[1, n_frames * hop_length]`."""
     for n in range(n_steps, 0, -1):
         yield FrameNoise(seed, n, hop_length).draw(n_frames)[None]
+
+
+def textbook(network, config):
+    """The network of a `Config` built of `model.layers`, with the weights of `network`."""
+    weights = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in network.state_dict().items()}
+    weights = {name: tensor.squeeze(2) if tensor.ndim == 4 else tensor for name, tensor in weights.items()}  # [out, in, 1, taps]
+    result = WaveGrad(config.network, config.mel.n_mels, layers)
+    result.load_state_dict(weights, assign=True)
+    return result.train(network.training)

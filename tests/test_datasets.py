@@ -10,7 +10,7 @@ import torch
 from common.audio import read_audio
 from common.errors import InputError
 from datasets import Recordings, read_filelist
-from model.mel.transform import LogMelSpectrogram
+from model.mel import LogMelSpectrogram
 
 
 def write_list(path, *lines):

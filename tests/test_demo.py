@@ -7,9 +7,8 @@ import soundfile
 import torch
 
 from common.audio import read_audio
-from model.checkpoint import load_network
-from model.mel.input import read_mel
-from model.mel.transform import LogMelSpectrogram
+from extensions.registry import load_network
+from model.mel import LogMelSpectrogram, read_mel
 from tests.conftest import ROOT
 from tests.test_scripts import clone, needs_venv, sh  # noqa: F401  (a fixture)
 

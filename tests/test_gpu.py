@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from common.device import exact_float32
+from extensions.interop.published import load_published
+from extensions.registry import make_network, make_pipeline
+from extensions.streaming import SynthesisStream
 from model.config import load_config
 from model.fast_layers import _upsample_by_neighbours
-from model.network import new_network
 from model.noise_schedule import NoiseSchedule
-from model.published import load_published
-from model.sampler import SAMPLERS, STREAMABLE
-from model.streaming import SynthesisStream
+from model.samplers import SAMPLERS
 from tests.conftest import DATA, ROOT, VISIBLE_GPUS
 from tests.processes import PYTHON, run_to_end
 from vocoder import Vocoder
@@ -37,13 +37,13 @@ def test_what_is_marked_gpu():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.json")), ids=lambda path: path.stem)
-@pytest.mark.parametrize("sampler", STREAMABLE)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_configuration_vocodes_on_another_device(path, sampler):
     """On the meta device, which computes shapes alone. Fails if a tensor of the computation is made on the CPU."""
     config = load_config(path)
     with torch.device("meta"):
-        network = new_network(config).eval()
-    stream = SynthesisStream(network, SCHEDULE, sampler=SAMPLERS[sampler])
+        network = make_network(config).eval()
+    stream = SynthesisStream(make_pipeline(network, config, SCHEDULE, sampler))
     waveform = stream.push(torch.zeros(config.mel.n_mels, 12, device="meta"), last=True)
     assert waveform.is_meta and waveform.shape == (12 * config.mel.hop_length,)
 
@@ -51,9 +51,9 @@ def test_every_configuration_vocodes_on_another_device(path, sampler):
 @pytest.mark.parametrize("name", ["ivanvovk_tiny.pt", "lmnt_tiny.pt"])
 def test_published_networks_vocode_on_another_device(golden, name):
     weights, config = load_published(golden(name)["state_dict"], DATA / name)
-    network = new_network(config).eval().to("meta")
+    network = make_network(config).eval().to("meta")
     mel = torch.zeros(config.mel.n_mels, 12, device="meta")
-    assert SynthesisStream(network, SCHEDULE).push(mel, last=True).is_meta
+    assert SynthesisStream(make_pipeline(network, config, SCHEDULE)).push(mel, last=True).is_meta
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4, 5])
@@ -73,7 +73,7 @@ def test_a_gpu_computes_what_the_cpu_does(tiny_network, tiny_config):
     exact_float32()
     mels = [torch.randn(20, frames, generator=torch.Generator().manual_seed(frames)) - 4 for frames in (30, 45)]
     found = [
-        list(Vocoder(tiny_network, tiny_config.mel, SCHEDULE, device, torch.float32, chunk_frames=20).stream(mels))
+        list(Vocoder(tiny_network, tiny_config, SCHEDULE, device, torch.float32, chunk_frames=20).stream(mels))
         for device in ("cpu", "cuda")
     ]
     for (i, on_cpu), (j, on_gpu) in zip(*found):

@@ -9,7 +9,7 @@ import torch
 import hubconf
 from common.errors import InputError
 from common.released import CHECKPOINT, SCHEDULE
-from model.mel.input import read_mel
+from model.mel import read_mel
 from tests.conftest import ROOT
 from tests.processes import PYTHON, run_to_end
 
@@ -37,7 +37,7 @@ def test_a_program_elsewhere_vocodes_with_it(tmp_path):
 def test_it_uses_the_released_model():
     vocoder = hubconf.wavegrad(device="cpu")
     assert CHECKPOINT.exists() and vocoder.schedule.name == SCHEDULE.stem
-    assert vocoder.gla_grad is None and hubconf.wavegrad(device="cpu", gla_grad=8).gla_grad.n_iter == 8
+    assert vocoder.pipeline.correction is None and hubconf.wavegrad(device="cpu", gla_grad=8).pipeline.correction.n_iter == 8
     assert vocoder.mel_statistics is not None, "a wrong mel would not be noticed"
 
 

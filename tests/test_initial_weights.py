@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from common.errors import InputError
-from model.checkpoint import read_checkpoint, save_weights
+from extensions.registry import make_network, read_checkpoint
+from model.checkpoint import save_weights
 from model.config import load_config
-from model.network import new_network
 from tests.processes import finish, start_processes
 from tests.training_fixtures import one_thread, same, train_command, train_to_end, weights_of, write_run  # noqa: F401
 from training.initial_weights import begin_with
@@ -18,7 +18,7 @@ from training.trainer import Trainer
 
 def write_weights(config, path):
     torch.manual_seed(7)
-    network = new_network(load_config(config))
+    network = make_network(load_config(config))
     save_weights(network, load_config(config), path)
     return network.state_dict()
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from common.audio import read_audio
-from model.mel.input import read_mel
-from model.mel.transform import LogMelSpectrogram
+from model.mel import LogMelSpectrogram, read_mel
 from runs.make_mels import main
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.errors import InputError
-from model.mel.input import as_mel, read_mel
+from model.mel import as_mel, read_mel
 
 MEL = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
 

@@ -6,12 +6,12 @@ import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
+from runs.plot_curve import hours_at_steps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from common.errors import run_command
 from runs import keep_scalars, plot_curve
-from runs.plot_curve import hours_at_steps
 from tests.conftest import ROOT
 from tests.processes import PYTHON, run_to_end
 

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from common.errors import InputError, describe
-from model.noise_schedule import fibonacci, geometric, interpolate, linear, quadratic, repeat
-from model.schedule_text import find_schedule
-from tests.test_noise_schedule import SIX
+from model.noise_schedule import fibonacci, find_schedule, geometric, interpolate, linear, quadratic, repeat
+from tests.model.test_noise_schedule import SIX
 
 
 @pytest.mark.parametrize(

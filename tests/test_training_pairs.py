@@ -11,9 +11,9 @@ from common.audio import read_audio
 from common.errors import InputError
 from datasets import Recordings, read_filelist, read_mel_paths
 from model.config import load_config
-from model.mel.transform import LogMelSpectrogram
+from model.mel import LogMelSpectrogram
 from tests.training_fixtures import one_thread, same, speech, train_to_end, weights_of, write_corpus, write_run  # noqa: F401
-from training.previews import PreviewSampling, make_previews
+from training.previews import make_previews, preview_pipeline
 from training.trainer import Trainer
 
 
@@ -52,7 +52,7 @@ def test_the_network_is_given_the_mel_of_the_file(tmp_path):
     _, mel, _ = trainer._given(batch)
     computed = trainer.mel_transform.from_padded(batch.segment)
     torch.testing.assert_close(mel, computed + 1, atol=1e-4, rtol=0)
-    [preview] = make_previews(trainer, PreviewSampling.of(trainer), 1)
+    [preview] = make_previews(trainer, preview_pipeline(trainer), 1)
     torch.testing.assert_close(preview.recording_mel, trainer.mel_transform(preview.recording) + 1, atol=1e-4, rtol=0)
     statistics = json.loads(trainer.mel_statistics())
     plain = json.loads(Trainer(load_config(write_run(tmp_path / "plain")), tmp_path / "plain").mel_statistics())

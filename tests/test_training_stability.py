@@ -12,7 +12,7 @@ from model.config import load_config
 from tests.training_fixtures import same, speech, write_corpus, write_run
 from training.loop import Loop
 from training.monitor import Monitor
-from training.previews import PreviewSampling, make_previews, mean_figures
+from training.previews import make_previews, mean_figures, preview_pipeline
 from training.run_folder import RunFolder, read_state
 from training.stability import LOSS_OF_SILENCE, WINDOW, StabilityGuard
 from training.stop_signal import StopSignal
@@ -43,7 +43,7 @@ def test_difficult_recordings_train(tmp_path, audio, precision):
         result = trainer.train_step(batch)
         assert result.updated and math.isfinite(result.loss) and math.isfinite(result.gradient_norm)
     assert math.isfinite(trainer.evaluate()[0])
-    previews = make_previews(trainer, PreviewSampling.of(trainer), 1)
+    previews = make_previews(trainer, preview_pipeline(trainer), 1)
     assert torch.isfinite(previews[0].result).all() and torch.isfinite(previews[0].result_mel).all()
     assert all(math.isfinite(value) for value in mean_figures(previews).values())
 
@@ -179,7 +179,7 @@ def run_breaking(config_path, logdir, broken_at, capsys, factor=2.0):
     """Runs a `Breaking` trainer to its end; returns exit status, trainer and output."""
     trainer = Breaking(load_config(config_path), config_path.parent)
     trainer.broken_at, trainer.factor = broken_at, factor
-    sampling = PreviewSampling.of(trainer)
+    sampling = preview_pipeline(trainer)
     folder = RunFolder(logdir, trainer.config.training.keep_checkpoints)
     folder.open()
     with StopSignal() as stop_signal:

@@ -21,7 +21,7 @@ class Loop:
         folder: an open `RunFolder`; only the first process uses it.
         monitor: a `Monitor`.
         stop_signal: an entered `StopSignal`.
-        preview_sampling: a `PreviewSampling`.
+        preview_sampling: the `Pipeline` of the previews.
     """
 
     def __init__(self, trainer, folder, monitor, stop_signal, preview_sampling):

@@ -2,16 +2,15 @@
 
 import contextlib
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 
 from common.device import synchronized_time
+from extensions.registry import make_pipeline
 from metrics import log_mel_l1, pesq_wideband, stoi
 from model.noise_schedule import NoiseSchedule
-from model.sampler import SAMPLERS, Sampler
 from training import distributed
 
 DEFAULT_SCHEDULE = Path(__file__).parent.parent / "schedules" / "wg-6.json"
@@ -19,21 +18,12 @@ LONGEST = 10.0  # seconds of a recording that are resynthesised
 SHORTEST_JUDGED = 0.5  # seconds; STOI compares stretches of 0.384 s, and PESQ refuses less than 0.25 s
 
 
-class PreviewSampling(NamedTuple):
-    """What previews are sampled with."""
-
-    schedule: NoiseSchedule
-    sampler: Sampler
-    correct: Optional[Callable] = None  # a `GlaGrad`
-
-    @classmethod
-    def of(cls, trainer):
-        """What InferGrad trains for in the last stage that has it, so that one sees it in the figures; else six steps of algorithm 2."""
-        trained = [loss for loss in trainer.infer_grad_losses_of_stages.values() if loss]
-        if trained:
-            schedule = trained[-1].schedules[0]
-            return cls(schedule, trained[-1].sampler_of(schedule), trained[-1].gla_grad)
-        return cls(NoiseSchedule.load(DEFAULT_SCHEDULE), SAMPLERS["ancestral"])
+def preview_pipeline(trainer):
+    """What InferGrad trains for in the last stage that has it, so that one sees it in the figures; else six steps of algorithm 2."""
+    trained = [loss for loss in trainer.infer_grad_losses_of_stages.values() if loss]
+    if trained:
+        return trained[-1].pipeline(trainer.ema.module, trained[-1].schedules[0])
+    return make_pipeline(trainer.ema.module, trainer.config, NoiseSchedule.load(DEFAULT_SCHEDULE), "ancestral")
 
 
 class Preview(NamedTuple):
@@ -52,11 +42,11 @@ class Preview(NamedTuple):
 
 
 @torch.no_grad()
-def make_previews(trainer, sampling, count):
+def make_previews(trainer, pipeline, count):
     """Resynthesises the first `count` validation recordings, shared among the processes, from the same noise every time.
 
     Args:
-        sampling: a `PreviewSampling`.
+        pipeline: the `Pipeline` of the averaged network.
 
     Returns:
         list of `Preview`, on every process.
@@ -64,7 +54,7 @@ def make_previews(trainer, sampling, count):
     recordings = trainer.validation_examples.recordings
     mine = range(trainer.rank, min(count, len(recordings)), trainer.world_size)
     with _convolutions_of_any_length():
-        previews = [_preview(trainer, sampling, index) for index in mine]
+        previews = [_preview(trainer, pipeline, index) for index in mine]
     parts = distributed.collect(previews)
     return sorted((preview for part in parts for preview in part), key=lambda preview: preview.index)
 
@@ -85,7 +75,7 @@ def preview_names(previews):
     return [name if names.count(name) == 1 else f"{name} {preview.index}" for name, preview in zip(names, previews)]
 
 
-def _preview(trainer, sampling, index):
+def _preview(trainer, pipeline, index):
     sample_rate, hop_length = trainer.config.mel.sample_rate, trainer.config.mel.hop_length
     longest = int(LONGEST * sample_rate) // hop_length * hop_length
     recording = trainer.validation_examples.recordings[index][:longest]
@@ -99,8 +89,7 @@ def _preview(trainer, sampling, index):
         network(recording[None].to(trainer.device), mel[None], noise_level)  # warms up
         start = synchronized_time(trainer.device)
         generator = torch.Generator().manual_seed(index)
-        result = sampling.sampler(network, mel[None], sampling.schedule, generator).float()
-        result = (sampling.correct(result, mel[None]) if sampling.correct else result)[0]
+        result = pipeline(mel[None], generator)[0].float()
         seconds = synchronized_time(trainer.device) - start
     result_mel = trainer.mel_transform(result)
     recording, result, mel, result_mel = (x.cpu() for x in (recording, result, mel, result_mel))

@@ -1,9 +1,9 @@
 """Comparison of a configuration with that of a checkpoint: whether it is the same run, and what has changed."""
 
 from common.errors import InputError
+from extensions.infer_grad.adversarial import OF_DISCRIMINATORS
 from model.checkpoint import check_same
 from model.config import parse_config
-from training.adversarial import OF_DISCRIMINATORS
 
 NO_LONGER_THE_SAME_RUN = ("noise_schedule", "training.seed")  # beside network and mel
 DISCRIMINATOR_KEYS = tuple(f"adversarial.{key}" for key in OF_DISCRIMINATORS)

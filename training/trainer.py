@@ -18,17 +18,16 @@ from common.audio import Conversions
 from common.device import autocast
 from common.errors import InputError, shortened
 from datasets import Recordings
+from extensions.infer_grad.adversarial import Adversary
+from extensions.infer_grad.loss import InferGradLoss
+from extensions.interop.diagnosis import diagnose
+from extensions.registry import make_network, make_prior
 from model.diffusion import diffusion_loss
-from model.mel.diagnosis import diagnose
-from model.mel.statistics import mel_statistics, parse_mel_statistics, statistics_of_recordings
-from model.mel.transform import LogMelSpectrogram
-from model.network import new_network
+from model.mel import LogMelSpectrogram, mel_statistics, parse_mel_statistics, statistics_of_recordings
 from model.noise_schedule import BUILDERS
 from training import distributed
-from training.adversarial import Adversary
 from training.examples import BatchNumbers, DiffusionExamples, batches
 from training.explained import explained_out_of_memory
-from training.infer_grad import InferGradLoss
 from training.low_pass import low_passed
 from training.optimization import checkpoint_activations, ema_update, learning_rate_factor
 from training.same_data import changed_lists, describe_data, summary
@@ -125,7 +124,7 @@ class Trainer:
         config, schedule = self.config, self.config.noise_schedule
         self._check_machine()
         self.schedule = BUILDERS[schedule.name](schedule.n_steps, schedule.start, schedule.stop)
-        self.mel_transform = LogMelSpectrogram(config.mel).to(self.device)
+        self.mel_transform, self.prior = LogMelSpectrogram(config.mel).to(self.device), make_prior(config)
         self.infer_grad_losses_of_stages = {stage.number: self._infer_grad_loss(stage.config, folder) for stage in self.stages}
         self.recordings = self._recordings(folder / config.data.train_filelist)
         self.segments = low_passed(self.recordings, config.data.low_pass_share)
@@ -156,7 +155,7 @@ class Trainer:
             raise InputError("training.precision is bf16, which this GPU does not have (wanted: fp32 or fp16)")
 
     def _new_network(self):
-        return new_network(self.config)
+        return make_network(self.config)
 
     def _infer_grad_loss(self, config, folder):
         """The `InferGradLoss` of a stage's configuration, or None."""
@@ -164,7 +163,7 @@ class Trainer:
         if training.infer_grad is None:
             return None
         segment_samples = config.data.segment_frames * config.mel.hop_length
-        return InferGradLoss(training.infer_grad, folder, segment_samples, config.mel, training.seed, self.device)
+        return InferGradLoss(training.infer_grad, folder, segment_samples, config, training.seed, self.device)
 
     def _examples(self, recordings, data, seed):
         return DiffusionExamples(recordings, data.segment_frames, self.mel_transform.context, self.schedule, seed, data.even_over_speakers)
@@ -285,18 +284,17 @@ class Trainer:
 
     def losses(self, network, batch):
         """`[B]` losses of a `Batch`."""
-        y_0, mel, std = self._given(batch)
+        y_0, mel = self._given(batch)
         noise, noise_level = self._on_device(batch.noise), self._on_device(batch.noise_level)
         with self.autocast():
-            return diffusion_loss(network, y_0 / std, mel, noise_level, noise)
+            return diffusion_loss(network, self.prior.whiten(y_0, mel), mel, noise_level, noise)
 
     def inference(self, network, batch, schedule):
         """The `Inference` of a `Batch` by all steps of a schedule, see `training.infer_grad`."""
-        y_0, mel, std = self._given(batch)
+        y_0, mel = self._given(batch)
         noises = self._on_device(self.infer_grad_loss.noises(batch.number, len(schedule), y_0.shape[1]))
         with self.autocast():
-            generated = std * self.infer_grad_loss.generate(schedule, network, mel, noises, std)
-        results = self.infer_grad_loss.results(generated, mel)
+            results = self.infer_grad_loss.results(network, schedule, mel, noises)
         losses = distances = self.infer_grad_loss(y_0, results)
         adversarial = self.infer_grad_loss.config.adversarial
         if adversarial:
@@ -305,11 +303,11 @@ class Trainer:
         return Inference(losses, distances, y_0, results[-1])
 
     def _given(self, batch):
-        """Waveform `[B, T]`, mel and standard deviation of the noise, of a `Batch`, on the device."""
+        """Waveform `[B, T]` and mel of a `Batch`, on the device."""
         segment = self._on_device(batch.segment)
         left, right = self.mel_transform.context
         mel = self._on_device(batch.mel) if batch.mel.shape[-1] else self.mel_transform.from_padded(segment)
-        return segment[:, left : segment.shape[1] - right], mel, self.network.prior(mel)
+        return segment[:, left : segment.shape[1] - right], mel
 
     def _on_device(self, tensor):
         return tensor.to(self.device, non_blocking=True)

@@ -1,0 +1,211 @@
+"""What `benchmark.py quality` compares, and how one recording is measured."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+import soundfile
+import torch
+
+from benchmarking.excerpts import excerpt_noises, file_digest, load_excerpts
+from common.audio import Conversions
+from common.device import DTYPES, autocast, synchronized_time
+from common.errors import InputError
+from common.files import save_atomically
+from extensions.griffin_lim.baseline import griffin_lim
+from extensions.registry import load_network, make_pipeline
+from metrics import METRICS
+from model.mel import LogMelSpectrogram
+from model.noise_schedule import SUFFIXES, NoiseSchedule, find_schedule, linear
+from model.samplers import find_sampler, sampler_name
+
+RECORDING = "recording"
+WARM_UP_FRAMES = 50
+
+
+@dataclass(frozen=True)
+class System:
+    """Something that makes waveforms: a network with a schedule and a sampler, or a reference without a network.
+
+    Args:
+        name: what tables call it.
+        title: what a page for listeners calls it.
+        schedule: of the network, or whose start alone it is; None without either.
+        sampler: of the network; None without it.
+        gla_grad: iterations of GLA-Grad after the network.
+        griffin_lim: iterations of Griffin-Lim; 0 for any other system.
+    """
+
+    name: str
+    title: str
+    schedule: Optional[NoiseSchedule] = None
+    sampler: Optional[str] = None
+    gla_grad: int = 0
+    griffin_lim: int = 0
+
+    @property
+    def key(self):
+        """What the results depend on, as text: the betas themselves, not their name."""
+        schedule = self.schedule
+        betas = schedule and (hashlib.sha256(schedule.betas.tobytes()).hexdigest()[:16], schedule.griffin_lim, schedule.look_ahead)
+        return f"{betas or self.name} {self.sampler} {self.gla_grad}"
+
+    @property
+    def file_stem(self):
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name)
+
+
+def split_sampler(text):
+    """`SCHEDULE@SAMPLER` as schedule and sampler; the sampler is None where the only @ is in a path."""
+    schedule, separator, sampler = text.rpartition("@")
+    if not separator or any(part in sampler.lower() for part in ("/", *SUFFIXES)):
+        return text, None
+    return schedule, sampler
+
+
+def make_systems(schedules, samplers, gla_grads=(0,), griffin_lim=32):
+    """The systems of a command line: the recording, Griffin-Lim, the starts of schedules without the network, and the networks.
+
+    Args:
+        schedules: texts of `find_schedule`; `SCHEDULE@SAMPLER` goes with that sampler alone, any other with each of `samplers`,
+            where None is the one that the schedule was made for.
+        gla_grads: iterations of GLA-Grad's correction; each schedule and sampler goes with each.
+        griffin_lim: iterations of Griffin-Lim; 0 leaves it out.
+
+    Raises:
+        OSError, InputError: a schedule cannot be read, a sampler is unknown, or two systems have the same name.
+    """
+    systems = [System(RECORDING, RECORDING)]
+    if griffin_lim:
+        systems.append(System(f"griffin-lim-{griffin_lim}", f"Griffin-Lim, {griffin_lim} iterations", griffin_lim=griffin_lim))
+    found = {text: find_schedule(split_sampler(text)[0]) for text in schedules}
+    starts = {(schedule.griffin_lim, schedule.look_ahead): schedule for schedule in found.values() if schedule.griffin_lim is not None}
+    for numbers, schedule in starts.items():
+        name = "-".join(str(part) for part in ("estimate", *numbers) if part is not None)
+        systems.append(System(name, "Griffin-Lim start without the network", schedule))
+    for text, schedule in found.items():
+        own = split_sampler(text)[1]
+        for sampler in [own] if own is not None else samplers:
+            sampler = sampler_name(schedule, sampler)
+            find_sampler(sampler)
+            for n in gla_grads:
+                name = f"{schedule.name} {sampler}" + (f" gla-grad-{n}" if n else "")
+                title = f"WaveGrad, {len(schedule)} step{'s' * (len(schedule) > 1)}" + (f", GLA-Grad {n}" if n else "")
+                systems.append(System(name, title, schedule, sampler, n))
+    by_stem = {}  # the audio of both would go to one file
+    for system in systems:
+        if by_stem.setdefault(system.file_stem, system) is not system:
+            raise InputError(f"'{system.name}' is asked for twice (wanted: schedules of different names)")
+    return systems
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What a measurement depends on, beside system and recording.
+
+    Args:
+        checkpoint, filelist: paths.
+        n_recordings, seconds, per_speaker: how many recordings, and how much of each; see `load_excerpts`.
+        metrics: names in `metrics.METRICS`.
+        seed: of the noise; every system gets the same noise for a recording.
+        folder, n_audio: where the audio of the first so many recordings goes.
+        dtype: a name in `common.device.DTYPES`, what the network computes in.
+        resample: convert recordings of another sample rate instead of refusing them.
+    """
+
+    checkpoint: str
+    filelist: str
+    n_recordings: Optional[int]
+    seconds: Optional[float]
+    per_speaker: bool
+    metrics: tuple
+    seed: int
+    folder: Path
+    n_audio: int
+    dtype: str
+    resample: bool
+
+    def audio_path(self, system, excerpt):
+        """Where the audio of a system and recording is, relative to the folder."""
+        return Path("audio") / excerpt.name / f"{system.file_stem}.flac"
+
+
+class Measurer:
+    """`Measurer(measuring, device)((system, index))` measures recording `index` of a system; returns its entry of the journal.
+
+    Raises:
+        OSError, InputError: a file cannot be used.
+    """
+
+    def __init__(self, measuring, device):
+        self.measuring, self.device = measuring, device
+        network, self.config = load_network(measuring.checkpoint)
+        self.network, self.n_calls = network.to(device), 0
+        self.network.register_forward_pre_hook(self._count)
+        self.mel_transform = LogMelSpectrogram(self.config.mel)
+        self.excerpts = load_excerpts(
+            measuring.filelist,
+            self.mel_transform,
+            measuring.n_recordings,
+            measuring.seconds,
+            Conversions(resample=measuring.resample),
+            measuring.per_speaker,
+        )
+        self.is_warm = False
+
+    def _count(self, *_):
+        self.n_calls += 1
+
+    def _warm_up(self):
+        mel = torch.zeros(1, self.config.mel.n_mels, WARM_UP_FRAMES, device=self.device)
+        make_pipeline(self.network, self.config, linear(2, 0.1, 0.5))(mel)
+        self.is_warm = True
+
+    @torch.inference_mode()
+    def _synthesize(self, system, index):
+        """What a system makes of an excerpt's mel, `[T]`."""
+        excerpt = self.excerpts[index]
+        if system.griffin_lim:
+            return griffin_lim(excerpt.mel, self.config.mel, system.griffin_lim)
+        mel = excerpt.mel[None].to(self.device)
+        noises = (noise.to(self.device) for noise in excerpt_noises([index], len(excerpt.waveform), self.measuring.seed))
+        pipeline = make_pipeline(self.network, self.config, system.schedule, system.sampler, system.gla_grad).to(self.device)
+        if system.sampler is None:
+            return pipeline.start(next(noises), mel).clamp(-1, 1)[0]
+        with autocast(self.device, DTYPES[self.measuring.dtype]):
+            return pipeline(mel, noises=noises)[0]
+
+    def __call__(self, task):
+        system, index = task
+        excerpt, measuring, sample_rate = self.excerpts[index], self.measuring, self.config.mel.sample_rate
+        waveform, seconds, self.n_calls = excerpt.waveform, None, 0
+        if system.name != RECORDING:
+            if not self.is_warm:
+                self._warm_up()
+            self.n_calls = 0
+            start = synchronized_time(self.device)
+            waveform = self._synthesize(system, index)
+            seconds = synchronized_time(self.device) - start
+            waveform = waveform.float().cpu()
+        values = {name: METRICS[name].measure(excerpt.waveform, waveform, self.mel_transform) for name in measuring.metrics}
+        is_finite = bool(waveform.isfinite().all())
+        digest = None
+        if is_finite and index < measuring.n_audio:
+            path = measuring.folder / measuring.audio_path(system, excerpt)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_atomically(lambda temporary: soundfile.write(temporary, waveform.numpy(), sample_rate, format="FLAC"), path)
+            digest = file_digest(path)
+        return {
+            "key": system.key,
+            "system": system.name,
+            "recording": excerpt.name,
+            "network_calls": self.n_calls,
+            "audio_seconds": len(excerpt.waveform) / sample_rate,
+            "synthesis_seconds": seconds,
+            "is_finite": is_finite,
+            "audio_digest": digest,
+            "figures": {name: float(value) if np.isfinite(value) else None for name, value in values.items()},
+        }

@@ -1,1 +1,0 @@
-"""What the benchmark's commands share."""

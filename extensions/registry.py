@@ -1,0 +1,69 @@
+"""What a configuration, a schedule or an option switches on, by name; vocoder, training and benchmarks take their parts from here."""
+
+from typing import Optional
+
+from torch import nn
+
+from extensions.griffin_lim.estimate import make_start
+from extensions.griffin_lim.gla_grad import GlaGrad
+from extensions.griffin_lim.spectrum import MelSpectrum
+from extensions.interop.published import load_published
+from extensions.priorgrad import EnergyPrior
+from model import checkpoint
+from model.config import Config
+from model.network import WaveGrad
+from model.noise_schedule import NoiseSchedule
+from model.pipeline import Pipeline, StandardNormalPrior
+
+PRIORS = {"energy": EnergyPrior}  # `prior.kind` -> class, made as `PRIORS[kind](config.prior, config.mel)`
+
+
+def make_network(config: Config) -> WaveGrad:
+    """The untrained network of a configuration."""
+    return WaveGrad(config.network, config.mel.n_mels)
+
+
+def make_prior(config: Config):
+    """The prior of a configuration, see `model.pipeline.StandardNormalPrior`."""
+    return StandardNormalPrior() if config.prior is None else PRIORS[config.prior.kind](config.prior, config.mel)
+
+
+def make_pipeline(
+    network: nn.Module,
+    config: Config,
+    schedule: NoiseSchedule,
+    sampler: Optional[str] = None,
+    gla_grad: int = 0,
+    spectrum=MelSpectrum,
+) -> Pipeline:
+    """The synthesis of a network.
+
+    Args:
+        network: its network, or one that is called as it.
+        config: its configuration.
+        sampler: a name for `model.samplers.find_sampler`; None is the one that the schedule was made for.
+        gla_grad: iterations of GLA-Grad after it; 0 is none.
+        spectrum: `MelSpectrum` or a subclass, for the estimate and for GLA-Grad.
+
+    Raises:
+        InputError: there is no such sampler, or the mel is not for GLA-Grad or for the estimate of the schedule.
+    """
+    start = make_start(schedule, config.mel, spectrum)
+    correction = GlaGrad(config.mel, gla_grad, spectrum) if gla_grad else None
+    return Pipeline(network, schedule, sampler, make_prior(config), start, correction)
+
+
+def read_checkpoint(path, config: Optional[Config] = None) -> checkpoint.Checkpoint:
+    """`model.checkpoint.read_checkpoint`, of files of other projects too."""
+    return checkpoint.read_checkpoint(path, config, load_published)
+
+
+def build_network(content: checkpoint.Checkpoint, path) -> WaveGrad:
+    """`model.checkpoint.build_network` with the network of the configuration."""
+    return checkpoint.build_network(content, path, make_network)
+
+
+def load_network(path, config: Optional[Config] = None):
+    """The network of a checkpoint in evaluation mode, and its `Config`; errors as of `read_checkpoint` and `build_network`."""
+    content = read_checkpoint(path, config)
+    return build_network(content, path), content.config

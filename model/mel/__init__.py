@@ -1,1 +1,0 @@
-"""Log-mel spectrograms: definition, presets, statistics, diagnosis."""

@@ -1,0 +1,425 @@
+"""`benchmark.py quality` and the page that `benchmark.py report` makes of it."""
+
+import fcntl
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from benchmarking.excerpts import of_each_speaker
+from benchmarking.measuring import Measurer, make_systems, split_sampler
+from benchmarking.tables import markdown_table
+from common.errors import InputError
+from model.noise_schedule import NoiseSchedule, interpolate, linear, repeat
+from model.samplers import DEFAULT_SAMPLER
+from tests.conftest import ROOT
+from tests.processes import PYTHON, start, wait_for
+
+SCHEDULES = [str(ROOT / "schedules" / f"{name}.json") for name in ("wg-3", "wg-6")]
+
+
+@pytest.fixture
+def filelist(tmp_path, write_recording):
+    for number in range(3):
+        write_recording(tmp_path / f"recording {number}.wav", seconds=1.0 + 0.2 * number, seed=number)
+    (tmp_path / "list.txt").write_text("recording 0.wav\nrecording 1.wav\nrecording 2.wav\n")
+    return tmp_path / "list.txt"
+
+
+@pytest.fixture
+def quality(command, tiny_checkpoint, filelist, tmp_path):
+    """quality(*arguments): status of `quality` with two schedules and all metrics that take no model."""
+
+    def run(*arguments):
+        return command(
+            "quality", "-ch", tiny_checkpoint, "--filelist", filelist, "-o", tmp_path / "quality", "--audio", 2,
+            "--schedules", SCHEDULES[0], f"{SCHEDULES[1]}@ddim", "--jobs", 1,
+            "--metrics", "stoi", "mcd", "log_mel_l1", "m_stft", *arguments,
+        )  # fmt: skip
+
+    return run
+
+
+def rows_of(tmp_path):
+    return {row["system"]: row for row in json.loads((tmp_path / "quality" / "quality.json").read_text())["rows"]}
+
+
+def test_quality_measures_every_system_and_remembers(quality, tmp_path, capsys, monkeypatch):
+    """Fails if a system is left out, has the calls or the correction of another, or is measured twice."""
+    assert quality("--gla_grad", 0, 2) == 0, capsys.readouterr().err
+    rows = rows_of(tmp_path)
+    networks = [name + end for name in ("wg-3 sde-dpm-solver", "wg-6 ddim") for end in ("", " gla-grad-2")]
+    assert list(rows) == ["recording", "griffin-lim-32", *networks]
+    assert [row["network_calls"] for row in rows.values()] == [0, 0, 3, 3, 6, 6]
+    assert rows["recording"]["means"]["mcd"] == pytest.approx(0, abs=1e-6)
+    l1 = {name: row["means"]["log_mel_l1"] for name, row in rows.items()}
+    assert l1["griffin-lim-32"] < l1["wg-3 sde-dpm-solver"] and l1["wg-6 ddim gla-grad-2"] < 0.5 * l1["wg-6 ddim"]
+    table = (tmp_path / "quality" / "quality.md").read_text()
+    assert table in capsys.readouterr().out and table.count("\n") == 8
+
+    monkeypatch.setattr(Measurer, "__call__", lambda self, task: pytest.fail("measured again"))
+    before = (tmp_path / "quality" / "quality.json").read_bytes()
+    assert quality("--gla_grad", 0, 2) == 0
+    assert (tmp_path / "quality" / "quality.json").read_bytes() == before
+
+
+def test_the_audio_is_that_of_the_present_schedule(quality, tmp_path, capsys):
+    """Fails if a schedule file that is changed and changed back leaves the audio of the change beside the figures of the first."""
+    path, heard = tmp_path / "edited.json", []
+    for level in (0.3, 0.6, 0.3):
+        NoiseSchedule([1e-3, level], "edited", sampler="ddim").save(path)
+        assert quality("--schedules", path, "--metrics", "mcd") == 0, capsys.readouterr().err
+        heard.append([audio.read_bytes() for audio in sorted((tmp_path / "quality").rglob("edited*.flac"))])
+    assert len(heard[0]) == 2 and heard[0] == heard[2] != heard[1]
+
+
+def test_a_metric_that_cannot_judge_a_recording_counts_in_no_mean(quality, tmp_path, write_recording, capsys):
+    """Of a recording of 0.3 s STOI has no value, of one of 50 ms M-STFT has none: starred, as PESQ's are."""
+    for name, seconds in {"short": 0.3, "tiny": 0.05}.items():
+        write_recording(tmp_path / f"{name}.wav", seconds=seconds)
+    (tmp_path / "list.txt").write_text("recording 0.wav\nshort.wav\ntiny.wav\n")
+    assert quality("--schedules", SCHEDULES[0], "--metrics", "stoi", "m_stft", "mcd") == 0, capsys.readouterr().err
+    row = json.loads((tmp_path / "quality" / "quality.json").read_text())["rows"][0]
+    assert row["means"] == {"stoi": pytest.approx(1, abs=1e-4), "m_stft": 0, "mcd": 0}
+    assert row["without_value"] == {"stoi": 2, "m_stft": 1, "mcd": 0}
+    line = (tmp_path / "quality" / "quality.md").read_text().splitlines()[2]
+    assert [cell.strip() for cell in line.split("|")[4:7]] == ["1.000*", "0.000*", "0.000"]
+    assert "\\* the mean of fewer recordings" in (tmp_path / "quality" / "quality.md").read_text()
+
+    (tmp_path / "list.txt").write_text("tiny.wav\n")
+    assert quality("-o", tmp_path / "of none", "--schedules", SCHEDULES[0], "--metrics", "stoi") == 0
+    row = json.loads((tmp_path / "of none" / "quality.json").read_text())["rows"][0]
+    assert row["means"]["stoi"] is None and row["without_value"]["stoi"] == 1
+
+
+def test_a_waveform_that_is_not_finite_has_no_figures_and_no_audio(quality, command, tmp_path, capsys):
+    """What else is asked for is measured, the same command measures nothing again, and the page shows the rest."""
+    NoiseSchedule([1e-20, 1e-20], "broken", sampler="ddim").save(tmp_path / "broken.json")
+    for _ in range(2):
+        assert quality("--schedules", tmp_path / "broken.json", SCHEDULES[0]) == 1
+        line = "warning: broken ddim: the waveform of recording 0, recording 1, recording 2 holds NaN or infinity\n"
+        assert line in capsys.readouterr().err
+        assert (tmp_path / "quality" / "journal.jsonl").read_text().count("\n") == 1 + 3 * 4
+    rows = rows_of(tmp_path)
+    assert set(rows["broken ddim"]["means"].values()) == {None} and rows["broken ddim"]["without_value"]["mcd"] == 3
+    assert None not in rows["wg-3 sde-dpm-solver"]["means"].values()
+    assert not list((tmp_path / "quality").rglob("broken*")) and len(list((tmp_path / "quality").rglob("*.flac"))) == 2 * 3
+    assert command("report", tmp_path / "quality", "-o", tmp_path / "report") == 0, capsys.readouterr().err
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("No audio: the waveform holds NaN or infinity") == 2 and page.count("<audio") == 2 * 3
+
+
+def test_a_short_recording_shortens_no_other_one(quality, tmp_path, capsys):
+    assert quality("--seconds", 1.3, "--audio", 3) == 0
+    said = capsys.readouterr().err
+    assert "note: 2 of 3 recordings are shorter than 1.3 s, and taken whole: recording 0, recording 1\n" in said
+    audio = tmp_path / "quality" / "audio"
+    seconds = [soundfile.info(audio / f"recording {n}" / "griffin-lim-32.flac").duration for n in range(3)]
+    assert seconds == pytest.approx([1.0, 1.2, 1.3], abs=0.005)
+
+
+def test_a_second_measurement_in_the_same_folder_is_refused(quality, tmp_path, capsys):
+    assert quality("--schedules", SCHEDULES[0], "--metrics", "mcd") == 0
+    path = tmp_path / "quality" / "journal.jsonl"
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        capsys.readouterr()
+        assert quality("--schedules", SCHEDULES[0], "--metrics", "mcd") == 2
+    assert capsys.readouterr().err == f"error: {path}: in use by another process (wanted: another output, or wait for it)\n"
+
+
+def test_a_terminated_measurement_leaves_whole_files(quality, tiny_checkpoint, filelist, tmp_path, capsys):
+    """Killed with all its processes: what is there is whole, what is in the journal has its audio, and no process stays."""
+    folder = tmp_path / "quality"
+    arguments = ["-ch", tiny_checkpoint, "--filelist", filelist, "-o", folder, "--audio", 2, "--schedules", *SCHEDULES]
+    command = [PYTHON, "benchmark.py", "quality", *arguments, "--metrics", "ffe", "--jobs", 2]
+    process = start(*command, stderr=subprocess.STDOUT)
+    journal = folder / "journal.jsonl"
+    try:
+        wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 1)
+        process.terminate()
+        said, _ = process.communicate(timeout=200)  # ends when no process has the pipe open any more
+    finally:
+        process.kill()
+    assert process.returncode == 143 and "Traceback" not in said
+    assert not list(tmp_path.rglob(".*")) and not (folder / "quality.json").exists()
+    for path in folder.rglob("*.flac"):
+        assert len(soundfile.read(path)[0]) in (8000, 9600)
+    entries = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
+    assert 0 < len(entries) < 12
+    sounds = {path.parent.name for path in folder.rglob("*.flac")}
+    assert sounds >= {entry["recording"] for entry in entries} - {"recording 2"}
+
+
+def test_quality_is_the_same_for_any_number_of_processes(quality, tmp_path, capsys):
+    figures = []
+    for jobs in (1, 2):
+        assert quality("-o", tmp_path / f"jobs-{jobs}", "--jobs", jobs) == 0, capsys.readouterr().err
+        entries = (tmp_path / f"jobs-{jobs}" / "journal.jsonl").read_text().splitlines()[1:]
+        figures.append([json.loads(entry)["figures"] for entry in entries])
+    assert figures[0] == figures[1]
+
+
+@pytest.fixture
+def speakers(tmp_path, write_recording):
+    """A filelist of three recordings of two speakers, two of the same file name."""
+    for number, name in enumerate(("anna/1", "boris/1", "anna/2")):
+        write_recording(tmp_path / f"{name}.wav", seconds=1.0, seed=number)
+    (tmp_path / "list.txt").write_text("anna/1.wav\nboris/1.wav\nanna/2.wav\n")
+
+
+def test_means_of_each_speaker(quality, command, speakers, tmp_path, capsys):
+    """Fails if a mean is over other recordings than those of the speaker, or recordings of the same file name are mixed up."""
+    assert quality("--audio", 3) == 0, capsys.readouterr().err
+    content = json.loads((tmp_path / "quality" / "quality.json").read_text())
+    entries = [json.loads(line) for line in (tmp_path / "quality" / "journal.jsonl").read_text().splitlines()[1:]]
+    assert {entry["recording"] for entry in entries} == {"anna/1", "boris/1", "anna/2"}
+    assert {name: rows[0]["n_recordings"] for name, rows in content["speakers"].items()} == {"anna": 2, "boris": 1}
+    for speaker, rows in content["speakers"].items():
+        for row in rows:
+            own = [entry for entry in entries if entry["system"] == row["system"] and entry["recording"].startswith(speaker)]
+            assert row["means"]["mcd"] == pytest.approx(np.mean([entry["figures"]["mcd"] for entry in own]))
+    assert "\nSpeaker anna, recordings: 2\n" in (tmp_path / "quality" / "quality.md").read_text()
+    assert len(list((tmp_path / "quality" / "audio" / "anna" / "2").glob("*.flac"))) == 4
+    assert command("report", tmp_path / "quality", "-o", tmp_path / "report") == 0, capsys.readouterr().err
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("<audio") == 3 * 4 and (tmp_path / "report" / "pictures" / "boris" / "1" / "recording.png").is_file()
+    assert "anna, 2 recordings" in page and page.index("<audio") < page.index("<table") < page.index("<details>")
+
+
+def test_a_report_leaves_out_recordings_that_are_not_to_be_published(quality, command, speakers, tmp_path, capsys):
+    assert quality("--audio", 3) == 0, capsys.readouterr().err
+    folder = tmp_path / "quality"
+    for options in ((), ("--only_mel_of", "anna")):  # an earlier report has them
+        assert command("report", folder, "-o", tmp_path / "report", *options) == 0, capsys.readouterr().err
+    published = {path.parent.relative_to(tmp_path / "report" / "audio") for path in (tmp_path / "report").rglob("recording.flac")}
+    assert published == {Path("boris/1")}
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("<audio") == 3 * 4 - 2 and page.count("not published") == 2 and page.count("<img") == 2 + 3 * 4
+    capsys.readouterr()
+    assert command("report", tmp_path / "quality", "-o", tmp_path / "other", "--only_mel_of", "carla") == 2
+    assert "--only_mel_of 'carla': not in the result (wanted: anna, boris)" in capsys.readouterr().err
+    assert command("report", folder, "-o", folder, "--only_mel_of", "anna") == 2
+    assert "holds the recordings that --only_mel_of leaves out" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists() and len(list(folder.rglob("recording.flac"))) == 3
+
+
+def test_a_report_has_audio_of_the_systems_that_are_asked_for(quality, command, tmp_path, capsys):
+    assert quality() == 0
+    assert command("report", tmp_path / "quality", "-o", tmp_path / "report", "--audio_of", "recording", "griffin-lim-32") == 0
+    assert {path.stem for path in (tmp_path / "report").rglob("*.flac")} == {"recording", "griffin-lim-32"}
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("<audio") == 2 * 2 and page.count("WaveGrad, 3 steps") == 1
+    capsys.readouterr()
+    assert command("report", tmp_path / "quality", "-o", tmp_path / "other", "--audio_of", "wg-4") == 2
+    assert "--audio_of 'wg-4': not in the result" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_as_many_recordings_of_each_speaker(quality, speakers, tmp_path, capsys):
+    """Fails if a speaker of many recordings has more of them, or the first recordings, whose audio is kept, are of one speaker."""
+    assert quality("--per_speaker", "--recordings", 1, "--metrics", "mcd") == 0, capsys.readouterr().err
+    content = json.loads((tmp_path / "quality" / "quality.json").read_text())
+    assert [(one["speaker"], one["recording"]) for one in content["examples"]] == [("anna", "anna/1"), ("boris", "boris/1")]
+
+
+def test_speakers_take_turns():
+    speakers = ["a"] * 5 + ["b"] * 2 + ["c"] * 3
+    assert of_each_speaker(speakers, 3) == [0, 5, 7, 2, 6, 8, 4, 9]
+    assert of_each_speaker(speakers, 10) == [0, 5, 7, 1, 6, 8, 2, 9, 3, 4]
+
+
+def test_recordings_of_another_rate_are_converted_on_request(quality, write_recording, tmp_path, capsys):
+    """Fails if they are measured at their own rate, or converted without being asked for."""
+    write_recording(tmp_path / "16k" / "a.wav", seconds=1.0, sample_rate=16000)
+    options = ["--filelist", tmp_path / "16k", "--schedules", SCHEDULES[0], "--metrics", "mcd", "--griffin_lim", 0]
+    assert quality(*options) == 2 and "sample rate is 16000 Hz (wanted: 8000 Hz; --resample" in capsys.readouterr().err
+    assert quality(*options, "--resample") == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "quality" / "quality.json").read_text())["audio_seconds"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_recording_that_is_listed_twice_is_refused(quality, speakers, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("anna/1.wav\nboris/1.wav\nanna/1.wav\n")
+    assert quality() == 2
+    assert "list.txt: 2 recordings are anna/1 (wanted: other file names, " in capsys.readouterr().err
+
+
+def test_slow_metrics_are_measured_when_they_are_asked_for(command, capsys, monkeypatch):
+    """Fails if a plain command takes several times as long as the audio, or its help does not say which metrics would."""
+    monkeypatch.setattr("benchmarking.quality.run", lambda arguments: print(*arguments.metrics) or 0)
+    assert command("quality", "-ch", "a", "-o", "b", "--filelist", "c", "--schedules", "d") == 0
+    metrics = capsys.readouterr().out.split()
+    assert {"pesq", "m_stft", "distillmos"} < set(metrics) and not {"periodicity", "vuv_f1"} & set(metrics)
+    assert command("quality", "--help") == 0
+    assert "all but periodicity and vuv_f1" in " ".join(capsys.readouterr().out.split())
+
+
+def test_other_settings_do_not_mix(quality, tmp_path, capsys):
+    assert quality() == 0
+    assert quality("--seed", 1) == 2
+    assert "journal of another run, its seed is 0 (wanted: 1)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, path, sampler",
+    [
+        ("a.json", "a.json", None),
+        ("a.json@ddim:0.5", "a.json", "ddim:0.5"),
+        ("me@home/a.json", "me@home/a.json", None),
+        ("me@home/a.npy@dpm-solver", "me@home/a.npy", "dpm-solver"),
+        ("a@1.json", "a@1.json", None),
+        ("old.json@home/a.pt", "old.json@home/a.pt", None),
+        ("a.json@", "a.json", ""),
+        ("a.json:25@dpm-solver", "a.json:25", "dpm-solver"),
+        ("me@home/a.json:x2", "me@home/a.json:x2", None),
+        ("a@1.JSON:25", "a@1.JSON:25", None),
+        ("linear:50:1e-6:0.01@ddim:0.5", "linear:50:1e-6:0.01", "ddim:0.5"),
+    ],
+)
+def test_an_at_sign_in_a_path_names_no_sampler(text, path, sampler):
+    assert split_sampler(text) == (path, sampler)
+
+
+def test_systems_by_the_same_name_are_refused(tmp_path):
+    for name, title in (("a", "a b"), ("b", "a/b")):
+        NoiseSchedule([0.1, 0.5], title).save(tmp_path / f"{name}.json")
+    with pytest.raises(InputError, match="'a/b ddim' is asked for twice"):  # one file of audio
+        make_systems([f"{tmp_path}/a.json", f"{tmp_path}/b.json"], ["ddim"])
+    with pytest.raises(InputError, match="sampler 'euler'"):
+        make_systems([f"{SCHEDULES[0]}@euler"], ["ancestral"])
+
+
+def test_schedules_of_each_form_are_systems(tmp_path):
+    """Fails if a derived schedule is another one than Python's, or has not the sampler for its number of steps."""
+    schedule = NoiseSchedule(linear(6, 1e-3, 0.6).betas, "six", "", "ddim", "ancestral")
+    schedule.save(tmp_path / "six.json")
+    texts = [f"{tmp_path}/six.json:3", f"{tmp_path}/six.json:x2", f"{tmp_path}/six.json:12@dpm-solver", "linear:50:1e-6:0.01"]
+    found = make_systems(texts, [None])[2:]
+    names = ["six-in-3 ddim", "six-x2 ancestral", "six-in-12 dpm-solver", f"linear-50-1e-06-0.01 {DEFAULT_SAMPLER}"]
+    assert [system.name for system in found] == names
+    wanted = [interpolate(schedule, 3), repeat(schedule, 2), interpolate(schedule, 12), linear(50, 1e-6, 0.01)]
+    assert all(np.array_equal(system.schedule.betas, of.betas) for system, of in zip(found, wanted))
+
+
+@pytest.mark.parametrize("text", ["none.json:3", "linear:50:1e-6@ddim", "six.json", "linear:3:0.1:0.5:0@ddim"])
+def test_what_is_no_schedule_is_said_in_one_line(quality, capsys, text):
+    assert quality("--schedules", text) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and text.partition("@")[0].removesuffix(":3") in error
+
+
+def test_the_start_of_a_schedule_is_a_system_without_the_network(quality, tmp_path, capsys):
+    """Fails if it is none, or schedules that differ in their start alone share results."""
+    for n_iter in (0, 6):
+        NoiseSchedule([0.2], f"from-{n_iter}", sampler="ddim", griffin_lim=n_iter).save(tmp_path / f"{n_iter}.json")
+    options = ["--griffin_lim", 0, "--metrics", "log_mel_l1", "--schedules", tmp_path / "0.json", tmp_path / "6.json"]
+    assert quality(*options) == 0, capsys.readouterr().err
+    rows = rows_of(tmp_path)
+    assert list(rows) == ["recording", "estimate-0", "estimate-6", "from-0 ddim", "from-6 ddim"]
+    means = {name: row["means"]["log_mel_l1"] for name, row in rows.items()}
+    assert means["estimate-6"] < means["estimate-0"] and means["from-0 ddim"] != means["from-6 ddim"]
+    assert rows["estimate-6"]["network_calls"] == 0
+
+
+def test_markdown_table():
+    assert markdown_table(["system", "n"], [["a", 1], ["bb", 22.5]]) == (
+        "| system |    n |\n| ------ | ---: |\n| a      |    1 |\n| bb     | 22.5 |\n"
+    )
+
+
+def test_report_needs_a_quality_folder(command, tmp_path, capsys):
+    assert command("report", tmp_path, "-o", tmp_path / "report") == 2
+    assert "quality.json: No such file" in capsys.readouterr().err
+    (tmp_path / "journal.jsonl").write_text('{"settings": {}}\n')
+    assert command("report", tmp_path, "-o", tmp_path / "report") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "has not finished there" in error
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.fixture
+def report(quality, command, tmp_path):
+    assert quality() == 0
+    assert command("report", tmp_path / "quality", "-o", tmp_path / "report") == 0
+    shutil.rmtree(tmp_path / "quality")  # the report needs nothing but itself
+    return tmp_path / "report"
+
+
+@pytest.fixture
+def change_quality(quality, tmp_path):
+    """change_quality(change): a folder that `quality` wrote, once `change` had its file."""
+
+    def run(change):
+        assert quality("--schedules", SCHEDULES[0], "--metrics", "stoi", "--griffin_lim", 0, "--audio", 1, "--recordings", 1) == 0
+        path = tmp_path / "quality" / "quality.json"
+        content = json.loads(path.read_text())
+        changed = change(content)
+        path.write_text(json.dumps(content if changed is None else changed))
+        return path.parent
+
+    return run
+
+
+def set_audio(path):
+    def change(content):
+        content["examples"][0]["systems"][1]["audio"] = path
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda content: [], "quality.json: not a result of 'benchmark.py quality'"),
+        (lambda content: {"rows": [], "examples": [], "mel": {}}, "quality.json: not a result"),
+        (lambda content: content["mel"].__delitem__("n_fft"), "missing key 'n_fft'"),
+        (lambda content: content.update(metrics=["loudness"]), "quality.json: not a result"),
+        (lambda content: content["rows"][1]["means"].__delitem__("stoi"), "quality.json: not a result"),
+        (set_audio("../../victim.txt"), "victim.txt: leads out of"),
+        (set_audio("/victim.flac"), "victim.flac: leads out of"),
+        (set_audio("audio/none.flac"), "audio/none.flac: No such file"),
+        (set_audio("audio/link/victim.flac"), "victim.flac: leads out of"),
+    ],
+)
+def test_a_report_of_a_damaged_or_hostile_file_is_one_line(change_quality, command, tmp_path, capsys, change, said):
+    """Nothing is written, least of all outside the report's folder."""
+    folder = change_quality(change)
+    (tmp_path / "victim.txt").write_text("precious")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(next(folder.rglob("recording.flac")), tmp_path / "elsewhere" / "victim.flac")
+    (folder / "audio" / "link").symlink_to(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert command("report", folder, "-o", tmp_path / "a" / "report") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and said in error and len(error) < 600
+    assert (tmp_path / "victim.txt").read_text() == "precious" and not (tmp_path / "a").exists()
+
+
+def test_a_report_writes_through_no_link_out_of_its_folder(change_quality, command, tmp_path, capsys):
+    """But it may be made in the folder of the measurement itself; what stands between dollar signs in a name is no TeX."""
+    folder, report = change_quality(lambda content: content["rows"][1].update(title="a $\\frac$ b")), tmp_path / "report"
+    for name in ("report", "elsewhere"):
+        (tmp_path / name).mkdir()
+    for name in ("audio", "pictures"):
+        (report / name).symlink_to(tmp_path / "elsewhere")
+        assert command("report", folder, "-o", report) == 2
+        assert "leads out of" in capsys.readouterr().err and not any((tmp_path / "elsewhere").iterdir())
+        (report / name).unlink()
+    sounds = [path.read_bytes() for path in sorted(folder.rglob("*.flac"))]
+    for _ in range(2):
+        assert command("report", folder, "-o", folder) == 0, capsys.readouterr().err
+        assert [path.read_bytes() for path in sorted(folder.rglob("*.flac"))] == sounds
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_report_holds_all_that_its_page_shows(report):
+    page = (report / "index.html").read_text()
+    files = re.findall(r'src="([^"]*)"', page)
+    assert len(files) == 4 // 2 + 2 * 4 * 2  # one metric's plots, and picture and audio of 2 recordings by 4 systems
+    for file in files:
+        assert (report / file.replace("%20", " ")).stat().st_size > 0, file
+    assert "http" not in page.replace("http-equiv", "")

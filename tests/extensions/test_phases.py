@@ -1,0 +1,69 @@
+"""A network that works on the phases of a waveform is used like any other."""
+
+import pytest
+import torch
+
+from extensions.registry import make_network
+from extensions.streaming import synthesize_stream
+from model.layers import merge_phases, split_phases
+from model.noise_schedule import linear
+from model.pipeline import Pipeline
+from tests.conftest import config_of, tiny_config_values
+from tests.oracles import textbook
+
+
+@pytest.fixture
+def config():
+    values = tiny_config_values()
+    values["mel"] |= {"hop_length": 80}
+    values["network"] |= {"phases": 2, "mel_mean": -4.0, "mel_std": 2.0}
+    return config_of(values)
+
+
+@pytest.fixture
+def network(config):
+    torch.manual_seed(0)
+    return make_network(config).eval()
+
+
+@pytest.mark.parametrize("n_phases", [1, 2, 4])
+def test_the_rearrangement_is_orthonormal(n_phases):
+    """Fails if samples are lost, doubled or scaled: white noise would not stay white."""
+    identity = torch.eye(12)
+    signals = split_phases(identity, n_phases)
+    assert signals.shape == (12, n_phases, 12 // n_phases)
+    assert torch.equal(signals[:, -1, 0].nonzero().flatten(), torch.tensor([n_phases - 1]))
+    assert torch.equal(merge_phases(signals), identity)
+    torch.testing.assert_close(signals.flatten(1) @ signals.flatten(1).T, identity)
+
+
+@torch.inference_mode()
+def test_the_mel_is_normalised_inside(network, config):
+    plain = make_network(config.model_copy(update={"network": config.network.model_copy(update={"mel_mean": 0.0, "mel_std": 1.0})})).eval()
+    plain.load_state_dict(network.state_dict())
+    y, mel, noise_level = torch.randn(1, 480), torch.randn(1, 20, 6), torch.rand(1)
+    torch.testing.assert_close(network(y, mel, noise_level), plain(y, (mel + 4) / 2, noise_level))
+
+
+@torch.inference_mode()
+def test_a_prediction_depends_on_no_more_frames_than_it_says(network):
+    """Fails if a stream, which reads no further, would differ from the whole."""
+    reach, frames = network.context_frames, 2 * network.context_frames + 5
+    y, mel, noise_level = torch.randn(1, frames * 80), torch.randn(1, 20, frames), torch.rand(1)
+    other_y, other_mel = y.clone(), mel.clone()
+    other_y[:, : 80 * 2], other_mel[:, :, :2] = 3, 3
+    found, wanted = network(other_y, other_mel, noise_level), network(y, mel, noise_level)
+    torch.testing.assert_close(found[:, (2 + reach) * 80 :], wanted[:, (2 + reach) * 80 :], atol=1e-6, rtol=0)
+
+
+def test_a_stream_is_the_whole(network):
+    pipeline, mel = Pipeline(network, linear(3, 1e-3, 0.9)), torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
+    pieces = torch.cat(list(synthesize_stream(pipeline, mel.split(7, dim=1))))
+    whole = torch.cat(list(synthesize_stream(pipeline, [mel])))
+    torch.testing.assert_close(pieces, whole, atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_the_textbook_form_agrees(network, config):
+    y, mel, noise_level = torch.randn(2, 480), torch.randn(2, 20, 6), torch.rand(2)
+    torch.testing.assert_close(textbook(network, config)(y, mel, noise_level), network(y, mel, noise_level), atol=1e-5, rtol=1e-4)

@@ -1,0 +1,135 @@
+"""The energy-based prior: what it is, and that whatever trains, samples, streams, saves or exports a network heeds it."""
+
+import math
+
+import pytest
+import torch
+
+from common.errors import InputError
+from extensions.registry import load_network, make_network, make_pipeline, make_prior, read_checkpoint
+from extensions.streaming import synthesize_stream
+from model.checkpoint import save_weights
+from model.diffusion import add_noise
+from model.mel import compress
+from model.noise_schedule import NoiseSchedule
+from model.pipeline import Pipeline, StandardNormalPrior
+from model.samplers import SAMPLERS
+from tests.conftest import config_of, tiny_config_values
+from tests.oracles import whole_noises
+from training.trainer import Trainer
+
+SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
+
+
+def with_prior(loudest=2.0, floor=0.1, **mel_changes):
+    values = tiny_config_values()
+    values["mel"] |= mel_changes
+    return config_of(values | {"prior": {"loudest": loudest, "floor": floor}})
+
+
+def seeded_network(config):
+    torch.manual_seed(0)
+    return make_network(config).eval()
+
+
+def mel_of_energies(config, energies):
+    """Mels `[n_mels, frames]` whose bands are equal, and whose energies are these."""
+    magnitudes = torch.tensor(energies, dtype=torch.float64) / math.sqrt(config.mel.n_mels)
+    return compress(config.mel.power * magnitudes.log(), config.mel).float().expand(config.mel.n_mels, -1)
+
+
+@pytest.mark.parametrize("scale", [{}, {"power": 2.0}, {"log": "ln", "mean": -5.0, "std": 3.0}, {"log": "db", "power": 2.0}])
+def test_is_the_energy_of_a_frame_between_floor_and_one(scale):
+    config = with_prior(**scale, clamp_min=1e-12)
+    std = make_prior(config).std(mel_of_energies(config, [1e-3, 0.5, 1.0, 2.0, 7.0]))
+    hop = config.mel.hop_length
+    torch.testing.assert_close(std[::hop], torch.tensor([0.1, 0.25, 0.5, 1.0, 1.0]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(std[hop + hop // 2], torch.tensor(math.sqrt(0.25 * 0.5)), atol=1e-4, rtol=0)  # decibels between frames
+    assert (std[-hop:] == std[-1]).all()
+
+
+def test_there_is_none_unless_asked_for(tiny_config):
+    assert isinstance(make_prior(tiny_config), StandardNormalPrior)
+
+
+def test_noise_of_unit_variance_is_wavegrad(tiny_config, tiny_network):
+    mel, noises = torch.randn(2, 20, 6), [torch.randn(2, 240) for _ in range(3)]
+    assert torch.equal(make_prior(with_prior(floor=1.0)).std(mel), torch.ones(2, 240))
+    for name in SAMPLERS:
+        pipelines = (make_pipeline(tiny_network, config, SCHEDULE, name) for config in (with_prior(floor=1.0), tiny_config))
+        assert torch.equal(*(pipeline(mel, noises=noises) for pipeline in pipelines)), name
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_waveform_is_that_of_noise_of_its_standard_deviation(name):
+    """Sampling in whitened waveforms is PriorGrad's, where y_n has noise of std, and the network's prediction is std epsilon."""
+    config = with_prior()
+    network, mel = seeded_network(config).double(), mel_of_energies(config, [0.3, 1.0, 4.0])[None].double()
+    std, noises = make_prior(config).std(mel), [torch.randn(1, 120, dtype=torch.float64) for _ in range(3)]
+
+    class Scaled:
+        hop_length = network.hop_length
+
+        def __call__(self, y_n, mel, noise_level):
+            return std * network(y_n / std, mel, noise_level)
+
+    wanted = Pipeline(Scaled(), SCHEDULE, name)(mel, noises=[std * noise for noise in noises])
+    torch.testing.assert_close(make_pipeline(network, config, SCHEDULE, name)(mel, noises=noises), wanted, rtol=0, atol=1e-9)
+
+
+def test_training_is_of_whitened_waveforms(tmp_path, write_recording):
+    write_recording(tmp_path / "a.wav")
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.txt").write_text("a.wav\n")
+    trainer, seen = Trainer(with_prior(loudest=1e3, floor=1e-6), tmp_path), []
+    batch = next(iter(trainer.batches()))
+    trainer.losses(lambda y_n, mel, noise_level: seen.append((y_n, mel)) or torch.zeros_like(y_n), batch)
+    left, right = trainer.mel_transform.context
+    segment, noise, level = batch[:3]
+    [(y_n, mel)] = seen
+    std = make_prior(trainer.config).std(mel)
+    assert std.max() < 0.5
+    y_0 = segment[:, left : segment.shape[1] - right] / std
+    torch.testing.assert_close(y_n, add_noise(y_0, noise, level))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sampling_starts_from_it(name):
+    config = with_prior()
+    network, mel = seeded_network(config), mel_of_energies(config, [0.3, 1.0, 4.0])[None]
+    states, noises = [], [torch.randn(1, 120) for _ in range(3)]
+    make_pipeline(network, config, SCHEDULE, name)(mel, noises=noises, callback=lambda n, y: states.append(y))
+    torch.testing.assert_close(states[0], make_prior(config).std(mel) * noises[0])
+
+
+def test_pieces_give_the_whole():
+    config = with_prior()
+    network, mel = seeded_network(config), torch.randn(20, 50) - 1
+    noises = whole_noises(0, len(SCHEDULE), 50, network.hop_length)
+    pipeline = make_pipeline(network, config, SCHEDULE)
+    at_once, pieces = pipeline(mel[None], noises=noises)[0], synthesize_stream(pipeline, mel.split(7, dim=1))
+    torch.testing.assert_close(torch.cat(list(pieces)), at_once, atol=1e-4, rtol=0)
+    assert not torch.allclose(torch.cat(list(synthesize_stream(Pipeline(network, SCHEDULE), [mel]))), at_once, atol=1e-2)
+
+
+def test_training_depends_on_it(tmp_path, write_recording):
+    for name in ("train", "validation"):
+        write_recording(tmp_path / f"{name}.wav")
+        (tmp_path / f"{name}.txt").write_text(f"{name}.wav\n")
+    trainers = [Trainer(config, tmp_path) for config in (with_prior(1e3), with_prior(floor=1.0), config_of(tiny_config_values()))]
+    losses = [trainer.train_step(next(iter(trainer.batches()))).loss for trainer in trainers]
+    assert losses[0] != losses[1] == losses[2]
+
+
+def test_goes_with_the_checkpoint(tmp_path, tiny_config):
+    config, path = with_prior(), tmp_path / "a.safetensors"
+    save_weights(seeded_network(config), config, path)
+    assert load_network(path)[1].prior == config.prior
+    with pytest.raises(InputError, match=r"a\.safetensors: prior is .*loudest=2\.0.*wanted by the configuration: None"):
+        read_checkpoint(path, tiny_config)
+
+
+@pytest.mark.parametrize("prior, message", [({}, "missing key 'prior.loudest'"), ({"loudest": 1.0, "floor": 0.0}, "prior.floor")])
+def test_bad_configuration(prior, message):
+    with pytest.raises(InputError, match=message):
+        config_of(tiny_config_values() | {"prior": prior})

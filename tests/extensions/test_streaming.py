@@ -1,0 +1,173 @@
+"""A waveform made in pieces is the waveform made whole, with a fixed latency and in memory that does not grow."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import InputError
+from extensions.registry import make_network, make_pipeline
+from extensions.streaming import FrameNoise, SynthesisStream, push_together, synthesize_stream
+from model.config import load_config
+from model.network import WaveGrad
+from model.noise_schedule import NoiseSchedule, interpolate
+from model.pipeline import Pipeline
+from model.samplers import SAMPLERS
+from tests.conftest import ROOT, config_of, tiny_config_values
+from tests.oracles import whole_noises
+
+SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
+
+
+@pytest.fixture(scope="module")
+def network():
+    config = config_of(tiny_config_values())
+    torch.manual_seed(0)
+    return WaveGrad(config.network, config.mel.n_mels).eval()
+
+
+def whole(network, mel, seed=0):
+    noises = whole_noises(seed, len(SCHEDULE), mel.shape[1], network.hop_length)
+    return Pipeline(network, SCHEDULE)(mel[None], noises=noises)[0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(frames=st.integers(1, 90), piece=st.integers(1, 50), seed=st.integers(0, 100))
+def test_pieces_give_the_whole(network, frames, piece, seed):
+    mel = torch.randn(20, frames, generator=torch.Generator().manual_seed(seed))
+    pieces = list(synthesize_stream(Pipeline(network, SCHEDULE), mel.split(piece, dim=1), seed))
+    torch.testing.assert_close(torch.cat(pieces), whole(network, mel, seed), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_can_stream(network, name):
+    mel = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
+    noises = whole_noises(0, len(SCHEDULE), 50, network.hop_length)
+    pipeline = Pipeline(network, SCHEDULE, name)
+    at_once, pieces = pipeline(mel[None], noises=noises)[0], synthesize_stream(pipeline, mel.split(7, dim=1))
+    torch.testing.assert_close(torch.cat(list(pieces)), at_once, atol=1e-4, rtol=0)
+
+
+def test_streams_with_the_sampler_that_the_schedule_was_made_for(network):
+    """Fails if a schedule that says its sampler is used with another one where none is asked for."""
+    schedule, mel = NoiseSchedule(SCHEDULE.betas, sampler="ddim"), torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
+    found, wanted, other = (
+        torch.cat(list(synthesize_stream(Pipeline(network, of_stream, sampler), [mel])))
+        for of_stream, sampler in [(schedule, None), (SCHEDULE, "ddim"), (SCHEDULE, None)]
+    )
+    assert torch.equal(found, wanted) and not torch.allclose(found, other)
+
+
+def test_one_frame_at_a_time_comes_with_a_fixed_latency(network):
+    mel = torch.randn(20, 60, generator=torch.Generator().manual_seed(0))
+    stream, given, result = SynthesisStream(Pipeline(network, SCHEDULE)), [], []
+    for frame in range(60):
+        result.append(stream.push(mel[:, frame : frame + 1], last=frame == 59))
+        given.append(sum(len(piece) for piece in result) // 40)
+    assert stream.latency_frames == 3 * network.context_frames
+    assert given[:-1] == [max(frame + 1 - stream.latency_frames, 0) for frame in range(59)]
+    torch.testing.assert_close(torch.cat(result), whole(network, mel), atol=1e-4, rtol=0)
+
+
+def test_streams_pushed_together_give_what_each_gives_alone(network):
+    mels = [torch.randn(20, frames, generator=torch.Generator().manual_seed(frames)) for frames in (33, 7, 60, 33)]
+    streams, results = [SynthesisStream(Pipeline(network, SCHEDULE)) for _ in mels], [[] for _ in mels]
+    open_streams = list(range(4))
+    for start in range(0, 60, 8):
+        chunks = [mels[i][:, start : start + 8] for i in open_streams]
+        lasts = [start + 8 >= mels[i].shape[1] for i in open_streams]
+        for i, waveform in zip(open_streams, push_together([streams[i] for i in open_streams], chunks, lasts)):
+            results[i].append(waveform)
+        open_streams = [i for i, last in zip(open_streams, lasts) if not last]
+    for mel, result in zip(mels, results):
+        torch.testing.assert_close(torch.cat(result), whole(network, mel), atol=1e-4, rtol=0)
+
+
+def test_what_a_stream_keeps_does_not_grow(network):
+    stream, sizes = SynthesisStream(Pipeline(network, SCHEDULE)), []
+    for _ in range(30):
+        stream.push(torch.randn(20, 10))
+        sizes.append(sum(stage.y.numel() + stage.mel.numel() for stage in stream.steps))
+    assert len(set(sizes[10:])) == 1
+
+
+def test_a_stream_that_has_ended_takes_no_more(network):
+    stream = SynthesisStream(Pipeline(network, SCHEDULE))
+    stream.push(torch.randn(20, 5), last=True)
+    with pytest.raises(RuntimeError, match="ended"):
+        stream.push(torch.randn(20, 5))
+
+
+@pytest.mark.parametrize("changes", [{}, {"interpolation": "nearest"}, {"upsampling_dilations": [[1, 2, 4, 8]] * 3}])
+@torch.inference_mode()
+def test_the_receptive_field_is_as_said(changes):
+    """Beyond `context_frames` nothing has an influence, and not much less would do."""
+    values = tiny_config_values()
+    values["network"].update(changes)
+    config = config_of(values)
+    torch.manual_seed(0)
+    network = WaveGrad(config.network, config.mel.n_mels).double().eval()
+    context, middle = network.context_frames, 30
+    y, mel, level = torch.randn(1, 2400).double(), torch.randn(1, 20, 60).double(), torch.full((1,), 0.5).double()
+    frame = slice(middle * 40, (middle + 1) * 40)
+    exact = network(y, mel, level)[:, frame]
+
+    def changed_beyond(distance):
+        other_y, other_mel = torch.randn_like(y), torch.randn_like(mel)
+        other_y[:, (middle - distance) * 40 : (middle + 1 + distance) * 40] = y[:, (middle - distance) * 40 : (middle + 1 + distance) * 40]
+        other_mel[:, :, middle - distance : middle + 1 + distance] = mel[:, :, middle - distance : middle + 1 + distance]
+        return (network(other_y, other_mel, level)[:, frame] - exact).abs().max().item()
+
+    assert changed_beyond(context) == 0
+    assert changed_beyond(context - 2) > 0
+
+
+@pytest.mark.parametrize("n_steps", [3, 12])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_pieces_give_the_whole_in_float64_whatever_the_sampler(network, name, n_steps):
+    """Fails if a piece differs by more than rounding, which float32 hides: twelve steps enlarge it to 4e-4 there."""
+    schedule, mel = interpolate(SCHEDULE, n_steps), torch.randn(20, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    double = copy.deepcopy(network).double()
+    noises = [noise.double() for noise in whole_noises(0, n_steps, 40, double.hop_length)]
+    pipeline, pieces = Pipeline(double, schedule, name), mel.split(7, dim=1)
+    wanted, stream = pipeline(mel[None], noises=noises)[0], SynthesisStream(pipeline)
+    found = [push_together([stream], [piece], [i == len(pieces) - 1])[0] for i, piece in enumerate(pieces)]
+    torch.testing.assert_close(torch.cat(found), wanted, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("name, n_noisy", [("ddim", 0), ("dpm-solver", 0), ("ancestral", 2), ("sde-dpm-solver", 2)])
+def test_no_noise_is_drawn_for_steps_that_add_none(network, monkeypatch, name, n_noisy):
+    drawn = []
+    monkeypatch.setattr(FrameNoise, "draw", lambda noise, n_frames: drawn.append(n_frames) or torch.zeros(n_frames * 40))
+    SynthesisStream(Pipeline(network, SCHEDULE, name)).push(torch.randn(20, 9), last=True)
+    assert drawn == [9] * (1 + n_noisy)  # the start, and the steps
+
+
+def test_a_piece_may_be_an_array_of_any_precision_and_what_is_none_is_refused(network):
+    mel = torch.randn(20, 9, generator=torch.Generator().manual_seed(0))
+    wanted = SynthesisStream(Pipeline(network, SCHEDULE)).push(mel, last=True)
+    for piece in (mel.double(), mel.numpy(), mel[None]):
+        assert torch.equal(SynthesisStream(Pipeline(network, SCHEDULE)).push(piece, last=True), wanted)
+    for piece in (mel.T, mel[:5], mel * torch.nan, mel.tolist()):
+        with pytest.raises(InputError):
+            SynthesisStream(Pipeline(network, SCHEDULE)).push(piece)
+
+
+@pytest.mark.parametrize(
+    "name, schedule, gla_grad, frames, milliseconds",
+    [
+        ("universal-22k", "universal-22k-1", 0, 17, 197),
+        ("universal-22k", "universal-22k-1", 8, 49, 569),
+        ("universal-22k", "universal-22k-2", 0, 26, 302),
+        ("small-16k", "small-16k-6", 0, 91, 1138),
+    ],
+)
+def test_latencies_are_those_of_the_manual(name, schedule, gla_grad, frames, milliseconds):
+    """Those in docs/usage.md."""
+    config = load_config(ROOT / "configs" / f"{name}.json")
+    schedule = NoiseSchedule.load(ROOT / "schedules" / f"{schedule}.json")
+    stream = SynthesisStream(make_pipeline(make_network(config).eval(), config, schedule, gla_grad=gla_grad))
+    assert stream.latency_frames == frames
+    assert round(1000 * frames * config.mel.hop_length / config.mel.sample_rate) == milliseconds

@@ -1,0 +1,163 @@
+"""A checkpoint loads whole and strictly, or not at all, and is written whole or not at all."""
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+
+from common.errors import InputError
+from common.files import save_atomically
+from extensions.registry import load_network
+from model.checkpoint import save_weights
+from runs.convert import convert
+from tests.conftest import config_of, tiny_config_values
+
+
+def test_released_weights_give_back_the_network(tiny_checkpoint, tiny_network, tiny_config):
+    network, config = load_network(tiny_checkpoint)
+    assert config == tiny_config
+    arguments = torch.randn(1, 80), torch.randn(1, 20, 2), torch.ones(1)
+    with torch.inference_mode():
+        assert torch.equal(network(*arguments), tiny_network(*arguments))
+
+
+def training_state(network, config):
+    weights = network.state_dict()
+    return {"network": {k: v + 1 for k, v in weights.items()}, "ema": weights, "step": 5, "config": config.model_dump_json()}
+
+
+def test_inference_uses_the_averaged_weights_of_a_training_state(tmp_path, tiny_network, tiny_config):
+    torch.save(training_state(tiny_network, tiny_config), tmp_path / "state.pt")
+    network, _ = load_network(tmp_path / "state.pt")
+    for ours, theirs in zip(network.parameters(), tiny_network.parameters()):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "section, key, value",
+    [("network", "upsampling_channels", [8, 8, 4]), ("mel", "f_max", 3000.0), ("mel", "log", "ln")],
+)
+def test_another_configuration_is_refused_with_the_key_and_both_values(tiny_checkpoint, section, key, value):
+    values = tiny_config_values()
+    values[section][key] = value
+    with pytest.raises(InputError, match=f"{section}.{key} is .* \\(wanted by the configuration: .*\\)") as error:
+        load_network(tiny_checkpoint, config_of(values))
+    assert "tiny.safetensors" in str(error.value)
+
+
+def test_a_training_setting_may_differ(tiny_checkpoint):
+    values = tiny_config_values()
+    values["training"]["batch_size"] = 99
+    load_network(tiny_checkpoint, config_of(values))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda weights: weights.pop("mel_conv.bias"), "'mel_conv.bias' is missing"),
+        (lambda weights: weights.update({"mel_conv.bias": torch.zeros(9)}), r"'mel_conv.bias' has shape \[9\].*\[8\]"),
+        (lambda weights: weights.update(extra=torch.zeros(1)), "unknown weight 'extra'"),
+    ],
+)
+def test_weights_load_strictly(tmp_path, tiny_network, tiny_config, change, words):
+    weights = {name: tensor.contiguous() for name, tensor in tiny_network.state_dict().items()}
+    change(weights)
+    safetensors.torch.save_file(weights, tmp_path / "w.safetensors", {"config": tiny_config.model_dump_json()})
+    with pytest.raises(InputError, match=f"w.safetensors: .*{words}"):
+        load_network(tmp_path / "w.safetensors")
+
+
+class Anything:
+    pass
+
+
+def test_weights_in_half_precision_are_read_as_float32(tmp_path, tiny_network, tiny_config):
+    """Fails if the file is not half as large, or a network computes in the precision of its file."""
+    save_weights(tiny_network, tiny_config, tmp_path / "full.safetensors")
+    convert(tmp_path / "full.safetensors", tmp_path / "half.safetensors", dtype=torch.float16)
+    full, half = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half"))
+    network, _ = load_network(tmp_path / "half.safetensors")
+    assert full - half == pytest.approx(2 * sum(parameter.numel() for parameter in network.parameters()), rel=0.02)
+    for name, parameter in network.state_dict().items():
+        assert torch.equal(parameter, tiny_network.state_dict()[name].half().float())
+
+
+@pytest.mark.parametrize("length", [0, 4, 1000])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_truncated_checkpoint_is_refused(tmp_path, tiny_network, tiny_config, length, suffix):
+    path = tmp_path / f"cut{suffix}"
+    if suffix == ".pt":
+        torch.save(training_state(tiny_network, tiny_config), path)
+    else:
+        save_weights(tiny_network, tiny_config, path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(InputError, match=f"cut{suffix}: not a .*damaged"):
+        load_network(path)
+
+
+@pytest.mark.parametrize(
+    "name, write, words",
+    [
+        ("pickle.pt", lambda path: torch.save(Anything(), path), "more than plain tensors"),
+        ("tensor.pt", lambda path: torch.save(torch.zeros(1), path), "'config' and 'ema'"),
+        ("bare.safetensors", lambda path: safetensors.torch.save_file({"a": torch.zeros(1)}, path), "no configuration"),
+        ("text.pt", lambda path: path.write_text("hello"), "not a checkpoint"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path, name, write, words):
+    write(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}: .*{words}") as error:
+        load_network(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_configuration_in_the_checkpoint_is_named(tmp_path):
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, {"config": json.dumps({"mel": 1})})
+    with pytest.raises(InputError, match="w.safetensors .configuration in the checkpoint"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("name", ["none.pt", "none.safetensors"])
+def test_a_missing_checkpoint_is_an_os_error_that_names_it(tmp_path, name):
+    with pytest.raises(FileNotFoundError) as error:
+        load_network(tmp_path / name)
+    assert str(error.value.filename).endswith(name)
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(temporary):
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError):
+        save_atomically(write, path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda state: state.update(ema=[torch.zeros(1)]), "the weights are a list .wanted: a dictionary"),
+        (lambda state: state.update(ema=None), "the weights are a NoneType"),
+        (lambda state: state["ema"].update({"mel_conv.bias": torch.zeros(8, dtype=torch.int64)}), "'mel_conv.bias' is torch.int64"),
+        (lambda state: state["ema"].update({"mel_conv.bias": torch.zeros(8).to_sparse()}), "'mel_conv.bias' is torch.sparse_coo"),
+        (lambda state: state["ema"].update({"mel_conv.bias": torch.zeros(8, device="meta")}), "'mel_conv.bias' is torch.float32"),
+        (lambda state: state["ema"].update({"mel_conv.bias": 3}), "'mel_conv.bias' is a int"),
+        (lambda state: state["ema"].update({5: torch.zeros(1)}), "unknown weight '5'"),
+        (lambda state: state.update(config={"mel": 1}), "'config' is a dict .wanted: JSON text"),
+        (lambda state: state.update(mel_statistics=7), "'mel_statistics' is a int"),
+    ],
+)
+def test_entries_of_a_training_state_that_are_something_else_are_refused_by_name(tmp_path, tiny_network, tiny_config, change, words):
+    state = training_state(tiny_network, tiny_config)
+    change(state)
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(InputError, match=f"state.pt: .*{words}") as error:
+        load_network(tmp_path / "state.pt")
+    assert "\n" not in str(error.value)

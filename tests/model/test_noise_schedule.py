@@ -1,0 +1,290 @@
+"""Noise schedules are immutable, exact, and refuse what is not one."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import InputError
+from model.noise_schedule import (
+    BUILDERS,
+    MANY_STEPS,
+    NoiseSchedule,
+    fibonacci,
+    find_schedule,
+    interpolate,
+    linear,
+    random_along,
+    repeat,
+)
+from tests.conftest import ROOT
+
+betas_inside = st.lists(st.floats(1e-9, 0.999, exclude_max=True), min_size=1, max_size=30)
+
+
+@given(betas_inside)
+def test_tables_follow_from_the_betas(betas):
+    schedule = NoiseSchedule(betas)
+    product = 1.0
+    for n, beta in enumerate(betas):
+        product *= 1 - beta
+        assert schedule.alphas[n] == 1 - beta
+        assert schedule.alphas_cumprod[n] == pytest.approx(product, rel=1e-12)
+        assert schedule.noise_levels[n] == pytest.approx(product**0.5, rel=1e-12)
+    assert (np.diff(schedule.noise_levels) < 0).all() or min(betas) < 1e-15
+
+
+def test_tables_are_in_float64():
+    """In float32, 1 - alpha_bar of a first beta of 1e-6 is wrong by 1 %, and every output too quiet by as much."""
+    schedule = NoiseSchedule([1e-6, 1e-5])
+    exact = float(Fraction(1) - (1 - Fraction(1e-6)))
+    assert 1 - schedule.alphas_cumprod[0] == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize("table", ["betas", "alphas", "alphas_cumprod", "noise_levels"])
+def test_is_immutable(table):
+    schedule = linear(5, 0.1, 0.2)
+    with pytest.raises(ValueError):
+        getattr(schedule, table)[0] = 0.5
+    with pytest.raises(AttributeError):
+        setattr(schedule, table, np.zeros(5))
+
+
+def test_does_not_share_memory_with_its_betas():
+    betas = np.array([0.1, 0.2])
+    schedule = NoiseSchedule(betas)
+    betas[0] = 0.9
+    assert schedule.betas[0] == 0.1
+
+
+@pytest.mark.parametrize(
+    "betas, words",
+    [
+        ([], "empty"),
+        ([0.0, 0.1], "found 0.0 at index 0"),
+        ([0.1, 1.0], "found 1.0 at index 1"),
+        ([0.1, -0.1], "found -0.1 at index 1"),
+        ([float("nan")], "found nan"),
+        ([[0.1], [0.2]], r"shape \[2, 1\]"),
+        (0.1, r"shape \[\]"),
+        (["a"], "list of numbers"),
+        ([[0.1], [0.2, 0.3]], "list of numbers"),
+        (None, "found nan|list of numbers|shape"),
+    ],
+)
+def test_refuses_betas_that_are_none(betas, words):
+    with pytest.raises(InputError, match=words):
+        NoiseSchedule(betas)
+
+
+def test_builders():
+    assert linear(1000, 1e-6, 0.01).noise_levels[-1] == pytest.approx(0.081, abs=5e-4)
+    assert list(fibonacci(5, 1e-6).betas) == pytest.approx([1e-6, 2e-6, 3e-6, 5e-6, 8e-6])
+    assert fibonacci(25, 1e-6).noise_levels[-1] == pytest.approx(0.848, abs=5e-4)
+    for name in ("linear", "geometric", "quadratic"):
+        betas = BUILDERS[name](10, 1e-6, 0.01).betas
+        assert betas[0] == pytest.approx(1e-6) and betas[-1] == pytest.approx(0.01) and (np.diff(betas) > 0).all()
+
+
+FINAL_NOISE_LEVELS = {"ivanvovk-6": 0.964, "ivanvovk-7": 0.964, "ivanvovk-12": 0.954, "ivanvovk-25": 0.848, "wg-6": 0.435}
+
+
+@pytest.mark.parametrize("name, wanted", FINAL_NOISE_LEVELS.items())
+def test_shipped_schedules_end_where_their_source_says(name, wanted):
+    schedule = NoiseSchedule.load(ROOT / "schedules" / f"{name}.json")
+    assert schedule.noise_levels[-1] == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "schedules").glob("*.json")), ids=lambda path: path.stem)
+def test_shipped_schedules_say_where_they_come_from(path):
+    schedule = NoiseSchedule.load(path)
+    assert schedule.name == path.stem and schedule.source
+
+
+BETAS = {
+    3: ("dpm-solver", [0.000281669, 0.0991602, 0.816611]),
+    12: (
+        "sde-dpm-solver",
+        [0.000281669, 0.0010611, 0.00368672, 0.0093211, 0.0199528, 0.0393041, 0.0685162, 0.140191, 0.283248, 0.347101, 0.33356, 0.28753],
+    ),
+}
+
+
+@pytest.mark.parametrize("n_steps, wanted", BETAS.items())
+def test_the_shipped_schedule_in_other_numbers_of_steps(n_steps, wanted):
+    """Fails if a change of the interpolation would make the figures in checkpoints/README.md those of other schedules."""
+    schedule = find_schedule(ROOT / "schedules" / "small-16k-6.json", n_steps)
+    assert (schedule.sampler, [float(f"{beta:.6g}") for beta in schedule.betas]) == wanted
+
+
+def test_warns_of_a_schedule_that_cannot_start_from_noise():
+    assert "final noise level 0.964" in NoiseSchedule.load(ROOT / "schedules" / "ivanvovk-6.json").warning
+    assert NoiseSchedule.load(ROOT / "schedules" / "wg-6.json").warning is None
+
+
+def test_a_byte_order_mark_is_no_part_of_a_schedule(tmp_path):
+    (tmp_path / "s.json").write_bytes(b"\xef\xbb\xbf[0.1, 0.5]")
+    assert NoiseSchedule.load(tmp_path / "s.json").betas.tolist() == [0.1, 0.5]
+
+
+@given(betas=betas_inside)
+def test_json_gives_back_the_same_bits(tmp_path_factory, betas):
+    path = tmp_path_factory.mktemp("schedule") / "s.json"
+    NoiseSchedule(betas, "s", "made up", "ddim", "ancestral").save(path)
+    loaded = NoiseSchedule.load(path)
+    assert list(loaded.betas) == betas
+    assert (loaded.name, loaded.source, loaded.sampler, loaded.many_steps_sampler) == ("s", "made up", "ddim", "ancestral")
+    assert [entry.name for entry in path.parent.iterdir()] == ["s.json"]
+
+
+def test_reads_what_users_have(tmp_path):
+    betas = [1e-4, 1e-2, 0.5]
+    torch.save(torch.tensor(betas, dtype=torch.float64), tmp_path / "tensor.pt")
+    torch.save(betas, tmp_path / "list.pt")
+    np.save(tmp_path / "array.npy", np.array(betas))
+    (tmp_path / "bare.json").write_text(json.dumps(betas))
+    for path in tmp_path.iterdir():
+        assert list(NoiseSchedule.load(path).betas) == betas
+
+
+class Anything:
+    pass
+
+
+@pytest.mark.parametrize(
+    "name, write",
+    [
+        ("broken.json", lambda path: path.write_text("{")),
+        ("no_betas.json", lambda path: path.write_text("{}")),
+        ("unknown_key.json", lambda path: path.write_text('{"betas": [0.1], "bteas": [0.1]}')),
+        ("number_as_sampler.json", lambda path: path.write_text('{"betas": [0.1], "sampler": 5}')),
+        ("number_as_many_steps_sampler.json", lambda path: path.write_text('{"betas": [0.1], "many_steps_sampler": 5}')),
+        ("number_as_name.json", lambda path: path.write_text('{"betas": [0.1], "name": 5}')),
+        ("deep.json", lambda path: path.write_text("[" * 100_000)),
+        ("huge_number.json", lambda path: path.write_text('{"betas": [1' + "0" * 400 + "]}")),
+        ("text.json", lambda path: path.write_text('{"betas": "abc"}')),
+        ("pickle.pt", lambda path: torch.save(Anything(), path)),
+        ("dictionary.pt", lambda path: torch.save({"betas": 1}, path)),
+        ("truncated.pt", lambda path: path.write_bytes(b"PK\x03\x04")),
+        ("objects.npy", lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True)),
+        ("empty.npy", lambda path: path.write_bytes(b"")),
+        ("schedule.txt", lambda path: path.write_text("0.1")),
+    ],
+)
+def test_refuses_files_that_are_no_schedule_by_name(tmp_path, name, write):
+    path = tmp_path / name
+    write(path)
+    with pytest.raises(InputError) as error:
+        NoiseSchedule.load(path)
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        NoiseSchedule.load(tmp_path / "none.json")
+
+
+@given(st.integers(2, 12), st.integers(0, 1000))
+def test_random_schedules_keep_to_the_curve(n_steps, seed):
+    """Each step is near its place in `interpolate`'s schedule; the ends are the curve's."""
+    curve = linear(6, 1e-3, 0.5)
+    drawn = random_along(curve, n_steps, np.random.default_rng(seed))
+    assert len(drawn) == n_steps
+    np.testing.assert_allclose(drawn.log_snr[[0, -1]], curve.log_snr[[0, -1]])
+    quarters = interpolate(curve, 4 * (n_steps - 1) + 1).log_snr  # a quarter of a step from place to place
+    for n in range(1, n_steps - 1):
+        assert quarters[4 * n + 1] - 1e-9 <= drawn.log_snr[n] <= quarters[4 * n - 1] + 1e-9
+
+
+def test_random_schedules_differ():
+    rng = np.random.default_rng(0)
+    drawn = [random_along(linear(6, 1e-3, 0.5), 4, rng).betas.tolist() for _ in range(10)]
+    assert len(set(map(tuple, drawn))) == 10
+
+
+@pytest.mark.parametrize("n_steps, other", [(1, 4), (4, 1)])
+@pytest.mark.parametrize("take", [interpolate, lambda schedule, n_steps: random_along(schedule, n_steps, np.random.default_rng(0))])
+def test_one_step_is_no_curve(take, n_steps, other):
+    with pytest.raises(InputError, match="no curve"):
+        take(linear(n_steps, 0.1, 0.2), other)
+
+
+@pytest.mark.parametrize(
+    "betas", [[True, 0.5], ["0.1", "0.2"], [0.1j], [None], [10**400], [{}], np.array([b"a"]), [[0.1]] * 3, "0.5", {"a": 1}]
+)
+def test_only_real_numbers_are_betas(betas):
+    """Fails if text that looks like a number, or True, is taken for one."""
+    with pytest.raises(InputError, match="betas must be"):
+        NoiseSchedule(betas)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"betas": [1%s]}' % ("0" * 400), '{"betas": [0.1], "name": 3}', "[NaN]", "{"])
+def test_json_of_all_kinds_is_one_line(tmp_path, content):
+    (tmp_path / "s.json").write_text(content)
+    with pytest.raises(InputError, match="s.json: ") as error:
+        NoiseSchedule.load(tmp_path / "s.json")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "schedules").glob("small-16k-*.json")), ids=lambda path: path.stem)
+def test_our_own_schedules_do_not_warn_against_themselves(path):
+    assert NoiseSchedule.load(path).warning is None
+
+
+SIX = NoiseSchedule([3e-4, 6e-3, 0.04, 0.16, 0.5, 0.6], "six", "searched", "dpm-solver", "sde-dpm-solver")
+
+
+def test_the_same_curve_in_another_number_of_steps():
+    """Fails if the ends move, or if every other step of twice as many is not a step of the curve."""
+    finer = interpolate(SIX, 11)
+    np.testing.assert_allclose(finer.log_snr[::2], SIX.log_snr, rtol=1e-12)
+    assert (finer.name, finer.source) == ("six-in-11", "interpolated in log-SNR from six (searched)")
+    assert interpolate(SIX, 6) is SIX
+
+
+def test_each_beta_is_repeated():
+    for times in (2, 4):
+        repeated = repeat(fibonacci(25, 1e-6), times)
+        assert np.array_equal(repeated.betas, np.repeat(fibonacci(25, 1e-6).betas, times))
+        assert repeated.name == f"fibonacci-25-1e-06-x{times}" and repeated.source.endswith("(fibonacci(25, 1e-06))")
+    assert repeat(SIX, 1) is SIX
+
+
+@pytest.mark.parametrize(
+    "derived, sampler",
+    [
+        (interpolate(SIX, 3), "dpm-solver"),
+        (interpolate(SIX, MANY_STEPS - 1), "dpm-solver"),
+        (interpolate(SIX, MANY_STEPS), "sde-dpm-solver"),
+        (interpolate(SIX, 1000), "sde-dpm-solver"),
+        (repeat(SIX, 2), "sde-dpm-solver"),
+        (repeat(interpolate(SIX, 5), 2), "dpm-solver"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_the_number_of_steps_decides_on_the_sampler(derived, sampler):
+    """Fails if a derived schedule is sampled as no file of such steps was, or forgets one of the two samplers."""
+    assert (derived.sampler, derived.many_steps_sampler) == (sampler, "sde-dpm-solver")
+
+
+def test_without_a_sampler_for_many_steps_there_is_one_for_all():
+    for sampler in (None, "ddim"):
+        schedule = NoiseSchedule(SIX.betas, sampler=sampler)
+        for derived in (interpolate(schedule, 12), repeat(schedule, 2), interpolate(schedule, 3)):
+            assert (derived.sampler, derived.many_steps_sampler) == (sampler, None)
+
+
+@pytest.mark.parametrize("change", [interpolate, repeat])
+@pytest.mark.parametrize("number", [0, -1, 2.5, "3", None, 10**9, 10**400])
+def test_impossible_changes_are_one_clear_error(change, number):
+    with pytest.raises(InputError, match="number of .* is .* .wanted: a whole number, 1 to "):
+        change(SIX, number)
+
+
+def test_a_beta_without_a_log_snr_is_on_no_curve():
+    with pytest.raises(InputError, match="vanishes beside 1"):
+        interpolate(NoiseSchedule([1e-17, 0.5]), 3)
