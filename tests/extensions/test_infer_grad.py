@@ -14,7 +14,7 @@ from tests.training_fixtures import SAMPLE_RATE, one_thread, same, train_to_end,
 from training.previews import make_previews, preview_pipeline
 from training.trainer import Trainer
 
-SCHEDULE = '{"betas": [0.001, 0.05, 0.6]}'
+SCHEDULE = '{"betas": [0.001, 0.05, 0.6], "sampler": "sde-dpm-solver"}'
 N_STEPS = 6
 
 
@@ -100,7 +100,7 @@ def test_several_schedules_take_turns_at_random(tmp_path):
     lengths = [len(loss.schedule_at(step)) for step in range(400)]
     shares = [lengths.count(n) / 400 for n in (1, 3, 5)]  # one step is no curve, and stays as it is
     assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.08)
-    assert [loss.pipeline(None, schedule).step for schedule in loss.schedules] == [SAMPLERS["ancestral"], SAMPLERS["ddim"]]
+    assert [loss.pipeline(None, schedule).step for schedule in loss.schedules] == [SAMPLERS["sde-dpm-solver"], SAMPLERS["ddim"]]
 
 
 def test_generates_from_an_estimate(tmp_path):
