@@ -119,11 +119,15 @@ class NoiseSchedule:
             f"starts from pure noise (wanted: at most {MOST_SIGNAL_LEFT})"
         )
 
+    @property
+    def content(self):
+        """What a JSON file of the schedule holds: a dictionary with `JSON_KEYS`, without those that are None."""
+        content = {key: getattr(self, key) for key in JSON_KEYS} | {"betas": self.betas.tolist()}
+        return {key: value for key, value in content.items() if value is not None}
+
     def save(self, path):
         """Writes the schedule as JSON, atomically."""
-        content = {key: getattr(self, key) for key in JSON_KEYS} | {"betas": self.betas.tolist()}
-        content = {key: value for key, value in content.items() if value is not None}
-        save_text(json.dumps(content, indent=2) + "\n", path)
+        save_text(json.dumps(self.content, indent=2) + "\n", path)
 
     @classmethod
     def load(cls, path):

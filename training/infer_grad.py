@@ -45,6 +45,7 @@ class InferGradLoss:
             )
         paths = [config.noise_schedule] if isinstance(config.noise_schedule, str) else config.noise_schedule
         self.schedules = [NoiseSchedule.load(folder / path) for path in paths]
+        self.schedule_contents = {path: schedule.content for path, schedule in zip(paths, self.schedules)}
         self.config = config
         for schedule in self.schedules:
             GriffinLimEstimate(mel_config).check(schedule)

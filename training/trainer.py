@@ -366,6 +366,11 @@ class Trainer:
             self._data = {name: summary(of_list) for name, of_list in recordings.items()}
         return self._data
 
+    def schedules(self):
+        """Path, as in the configuration, -> `NoiseSchedule.content` of what InferGrad takes."""
+        losses = filter(None, self.infer_grad_losses_of_stages.values())
+        return {path: content for loss in losses for path, content in loss.schedule_contents.items()}
+
     def mel_statistics(self):
         """What the mels of this training look like, as JSON text, for inference to know a foreign mel by."""
         if self._mel_statistics is None:
@@ -395,6 +400,7 @@ class Trainer:
             "config": self.config.model_dump_json(),
             "mel_statistics": self.mel_statistics(),
             "data": self.data(),
+            "schedules": self.schedules(),
             "versions": versions(),
         }
 
@@ -463,4 +469,12 @@ class Trainer:
             f"{name} data changed: {describe_data(self.data()[name])}, were {describe_data(before[name])}: {consequences[name]}"
             for name in changed
         ]
+        schedules = state.get("schedules") or {}  # missing likewise
+        for path, now in self.schedules().items():
+            was = schedules.get(path, now)
+            lines += [
+                f"noise schedule {path} changed: {key} was {shortened(was.get(key))}, is {shortened(now.get(key))}"
+                for key in sorted(now | was)
+                if was.get(key) != now.get(key)
+            ]
         return lines, "validation" in changed
