@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import secrets
 import stat
 import warnings
+import zipfile
 from pathlib import Path
 
 from common.errors import InputError
@@ -62,6 +64,28 @@ def reading(path, kind):
         raise InputError(f"{path}: does not fit into memory, or is damaged (wanted: {kind})") from None
     except Exception:
         raise InputError(f"{path}: not {kind}, or a damaged one") from None
+
+
+def checked(file):
+    """What to give to `torch.load` in place of an open file; to be called in the body of `reading`, which explains what it raises.
+
+    PyTorch writes checksums but does not look at them, and reads fields of the archive that no checksum covers. So it is given
+    a fresh archive of what was checked. A file of the format before 2020 has no checksums, and is given as it is.
+    """
+    is_archive = file.read(4) == b"PK\3\4"
+    file.seek(0)
+    if not is_archive:
+        return file
+    copy = io.BytesIO()
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as fresh:
+        entries = archive.infolist()
+        size = os.fstat(file.fileno()).st_size
+        if sum(entry.file_size for entry in entries) > size:  # PyTorch compresses nothing: a small file that would fill the memory
+            raise zipfile.BadZipFile
+        for entry in entries:
+            fresh.writestr(entry.filename, archive.read(entry))
+    copy.seek(0)
+    return copy
 
 
 def read_text(path, kind):

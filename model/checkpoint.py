@@ -1,13 +1,13 @@
 """Checkpoints: training states in `.pt`, released weights in `.safetensors`, each with its configuration.
 
 A training state is a dictionary of `network`, `ema`, `optimizer`, `lr_scheduler`, `step`, `config` (JSON text); released
-weights are the EMA alone, with the configuration as metadata. Either may hold `mel_statistics` (JSON text) beside the
+weights are the EMA alone, with the configuration and a digest of all as metadata. Either may hold `mel_statistics` (JSON text) beside the
 configuration. The files of two public projects are read too (`model/published.py`).
 
 `python -m runs.convert IN OUT` writes any of these as released weights.
 """
 
-import contextlib
+import hashlib
 import pickle
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from common.errors import InputError, shortened
-from common.files import check_not_input, reading, save_atomically
+from common.files import check_not_input, checked, reading, save_atomically
 from model.config import Config, parse_config
 from model.mel.statistics import MelStatistics, parse_mel_statistics, statistics_of_recordings
 from model.mel.transform import LogMelSpectrogram
@@ -27,11 +27,11 @@ from model.published import load_published, recognise
 MOST_DIFFERENCES = 12  # listed in one message
 
 
-def _load_plain_tensors(path, file=None):
+def _load_plain_tensors(path):
     """The content of a file written by `torch.save`; a file with anything but plain tensors and values is refused."""
-    with reading(path, "a checkpoint"), contextlib.nullcontext(file) if file else open(path, "rb") as opened:
+    with reading(path, "a checkpoint"), open(path, "rb") as file:
         try:
-            return torch.load(opened, map_location="cpu", weights_only=True)
+            return torch.load(checked(file), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             if "weights_only" in str(error).lower():
                 raise InputError(f"{path}: holds more than plain tensors, so it is not opened") from None
@@ -42,18 +42,14 @@ def _is_training_state(content):
     return isinstance(content, dict) and "config" in content and "ema" in content
 
 
-def load_training_state(path, file=None):
+def load_training_state(path):
     """Reads a training state written by `train.py`.
-
-    Args:
-        path: the file; messages name it.
-        file: an open file to read in its place.
 
     Raises:
         OSError: the file cannot be read.
         InputError: the file is damaged or not a training state.
     """
-    state = _load_plain_tensors(path, file)
+    state = _load_plain_tensors(path)
     if not _is_training_state(state):
         raise InputError(f"{path}: not a checkpoint of this project (wanted: keys 'config' and 'ema')")
     return state
@@ -65,8 +61,18 @@ def save_weights(network, config, path, mel_statistics=None, dtype=None):
     metadata = {"format": "pt", "config": config.model_dump_json()}
     if mel_statistics is not None:
         metadata["mel_statistics"] = mel_statistics.model_dump_json()
+    metadata["digest"] = _digest(tensors, metadata)
     content = safetensors.torch.save(tensors, metadata)
     save_atomically(lambda temporary: temporary.write_bytes(content), path)
+
+
+def _digest(tensors, metadata):
+    """SHA-256 of the tensors of a safetensors file, in the order of their names, and of its metadata, the digest left out."""
+    digest = hashlib.sha256(repr(sorted((key, text) for key, text in metadata.items() if key != "digest")).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 class Checkpoint(NamedTuple):
@@ -132,6 +138,9 @@ def _read_safetensors(path):
     with reading(path, "a safetensors file"), safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}
+        is_whole = metadata.get("digest") in (None, _digest(tensors, metadata))  # files from before there was one have none
+    if not is_whole:
+        raise InputError(f"{path}: the digest is not that of the weights: damaged, or changed by another program")
     if "config" not in metadata:
         raise InputError(f"{path}: carries no configuration (wanted: metadata 'config')")
     return tensors, metadata

@@ -13,7 +13,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.special import expit
 
 from common.errors import InputError, naming, shortened
-from common.files import read_json, reading, save_text
+from common.files import checked, read_json, reading, save_text
 
 SUFFIXES = (".json", ".npy", ".pt")
 JSON_KEYS = ("name", "source", "sampler", "many_steps_sampler", "griffin_lim", "look_ahead", "betas")
@@ -179,7 +179,7 @@ def _read_npy(path):
 
 def _read_pt(path):
     with reading(path, "a file of plain tensors"), open(path, "rb") as file:
-        return {"betas": torch.load(file, map_location="cpu", weights_only=True)}
+        return {"betas": torch.load(checked(file), map_location="cpu", weights_only=True)}
 
 
 def linear(n_steps, start, stop):

@@ -1,6 +1,7 @@
 """A checkpoint loads whole and strictly, or not at all, and is written whole or not at all."""
 
 import json
+import random
 
 import pytest
 import safetensors.torch
@@ -8,7 +9,7 @@ import torch
 
 from common.errors import InputError
 from common.files import save_atomically
-from model.checkpoint import convert, load_network, save_weights
+from model.checkpoint import convert, load_network, read_checkpoint, save_weights
 from tests.conftest import config_of, tiny_config_values
 
 
@@ -64,6 +65,28 @@ def test_weights_load_strictly(tmp_path, tiny_network, tiny_config, change, word
     safetensors.torch.save_file(weights, tmp_path / "w.safetensors", {"config": tiny_config.model_dump_json()})
     with pytest.raises(InputError, match=f"w.safetensors: .*{words}"):
         load_network(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_no_flipped_bit_of_a_checkpoint_gives_other_weights(tmp_path, tiny_network, tiny_config, suffix):
+    """Fails if checksums are not looked at: one flipped bit of a weight is another waveform."""
+    path = tmp_path / f"flipped{suffix}"
+    if suffix == ".pt":
+        torch.save(training_state(tiny_network, tiny_config), path)
+    else:
+        save_weights(tiny_network, tiny_config, path)
+    content, refused = path.read_bytes(), 0
+    wanted = read_checkpoint(path)
+    for position in random.Random(0).sample(range(len(content)), 100):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 64]) + content[position + 1 :])
+        try:
+            found = read_checkpoint(path)
+        except InputError:
+            refused += 1
+        else:
+            assert found.config == wanted.config
+            assert all(torch.equal(found.weights[name], tensor) for name, tensor in wanted.weights.items()), position
+    assert refused > 50
 
 
 class Anything:

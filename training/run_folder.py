@@ -14,8 +14,6 @@ import os
 import re
 import secrets
 import time
-import zipfile
-import zlib
 from pathlib import Path
 
 import torch
@@ -201,26 +199,13 @@ class RunFolder:
 
 
 def read_state(path):
-    """Reads a training state after checking every byte of it against the checksums in the file.
-
-    PyTorch writes checksums but does not look at them, and reads fields of the archive that no checksum covers. So it is given
-    a fresh archive of what was checked.
+    """Reads a training state that a run can go on from.
 
     Raises:
         OSError: the file cannot be read.
         InputError: the file is damaged or not a training state, or that of another step than its name says.
     """
-    checked = io.BytesIO()
-    with open(path, "rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive, zipfile.ZipFile(checked, "w") as copy:
-                for entry in archive.infolist():
-                    copy.writestr(entry.filename, archive.read(entry))
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError, OSError):
-            # A flipped byte in the table of contents leads anywhere.
-            raise InputError(f"{path}: the checkpoint is damaged") from None
-    checked.seek(0)
-    state = load_training_state(path, checked)
+    state = load_training_state(path)
     check_training_state(state, path)
     path = Path(path)
     if CHECKPOINT.fullmatch(path.name) and _step_of(path) != state["step"]:

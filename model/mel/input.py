@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from common.errors import InputError, naming, shortened
-from common.files import reading
+from common.files import checked, reading
 
 MEL_SUFFIXES = {".npy", ".pt"}
 
@@ -56,7 +56,7 @@ def read_mel(path, n_mels):
         if Path(path).suffix.lower() == ".npy":
             mel = np.load(file, allow_pickle=False)
         else:
-            mel = torch.load(file, map_location="cpu", weights_only=True)
+            mel = torch.load(checked(file), map_location="cpu", weights_only=True)
         if torch.is_tensor(mel) and mel.is_meta:
             raise InputError(f"{path}: mel is a meta tensor, which has no values (wanted: real numbers)")
         with naming(path):
