@@ -263,9 +263,10 @@ def main(argv=None):
         arguments.gla_grad,
         checkpoint.mel_statistics,
         arguments.compile,
+        checkpoint.starts,
     )
-    if schedule.warning and rank == 0 and arguments.job is None:
-        warn(schedule.warning)
+    for line in vocoder.warnings if rank == 0 and arguments.job is None else ():
+        warn(line)
     if n_jobs > 1 and world_size == 1:  # only now: an error in the command is printed once
         del vocoder, network, checkpoint
         return run_jobs([sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)], n_jobs)

@@ -10,7 +10,7 @@ from common.audio import as_audio
 from common.device import DTYPES, autocast, fastest_dtype
 from common.errors import LARGEST_SEED, InputError, naming, shortened
 from common.resampling import resample
-from model.checkpoint import build_network, read_checkpoint
+from model.checkpoint import build_network, read_checkpoint, schedule_warnings
 from model.gla_grad import GlaGrad
 from model.mel.diagnosis import diagnose
 from model.mel.input import as_mel
@@ -134,6 +134,10 @@ class Vocoder:
         gla_grad: iterations of GLA-Grad's correction of the result; 0 leaves it as it is. See `model.gla_grad`.
         mel_statistics: `MelStatistics` of the network's training, if the checkpoint has them.
         compile: whether to compile the network; see `compiled`.
+        starts: what sampling was trained to start from, if the checkpoint says so; see `model.checkpoint.Checkpoint`.
+
+    Attributes:
+        warnings: lines on why the schedule is not for the network; `load` gives them.
 
     Raises:
         InputError: dtype or chunk_frames has no such value, there is no such sampler or no compiler, or the mel is not for GLA-Grad
@@ -152,6 +156,7 @@ class Vocoder:
         gla_grad=0,
         mel_statistics=None,
         compile=False,
+        starts=None,
     ):
         if not (isinstance(chunk_frames, int) and chunk_frames >= 1):
             raise InputError(f"chunk_frames is {shortened(chunk_frames)} (wanted: a whole number, 1 or more)")
@@ -169,6 +174,7 @@ class Vocoder:
         GriffinLimEstimate(mel_config).check(schedule)
         self.gla_grad = GlaGrad(mel_config, gla_grad).to(self.device) if gla_grad else None
         self.mel_statistics = mel_statistics
+        self.warnings = schedule_warnings(schedule, starts)
 
     @classmethod
     def load(cls, checkpoint, schedule, steps=None, **options):
@@ -185,7 +191,11 @@ class Vocoder:
         """
         content = read_checkpoint(checkpoint)
         network, schedule = build_network(content, checkpoint), find_schedule(schedule, steps)
-        return cls(network, content.config.mel, schedule, mel_statistics=content.mel_statistics, **options)
+        statistics, starts = content.mel_statistics, content.starts
+        vocoder = cls(network, content.config.mel, schedule, mel_statistics=statistics, starts=starts, **options)
+        for line in vocoder.warnings:
+            warnings.warn(line, stacklevel=2)
+        return vocoder
 
     def __repr__(self):
         config, steps = self.mel_transform.config, len(self.schedule)

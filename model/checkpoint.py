@@ -1,8 +1,8 @@
 """Checkpoints: training states in `.pt`, released weights in `.safetensors`, each with its configuration.
 
 A training state is a dictionary of `network`, `ema`, `optimizer`, `lr_scheduler`, `step`, `config` (JSON text); released
-weights are the EMA alone, with the configuration and a digest of all as metadata. Either may hold `mel_statistics` (JSON text) beside the
-configuration. The files of two public projects are read too (`model/published.py`).
+weights are the EMA alone, with the configuration and a digest of all as metadata. Either may hold `mel_statistics` (JSON text) and
+`starts` beside the configuration. The files of two public projects are read too (`model/published.py`).
 
 `python -m runs.convert IN OUT` writes any of these as released weights.
 """
@@ -18,10 +18,12 @@ import torch
 
 from common.errors import InputError, shortened
 from common.files import check_not_input, checked, reading, save_atomically
+from common.released import SCHEDULE
 from model.config import Config, parse_config
 from model.mel.statistics import MelStatistics, parse_mel_statistics, statistics_of_recordings
 from model.mel.transform import LogMelSpectrogram
 from model.network import new_network
+from model.noise_schedule import NoiseSchedule
 from model.published import load_published, recognise
 
 MOST_DIFFERENCES = 12  # listed in one message
@@ -55,12 +57,14 @@ def load_training_state(path):
     return state
 
 
-def save_weights(network, config, path, mel_statistics=None, dtype=None):
-    """Writes a network's weights as safetensors, in `dtype` if it is given, with its configuration (and mel statistics) as metadata."""
+def save_weights(network, config, path, mel_statistics=None, dtype=None, starts=None):
+    """Writes a network's weights as safetensors, in `dtype` if it is given, with what a `Checkpoint` has beside them as metadata."""
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"format": "pt", "config": config.model_dump_json()}
     if mel_statistics is not None:
         metadata["mel_statistics"] = mel_statistics.model_dump_json()
+    if starts is not None:
+        metadata["starts"] = starts
     metadata["digest"] = _digest(tensors, metadata)
     content = safetensors.torch.save(tensors, metadata)
     save_atomically(lambda temporary: temporary.write_bytes(content), path)
@@ -76,11 +80,43 @@ def _digest(tensors, metadata):
 
 
 class Checkpoint(NamedTuple):
-    """The content of a checkpoint for inference: weights by name, their configuration, and mel statistics if there are any."""
+    """The content of a checkpoint for inference: weights by name, their configuration, mel statistics if there are any, and starts.
+
+    The starts are what sampling was trained to start from: "noise", "estimate" (`model.shallow`), both with a comma, or None: unknown.
+    """
 
     weights: dict
     config: Config
     mel_statistics: Optional[MelStatistics]
+    starts: Optional[str] = None
+
+
+def starts_of(schedules):
+    """The starts of a `Checkpoint` that InferGrad trained with `NoiseSchedule`s; without any, the diffusion loss trained it from noise."""
+    return ",".join(sorted({schedule.start for schedule in schedules})) or "noise"
+
+
+def _starts_of_config(config):
+    """The same of a file from before it said so; None where the configuration names a schedule that is not among the released ones."""
+    training = config.training
+    last = training.stages[-1].infer_grad if training.stages else None
+    infer_grad = training.infer_grad if last is None else last
+    paths = infer_grad.noise_schedule if infer_grad else ()
+    paths = [SCHEDULE.parent / Path(path).name for path in ([paths] if isinstance(paths, str) else paths)]
+    return starts_of(map(NoiseSchedule.load, paths)) if all(path.is_file() for path in paths) else None
+
+
+def schedule_warnings(schedule, starts):
+    """Lines on why a `NoiseSchedule` is none for weights of those starts."""
+    lines = [schedule.warning] if schedule.warning else []
+    if starts is None or schedule.start in starts.split(","):
+        return lines
+    names = {"noise": "noise", "estimate": "an estimate by Griffin-Lim"}
+    lines.append(
+        f"noise schedule {schedule.name} starts from {names[schedule.start]}, and the weights were not trained for that (wanted: one that "
+        f"starts from {names[starts]}, {'without' if starts == 'noise' else 'with'} griffin_lim)"
+    )
+    return lines
 
 
 def read_checkpoint(path, config=None):
@@ -107,9 +143,9 @@ def read_checkpoint(path, config=None):
                 f"{path}: not a checkpoint of this project (wanted: keys 'config' and 'ema'), nor of ivanvovk/WaveGrad or lmnt-com/wavegrad"
             )
     _check_weights(weights, path)
-    for key in ("config", "mel_statistics"):
+    for key in ("config", "mel_statistics", "starts"):
         if not isinstance(metadata.get(key, ""), str):
-            raise InputError(f"{path}: '{key}' is a {type(metadata[key]).__name__} (wanted: JSON text)")
+            raise InputError(f"{path}: '{key}' is a {type(metadata[key]).__name__} (wanted: text)")
     if metadata:
         own_config = parse_config(metadata["config"], f"{path} (configuration in the checkpoint)")
     if config is not None:
@@ -117,7 +153,10 @@ def read_checkpoint(path, config=None):
     statistics = metadata.get("mel_statistics")
     if statistics is not None:
         statistics = parse_mel_statistics(statistics, own_config.mel.n_mels, f"{path} (mel statistics in the checkpoint)")
-    return Checkpoint(weights, own_config, statistics)
+    starts = metadata.get("starts")
+    if starts not in (None, "noise", "estimate", "estimate,noise"):
+        raise InputError(f"{path}: starts is '{shortened(starts)}' (wanted: noise, estimate, or estimate,noise)")
+    return Checkpoint(weights, own_config, statistics, starts or _starts_of_config(own_config))
 
 
 def _check_weights(weights, path):
@@ -238,5 +277,5 @@ def convert(source, target, config=None, recordings=None, dtype=None):
     if recordings is not None:
         mel_transform = LogMelSpectrogram(checkpoint.config.mel)
         checkpoint = checkpoint._replace(mel_statistics=statistics_of_recordings(recordings, mel_transform))
-    save_weights(network, checkpoint.config, target, checkpoint.mel_statistics, dtype)
+    save_weights(network, checkpoint.config, target, checkpoint.mel_statistics, dtype, checkpoint.starts)
     return checkpoint

@@ -10,6 +10,7 @@ Both are for any batch and length. The metadata of both hold `sample_rate`, `hop
 """
 
 import logging
+import sys
 import warnings
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 from common.audio import signal_to_noise
 from common.errors import CommandParser, InputError, non_negative_int, positive_int, run_command
 from common.files import check_not_input, replacing, save_atomically
-from model.checkpoint import load_network
+from model.checkpoint import build_network, read_checkpoint, schedule_warnings
 from model.config import parse_config
 from model.mel.transform import compress
 from model.prior import StandardNormalPrior, make_prior
@@ -188,10 +189,13 @@ def main(argv=None):
     if not arguments.noise_schedule and (arguments.steps or arguments.sampler or arguments.gla_grad):
         raise InputError("--steps, --sampler and --gla_grad are of a synthesis, which needs a --noise_schedule")
     check_not_input(arguments.output, [arguments.checkpoint, arguments.noise_schedule])
-    network, config = load_network(arguments.checkpoint)
+    checkpoint = read_checkpoint(arguments.checkpoint)
+    network, config = build_network(checkpoint, arguments.checkpoint), checkpoint.config
     with replacing(arguments.output) as unchecked:
         if arguments.noise_schedule:
             schedule = find_schedule(arguments.noise_schedule, arguments.steps)
+            for line in schedule_warnings(schedule, checkpoint.starts):
+                print(f"warning: {line}", file=sys.stderr)
             synthesis = Synthesis(network, config.mel, schedule, arguments.sampler, arguments.gla_grad).eval()
             export_synthesis(synthesis, config, unchecked)
             found = least_synthesis_snr(synthesis, OnnxSynthesis(unchecked), config)

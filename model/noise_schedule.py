@@ -21,6 +21,7 @@ MANY_STEPS = 12  # from here on small-16k is better with its `many_steps_sampler
 MOST_STEPS = 1_000_000  # of a schedule from a text, `interpolate` or `repeat`
 MOST_GRIFFIN_LIM = 1000  # iterations for the estimate of a schedule
 MOST_LOOK_AHEAD = 100  # frames
+FEW_STEPS = 100  # from here on constant betas may be small enough
 MOST_SIGNAL_LEFT = 0.75  # a final noise level above this leaves most of the signal (0.56 of the power); two good steps have 0.72
 
 
@@ -109,9 +110,19 @@ class NoiseSchedule:
         return self.betas[n - 1]
 
     @property
+    def start(self):
+        """What sampling starts from: "noise" or "estimate" (`model.shallow`)."""
+        return "noise" if self.griffin_lim is None else "estimate"
+
+    @property
     def warning(self):
-        """One line if sampling from this schedule cannot start from pure noise, else None."""
-        final = self.noise_levels[-1]
+        """One line if the betas are no way from noise to speech, else None."""
+        final, n_steps = self.noise_levels[-1], len(self)
+        # The first beta may be the largest where the first step leads far, as from one noise level to clean speech.
+        if self.betas[min(1, n_steps - 2)] > self.betas[-1] and (n_steps > 2 or self.griffin_lim is None):
+            return f"noise schedule {self.name}: betas that fall from the first to the last (wanted: that of the least noise first)"
+        if 1 < n_steps < FEW_STEPS and np.ptp(self.betas) < 1e-3 * self.betas[0]:
+            return f"noise schedule {self.name}: {n_steps} equal betas, poor in so few steps (wanted: rising ones)"
         if final <= MOST_SIGNAL_LEFT or self.griffin_lim is not None:
             return None
         return (

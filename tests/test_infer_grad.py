@@ -58,6 +58,7 @@ def test_samples_with_what_the_schedule_was_made_for(tmp_path):
 def test_a_changed_schedule_file_is_said_when_a_run_goes_on(tmp_path):
     """Fails if only the schedule's name is compared, or if a state from before it was kept is refused."""
     state = new_trainer(write_infer_grad_run(tmp_path)).state_dict()
+    assert state["starts"] == "noise"
     lines, _ = new_trainer(write_infer_grad_run(tmp_path, schedule='{"betas": [0.001, 0.6], "sampler": "ddim"}')).load_state_dict(state)
     assert lines == [
         "noise schedule three.json changed: betas was [0.001, 0.05, 0.6], is [0.001, 0.6]",

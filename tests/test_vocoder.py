@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from common.errors import InputError
+from model.checkpoint import save_weights
 from model.noise_schedule import NoiseSchedule, interpolate, linear
 from vocoder import Vocoder, WaveformCheck
 
@@ -14,6 +15,12 @@ MEL = torch.rand(20, 9, generator=torch.Generator().manual_seed(0)) * 4 - 6
 @pytest.fixture
 def vocoder(tiny_network, tiny_config):
     return Vocoder(tiny_network, tiny_config.mel, linear(3, 1e-3, 0.6))
+
+
+def test_loading_warns_of_a_schedule_of_the_other_kind(tmp_path, tiny_network, tiny_config):
+    save_weights(tiny_network, tiny_config, tmp_path / "w.safetensors", starts="estimate")
+    with pytest.warns(UserWarning, match="starts from noise, and the weights were not trained for that"):
+        assert Vocoder.load(tmp_path / "w.safetensors", "linear:3:0.001:0.6").warnings
 
 
 def test_mels_of_any_kind_give_the_same(vocoder):

@@ -18,6 +18,7 @@ from common.audio import Conversions
 from common.device import autocast
 from common.errors import InputError, shortened
 from datasets import Recordings
+from model.checkpoint import starts_of
 from model.diffusion import diffusion_loss
 from model.mel.diagnosis import diagnose
 from model.mel.statistics import mel_statistics, parse_mel_statistics, statistics_of_recordings
@@ -216,6 +217,14 @@ class Trainer:
         return self.infer_grad_losses_of_stages[self.stage.number]
 
     @property
+    def starts(self):
+        """What sampling is trained to start from so far; see `model.checkpoint.Checkpoint`."""
+        stage = stage_at(self.stages, self.step - 1)  # of the last step
+        loss = self.infer_grad_losses_of_stages[stage.number]
+        began = loss and self.step > stage.config.training.infer_grad.from_step
+        return starts_of(loss.schedules if began else ())
+
+    @property
     def examples(self):
         """The `DiffusionExamples` of the stage."""
         return self._examples(self.segments, self.stage.config.data, self.config.training.seed)
@@ -401,6 +410,7 @@ class Trainer:
             "mel_statistics": self.mel_statistics(),
             "data": self.data(),
             "schedules": self.schedules(),
+            "starts": self.starts,
             "versions": versions(),
         }
 
