@@ -12,6 +12,7 @@ import torch
 
 from common.errors import InputError, naming, shortened
 from common.files import reading, replacing
+from common.odd_audio import mended
 from common.resampling import resample, resampled_length, source_range
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
@@ -42,6 +43,9 @@ class _SoundFile(soundfile.SoundFile):
     """A file that is read onwards only: libsndfile cannot seek in a FLAC file of unknown or wrong length."""
 
     def __init__(self, path):
+        if (file := mended(path)) is not None:
+            super().__init__(file)
+            return
         # soundfile encodes names as strict UTF-8; Linux has names that are not.
         super().__init__(os.fsencode(path) if os.name == "posix" else str(path))
 
