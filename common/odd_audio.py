@@ -66,9 +66,9 @@ def _is_odd(path, size, changed):
 
 
 def _finished_wav(content):
-    """The content of a wav file with its length, if its header says 0 and neither that nor its own length is true; else None."""
-    place, stated = 12, int.from_bytes(content[4:8], "little") + 8
-    while stated < len(content) and len(head := content[place : place + 8]) == 8:
+    """The content of a wav file with its length, if its header says 0 samples and a wrong size of the file; else None."""
+    place, is_finished = 12, int.from_bytes(content[4:8], "little") + 8 == len(content)
+    while not is_finished and len(head := content[place : place + 8]) == 8:
         size, place = int.from_bytes(head[4:], "little"), place + 8
         if head[:4] == b"data":
             rest = min(len(content) - place, 0xFFFFFFFF).to_bytes(4, "little")

@@ -14,12 +14,14 @@ from model.mel.transform import RANGE_TOLERANCE, LogMelSpectrogram, compress, ex
 
 LOG_NAMES = {"ln": "natural log", "log10": "log10", "db": "decibels"}
 FEWEST_FRAMES = 100  # a second; fewer may be all speech, or all pause
+FEWEST_TOLD = 30  # of which a mistake can be told, if it is a clear one
 # How far good mels may be from those of the training, in nepers of amplitude (1 = 8.7 dB): another loudness, another
 # voice and microphone, and the ratio of the standard deviations over time, as its logarithm.
 GAIN_TOLERANCE, PROFILE_TOLERANCE, SPREAD_TOLERANCE = 1.5, 0.8, 0.25
 LARGEST_DISTANCE = 2.5  # of a mel that is taken for what it should be
 CLEARLY_CLOSER = 0.85  # an explanation is believed below this share of the distance; of speech in noise it is .95 or more
 OF_AN_IMPOSSIBLE_MEL = 0.6  # the same where values cannot be on the scale; any explanation is closer than none there
+OF_A_SHORT_MEL = 0.5  # the same of less than a second, which may be unlike the average of the training
 COST_OF_A_DIFFERENCE = 0.3  # of two explanations that fit as well, the one with fewer mistakes
 NOISE_COST = 0.3  # of explaining a mel by noise that fills the pauses, which is no mistake
 QUIET_QUANTILE = 0.1  # of the frames, in each band, are taken to be that noise
@@ -55,10 +57,12 @@ def _what_is_wrong(mel, definition, statistics):
             return f"frames along the first axis: shape {list(mel.shape)}; the model expects [{n_mels}, frames]"
         bands = f"{mel.shape[0]} bands" if mel.ndim == 2 else f"shape {list(mel.shape)}"
         return f"{bands}; the model expects {n_mels} bands, [{n_mels}, frames]"
+    if foreign := _padding(mel, definition) or _foreign_floor(mel, definition):
+        return foreign
     impossible = definition.misfit(mel)
     if statistics is not None and mel.shape[1] == n_mels and _is_turned(mel, statistics):
         return f"looks like frames along the first axis; the model expects [{n_mels}, frames]"
-    if statistics is None or mel.shape[1] < FEWEST_FRAMES or mel.std() < 1e-3 * torch.tensor(statistics.std).mean():
+    if statistics is None or mel.shape[1] < FEWEST_TOLD or mel.std() < 1e-3 * torch.tensor(statistics.std).mean():
         return impossible
     mel = mel.double()
     trained = tuple(torch.tensor(values, dtype=mel.dtype) for values in (statistics.mean, statistics.std))
@@ -67,12 +71,44 @@ def _what_is_wrong(mel, definition, statistics):
     if impossible or own > LARGEST_DISTANCE:
         explained, found = min(_explanations(mel, definition, *trained), key=lambda item: item[0])
         limit = OF_AN_IMPOSSIBLE_MEL * own if impossible else CLEARLY_CLOSER * plausible
+        if mel.shape[1] < FEWEST_FRAMES:
+            limit = OF_A_SHORT_MEL * plausible
         if explained < min(LARGEST_DISTANCE, limit):
             return f"looks like {found}"
+    if mel.shape[1] < FEWEST_FRAMES:
+        return impossible
     floor = _wrong_floor(mel, definition, statistics)
     if floor or impossible or plausible <= LARGEST_DISTANCE:
         return floor or impossible
     return _unexplained(mel, *trained)
+
+
+def _padding(mel, definition):
+    """One line if the mel ends in frames of zeros, which a batch is padded with, and which are no silence; else None."""
+    is_zero = (mel == 0).all(0)
+    n_frames = int(is_zero.flip(0).long().cumprod(0).sum())
+    silence = definition.range()[0]
+    if n_frames == 0 or silence == 0 or definition.config.clamp == "zero":
+        return None
+    return f"the last {n_frames} frames are 0 in all bands (padding? The model expects {silence:.4g} for silence)"
+
+
+def _foreign_floor(mel, definition):
+    """One line if the smallest values are, exactly, what the same clamp is in another logarithm; else None."""
+    config, low = definition.config, definition.range()[0]
+    if not math.isfinite(low):
+        return None
+    # Half precision rounds it; a single value must be exact.
+    tolerance = (RANGE_TOLERANCE / 2 if (mel == mel.min()).sum() > 1 else 1e-5) / config.std
+    for log, power in itertools.product(LOG_NAMES, (1.0, 2.0)):
+        clamp = config.clamp_min ** (power / config.power)
+        other = config.model_copy(update={"log": log, "power": power, "clamp_min": clamp})
+        floor = compress(torch.tensor(-math.inf), other).item()
+        if abs(floor - low) > FLOOR_TOLERANCE and abs(mel.min().item() - floor) <= tolerance:
+            words = [(LOG_NAMES[log], LOG_NAMES[config.log]), (_power_name(power), _power_name(config.power))]
+            found, wanted = zip(*((found, wanted) for found, wanted in words if found != wanted))
+            return f"looks like {', '.join(found)}; the model expects {', '.join(wanted)}"
+    return None
 
 
 def _distance(mel, config, mean, std):
