@@ -7,7 +7,7 @@ import warnings
 import torch
 
 from common.audio import as_audio
-from common.device import DTYPES, autocast, fastest_dtype
+from common.device import DTYPES, autocast, fastest_dtype, own_defaults
 from common.errors import LARGEST_SEED, InputError, naming, shortened
 from common.resampling import resample
 from model.checkpoint import build_network, read_checkpoint, schedule_warnings
@@ -90,6 +90,7 @@ class VocoderStream:
         seed: of the noise.
     """
 
+    @own_defaults()
     def __init__(self, vocoder, seed=0):
         _check_seed(seed)
         self.vocoder, self._stream = vocoder, vocoder._synthesis_stream(seed)
@@ -104,6 +105,7 @@ class VocoderStream:
         config = self.vocoder.mel_transform.config
         return self.latency_frames * config.hop_length / config.sample_rate
 
+    @own_defaults()
     def push(self, mel, last=False):
         """Receives the next frames and returns the waveform that is complete with them; see `SynthesisStream.push`.
 
@@ -144,6 +146,7 @@ class Vocoder:
             or for the estimate of the schedule.
     """
 
+    @own_defaults()
     def __init__(
         self,
         network,
@@ -177,6 +180,7 @@ class Vocoder:
         self.warnings = schedule_warnings(schedule, starts)
 
     @classmethod
+    @own_defaults()
     def load(cls, checkpoint, schedule, steps=None, **options):
         """A vocoder from files.
 
@@ -194,7 +198,7 @@ class Vocoder:
         statistics, starts = content.mel_statistics, content.starts
         vocoder = cls(network, content.config.mel, schedule, mel_statistics=statistics, starts=starts, **options)
         for line in vocoder.warnings:
-            warnings.warn(line, stacklevel=2)
+            warnings.warn(line, stacklevel=3)
         return vocoder
 
     def __repr__(self):
@@ -213,6 +217,7 @@ class Vocoder:
         waveforms = self.synthesize(mel, seed)
         return torch.stack(waveforms) if mel.ndim == 3 else waveforms[0]
 
+    @own_defaults()
     def resynthesize(self, waveform, sample_rate, seed=0):
         """Copy synthesis: a recording -> its mel -> a waveform.
 
@@ -244,6 +249,7 @@ class Vocoder:
         """Vocodes an iterable of mels `[n_mels, F]`, the pieces of one utterance; yields waveforms `[T]`, each as soon as complete."""
         return push_all(self.open_stream(seed), pieces)
 
+    @own_defaults()
     def diagnose(self, mel):
         """One line about what looks wrong with a mel `[n_mels, frames]`, or None. Nothing is converted.
 
@@ -269,11 +275,12 @@ class Vocoder:
         """
         _check_seed(seed)
         mels = [self._mel(mel, f"mels[{i}]") for i, mel in enumerate(mels)]
-        streams = [self._synthesis_stream(seed) for _ in mels]
+        with own_defaults():
+            streams = [self._synthesis_stream(seed) for _ in mels]
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
         for k in range(max(map(len, chunks), default=0)):
             open_ = [i for i in range(len(mels)) if k < len(chunks[i])]
-            with autocast(self.device, self.dtype):
+            with own_defaults(), autocast(self.device, self.dtype):
                 waveforms = push_together(
                     [streams[i] for i in open_],
                     [chunks[i][k].to(self.device) for i in open_],
@@ -286,6 +293,7 @@ class Vocoder:
         with naming(name):
             return as_mel(mel, self.mel_transform.config.n_mels)
 
+    @own_defaults()
     def synthesize(self, mels, seed=0):
         """Vocodes mels. The waveform of each is the one that it has when it is vocoded alone. Warns if `diagnose` finds something.
 
@@ -307,7 +315,7 @@ class Vocoder:
         pieces, checks = [[] for _ in mels], []
         for name, mel in zip(names, mels):
             if complaint := self.diagnose(mel):
-                warnings.warn(f"{name}: {complaint}", stacklevel=2)
+                warnings.warn(f"{name}: {complaint}", stacklevel=3)
             checks.append(WaveformCheck(name, self.mel_transform.misfit(mel)))
         for i, piece in self.stream(mels, seed):
             checks[i].add(piece)

@@ -20,12 +20,15 @@ class FrameNoise:
     """Standard normal noise of one step, drawn frame by frame, so that it does not depend on how frames are grouped."""
 
     def __init__(self, seed, n, hop_length):
-        self.generator = torch.Generator().manual_seed((seed << 16) + n)
+        self.generator = torch.Generator("cpu").manual_seed((seed << 16) + n)
         self.hop_length = hop_length
 
     def draw(self, n_frames):
         """The noise of the next `n_frames` frames, `[n_frames * hop_length]`."""
-        return torch.cat([torch.randn(self.hop_length, generator=self.generator) for _ in range(n_frames)] or [torch.empty(0)])
+        noise = torch.empty(n_frames, self.hop_length, dtype=torch.float32, device="cpu")
+        for of_frame in noise:
+            of_frame.normal_(generator=self.generator)
+        return noise.flatten()
 
 
 class _Stage:

@@ -23,6 +23,28 @@ def test_loading_warns_of_a_schedule_of_the_other_kind(tmp_path, tiny_network, t
         assert Vocoder.load(tmp_path / "w.safetensors", "linear:3:0.001:0.6").warnings
 
 
+@pytest.mark.parametrize("dtype, device", [(torch.float64, "cpu"), (torch.float32, "meta"), (torch.float64, "meta")])
+def test_other_defaults_of_the_program_change_nothing(tmp_path, tiny_network, tiny_config, dtype, device):
+    """Fails if a tensor is made without its dtype or device, or if the defaults are not the program's own again."""
+    save_weights(tiny_network, tiny_config, tmp_path / "w.safetensors")
+    speech = np.random.default_rng(0).standard_normal(4000) * 0.1
+
+    def results():
+        vocoder = Vocoder.load(tmp_path / "w.safetensors", "linear:3:0.001:0.6", gla_grad=1)
+        pieces = vocoder.synthesize_stream([MEL[:, :5], MEL[:, 5:]])
+        return [vocoder(MEL, seed=3), vocoder.resynthesize(speech, 8000), *pieces, *(piece for _, piece in vocoder.stream([MEL]))]
+
+    wanted, before = results(), torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            found = results()
+            assert torch.empty(0).device.type == device and torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
 def test_mels_of_any_kind_give_the_same(vocoder):
     [wanted] = vocoder.synthesize([MEL])
     for mels in (MEL, MEL[None], MEL.numpy(), [MEL.numpy()], [MEL[None].numpy()], MEL.double(), MEL[None].numpy().astype(">f8")):
