@@ -48,8 +48,6 @@ class _Stage:
 
     def receive(self, mel, y, last_y_0, last):
         """Receives the next frames: mel `[n_mels, F]`, y and the last estimate of y_0 `[F * hop_length]`; `last`: these are the last."""
-        if self.closed:
-            raise RuntimeError("the stream has ended")
         self.closed = last
         self.end += mel.shape[1]
         if self.mel is not None:
@@ -148,7 +146,7 @@ class SynthesisStream:
 
     def __init__(self, network, schedule, seed=0, sampler=None, gla_grad=None):
         sampler = sampler or find_sampler(sampler_name(schedule), streamable=True)
-        self.network, self.schedule = network, schedule
+        self.network, self.schedule, self.interrupted = network, schedule, False
         n_steps, hop_length = len(schedule), network.hop_length
         noises = [FrameNoise(seed, n, hop_length) for n in range(n_steps + 1)]
         self.start_noise = noises[n_steps]  # y_N; the noise of step n is that of y_{n-1}
@@ -187,7 +185,7 @@ class SynthesisStream:
 
         Raises:
             InputError: it is no mel, or has another number of bands than the network.
-            RuntimeError: the last frames were pushed before.
+            RuntimeError: the last frames were pushed before, or a push was interrupted.
         """
         return push_together([self], [as_mel(mel, self.network.n_mels, fewest_frames=0)], [last])[0]
 
@@ -207,8 +205,21 @@ def push_together(streams, mels, lasts):
         the waveform of each, `[T]`.
 
     Raises:
-        RuntimeError: the last frames of a stream were pushed before.
+        RuntimeError: the last frames of a stream were pushed before, or a push was interrupted.
     """
+    if any((stream.starts or stream.steps)[0].closed for stream in streams):
+        raise RuntimeError("the stream has ended")
+    if any(stream.interrupted for stream in streams):
+        raise RuntimeError("an earlier push was interrupted, so the stream cannot go on (wanted: a new stream)")
+    for stream in streams:
+        stream.interrupted = True  # until the end: some stages may have taken the frames, and others not
+    waveforms = _push_together(streams, mels, lasts)
+    for stream in streams:
+        stream.interrupted = False
+    return waveforms
+
+
+def _push_together(streams, mels, lasts):
     network, schedule = streams[0].network, streams[0].schedule
     noises = [stream.start_noise.draw(mel.shape[1]).to(mel) for stream, mel in zip(streams, mels)]
     pieces = _through([stream.starts for stream in streams], zip(mels, noises), lasts)
