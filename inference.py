@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.audio import AS_IT_IS, AUDIO_SUFFIXES, Conversions, is_ours, read_audio, wav_writer
+from common.audio import AS_IT_IS, AUDIO_SUFFIXES, Conversions, is_ours, read_audio, unusual, wav_writer
 from common.device import DTYPES, exact_float32, pick_device
 from common.errors import CommandParser, InputError, describe, naming, non_negative_int, one_line, positive_int, run_command, seed_int
 from common.jobs import device_of_job, end_with_parent, run_jobs, torchrun_place
@@ -67,8 +67,8 @@ def features(path, vocoder, conversions=AS_IT_IS):
         return read_mel(path, config.n_mels)
     if path.suffix.lower() in AUDIO_SUFFIXES:
         audio = read_audio(path, config.sample_rate, conversions)
-        if (peak := audio.abs().max()) > 1:
-            warn(f"{path}: samples of up to {peak:.3g} (wanted: within [-1, 1])")
+        for line in unusual(path, audio):
+            warn(line)
         with naming(path):
             return vocoder.mel_transform(audio)
     raise InputError(f"{path}: unknown kind of file '{path.suffix}' (wanted: one of {names(MEL_SUFFIXES | AUDIO_SUFFIXES)})")

@@ -20,6 +20,8 @@ LARGEST_SAMPLE = 4.0  # louder than any recording made too loud; floats scaled a
 UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's number for a FLAC file whose encoder wrote to a pipe
 MOST_DATA = 0x7FFFF000  # bytes of samples; more in the head of a wav file stand for an unknown length
 BLOCK = 1 << 16
+MOST_OFFSET = 0.02  # mean of the samples; that of speech is below .001
+LEAST_OF_A_MIX = 0.05  # power of averaged channels, as a share of theirs: .5 where they have nothing in common
 INTEGER_SUBTYPES = ("PCM_", "ULAW", "ALAW", "ALAC_")  # these hold neither NaN nor samples beyond [-1, 1]
 INEXACT_SUBTYPES = ("MPEG_",)  # after a seek, their decoder gives other samples
 
@@ -172,6 +174,20 @@ def read_audio(path, sample_rate, conversions=AS_IT_IS, start=0, stop=None):
     with naming(path):
         _check_samples(audio)
     return audio
+
+
+def unusual(path, audio):
+    """Lines on what is odd about a recording from `read_audio`: louder than full scale, an offset, channels that cancel out."""
+    lines, offset = [], audio.mean().item()
+    if (peak := audio.abs().max().item()) > 1:
+        lines.append(f"{path}: samples of up to {peak:.3g} (wanted: within [-1, 1])")
+    if abs(offset) > MOST_OFFSET:
+        lines.append(f"{path}: an offset of {offset:.2g}, which the mel has too (wanted: a mean of 0)")
+    with _SoundFile(path) as file:
+        channels = np.concatenate(list(file.blocks_until(UNKNOWN_LENGTH))) if file.channels > 1 else None
+    if channels is not None and np.square(channels.mean(1)).mean() < LEAST_OF_A_MIX * np.square(channels).mean():
+        lines.append(f"{path}: the channels cancel each other out, in opposite phase (wanted: one of them alone)")
+    return lines
 
 
 def _read(file, path, start, stop):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.audio import AUDIO_SUFFIXES, Conversions, read_audio
-from common.errors import CommandParser, InputError, describe, naming, run_command
+from common.audio import AUDIO_SUFFIXES, Conversions, read_audio, unusual
+from common.errors import CommandParser, InputError, describe, naming, one_line, run_command
 from common.files import save_atomically
 from common.output_paths import distinct, output_paths
 from datasets import read_filelist
@@ -52,6 +52,8 @@ def main(argv=None):
     for path, output in zip(recordings, output_paths(recordings, arguments.output_dir, ".npy")):
         try:
             audio = read_audio(path, config.sample_rate, conversions)
+            for line in unusual(path, audio):
+                print(f"warning: {one_line(line)}", file=sys.stderr)
             with naming(path):
                 save_mel(mel_transform(audio).numpy(), Path(output))
         except (InputError, OSError) as error:

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from common.audio import LARGEST_SAMPLE, Conversions, check_audio, is_ours, read_audio, wav_writer
+from common.audio import LARGEST_SAMPLE, Conversions, check_audio, is_ours, read_audio, unusual, wav_writer
 from common.errors import InputError
 from tests.conftest import with_flac_length
 from tests.processes import PYTHON, run_to_end
@@ -32,6 +32,24 @@ def test_stereo_is_mixed_only_on_request(tmp_path):
     with pytest.raises(InputError, match="s.wav: 2 channels .*--mix_to_mono, or data.mix_to_mono"):
         read_audio(tmp_path / "s.wav", 8000)
     assert torch.equal(read_audio(tmp_path / "s.wav", 8000, Conversions(mix_to_mono=True)), torch.full((800,), 0.375))
+
+
+@pytest.mark.parametrize(
+    "left, right, offset, words",
+    [
+        (0.3, 0.3, 0.0, None),
+        (0.3, 0.0, 0.0, None),
+        (0.3, -0.29, 0.0, "the channels cancel each other out"),
+        (1.5, 1.4, 0.0, "samples of up to 1.45"),
+        (0.3, 0.3, 0.2, "an offset of 0.2"),
+    ],
+)
+def test_what_is_unusual_about_a_recording(tmp_path, left, right, offset, words):
+    """Fails if channels in opposite phase become silence, or an offset the loudest of a mel, without a word."""
+    wave = np.sin(np.arange(8000) / 9)
+    soundfile.write(tmp_path / "a.wav", np.stack([left * wave, right * wave], 1) + offset, 8000, "FLOAT")
+    lines = unusual(tmp_path / "a.wav", read_audio(tmp_path / "a.wav", 8000, Conversions(mix_to_mono=True)))
+    assert len(lines) == (words is not None) and all(f"a.wav: {words}" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", ["a.OGG", "a.opus", "a.mp3"])
