@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from common.errors import InputError, describe
-from common.files import save_atomically, save_text
+from common.files import NOT_SUPPORTED, save_atomically, save_text
 from model.checkpoint import load_training_state
 from training.same_data import changed_lists
 from training.training_state import check_training_state
@@ -49,6 +49,7 @@ class RunFolder:
         self.path = Path(path)
         self.keep = keep
         self._lock = None
+        self.warnings = []  # lines on what `open` found
         self._made = []  # this folder and those above it that `open` made
 
     def open(self):
@@ -78,7 +79,7 @@ class RunFolder:
         try:
             # A lock of the process, not of the file: data workers do not inherit it, and it ends with the process.
             if fcntl is not None:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._lock_file(lock)
             # The process that held it may have removed the file.
             if os.path.samestat(os.fstat(lock.fileno()), os.stat(self.path / LOCK)):
                 self._lock = lock
@@ -87,6 +88,14 @@ class RunFolder:
         if self._lock is None:
             lock.close()
         return self._lock is not None
+
+    def _lock_file(self, lock):
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NOT_SUPPORTED:
+                raise
+            self.warnings = [f"warning: {self.path}: no locks on this drive, so nothing keeps two runs there apart (wanted: one alone)"]
 
     def _check_writable(self):
         probe = self.path / f".{secrets.token_hex(6)}.tmp"

@@ -32,7 +32,7 @@ from training.explained import explained_out_of_memory
 from training.infer_grad import InferGradLoss
 from training.low_pass import low_passed
 from training.optimization import checkpoint_activations, ema_update, learning_rate_factor
-from training.same_data import changed_lists, describe_data, summary
+from training.same_data import changed_lists, describe_data, n_shared, summary
 from training.stability import StabilityGuard
 from training.stages import stage_at, stages_of
 from training.statistics import BAND_NAMES, LossByGroup, band_of
@@ -183,6 +183,11 @@ class Trainer:
         """Lines on what is unusual about the recordings."""
         recordings = [self.recordings, self.validation_examples.recordings]
         lines = [of_list.warning for of_list in recordings] + [self._foreign_mels(of_list) for of_list in recordings]
+        if n := n_shared(recordings[1], recordings[0]):
+            lines.append(
+                f"{n} of {len(recordings[1])} validation recordings are training recordings too: the best loss may be that of what was "
+                "learnt by heart (wanted: others)"
+            )
         return [f"warning: {line}" for line in lines if line]
 
     def _foreign_mels(self, recordings):
