@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common.errors import InputError
 
+NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}  # says a file system of what it lacks
 _KINDS = {stat.S_ISFIFO: "a named pipe", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device", stat.S_ISSOCK: "a socket"}
 
 
@@ -168,12 +169,15 @@ def save_text(text, path):
 
 
 def _sync_folder(folder):
-    """Makes a rename durable, where the system lets a folder be opened."""
+    """Makes a rename durable, where the system lets a folder be opened and flushed; shared folders and network drives may not."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:  # Windows
         return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
     finally:
         os.close(descriptor)

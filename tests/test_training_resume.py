@@ -1,6 +1,7 @@
 """A run that was killed, stopped or damaged ends as if nothing had happened."""
 
 import contextlib
+import errno
 import os
 import random
 import re
@@ -160,6 +161,17 @@ def test_no_flipped_bit_goes_unnoticed(folder):
         except InputError:
             refused += 1
     assert refused > 0
+
+
+def test_a_drive_without_locks_is_trained_on_with_a_warning(tmp_path, monkeypatch):
+    def lockf(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    folder = RunFolder(tmp_path / "log", keep=3)
+    folder.open()
+    assert len(folder.warnings) == 1 and "log: no locks on this drive" in folder.warnings[0]
+    folder.close()
 
 
 def test_all_checkpoints_damaged_is_an_error(folder):
