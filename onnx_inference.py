@@ -293,7 +293,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main():
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__ and __doc__.splitlines()[0])  # None under python -OO
     parser.add_argument("graph", help=".onnx file written by model.export")
     parser.add_argument("schedule", nargs="?", help="noise schedule, .json, for a graph of one network call")
     parser.add_argument("mel", help=".npy file, [n_mels, frames]")

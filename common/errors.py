@@ -134,6 +134,10 @@ def open_closed_streams():
 def run_command(main):
     """Runs a command's `main` and exits with its status; bad input is one line on standard error and status 2."""
     open_closed_streams()
+    if "torch" in sys.modules:
+        from common.jobs import limit_threads  # imports PyTorch, which not every command needs
+
+        limit_threads()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="ascii_words")  # where it cannot print a character such as an arrow
     with _ended_by_signals():
