@@ -4,11 +4,12 @@ import os
 import shutil
 import warnings
 
+import numpy as np
 import torch
 
-from common.audio import as_audio
-from common.device import DTYPES, autocast, fastest_dtype, own_defaults
-from common.errors import LARGEST_SEED, InputError, naming, shortened
+from common.audio import LOWEST_RATE, as_audio
+from common.device import DTYPES, autocast, fastest_dtype, own_defaults, pick_device
+from common.errors import LARGEST_COUNT, LARGEST_SEED, InputError, naming, shown
 from common.resampling import resample
 from model.checkpoint import build_network, read_checkpoint, schedule_warnings
 from model.gla_grad import GlaGrad
@@ -77,9 +78,14 @@ def compiled(network, device):
     return torch.compile(network, dynamic=True, options={"freezing": True})
 
 
+def _is_whole(number):
+    """Whether it is an integer of Python or NumPy; True and False are none."""
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+
+
 def _check_seed(seed):
-    if not (isinstance(seed, int) and 0 <= seed <= LARGEST_SEED):
-        raise InputError(f"seed is {shortened(seed)} (wanted: a whole number, 0 to {LARGEST_SEED})")
+    if not (_is_whole(seed) and 0 <= seed <= LARGEST_SEED):
+        raise InputError(f"seed is {shown(seed)} (wanted: a whole number, 0 to {LARGEST_SEED})")
 
 
 class VocoderStream:
@@ -129,7 +135,7 @@ class Vocoder:
         network: a `WaveGrad`.
         mel_config: the `MelConfig` it was trained with.
         schedule: a `NoiseSchedule`.
-        device: where to compute.
+        device: where to compute; None is a GPU if there is one.
         dtype: precision, float32, bfloat16 or float16; None is the fastest of the device.
         chunk_frames: mel frames that are vocoded at once. Memory grows with it; the result does not depend on it, up to rounding.
         sampler: one of `model.sampler.STREAMABLE`, or `ddim:ETA`; None is the one that the schedule was made for.
@@ -161,11 +167,14 @@ class Vocoder:
         compile=False,
         starts=None,
     ):
-        if not (isinstance(chunk_frames, int) and chunk_frames >= 1):
-            raise InputError(f"chunk_frames is {shortened(chunk_frames)} (wanted: a whole number, 1 or more)")
+        for name, number, least in (("chunk_frames", chunk_frames, 1), ("gla_grad", gla_grad, 0)):
+            if not (_is_whole(number) and least <= number <= LARGEST_COUNT):
+                raise InputError(f"{name} is {shown(number)} (wanted: a whole number, {least} to {LARGEST_COUNT})")
+        if not (sampler is None or isinstance(sampler, str)):
+            raise InputError(f"sampler is {shown(sampler)} (wanted: the name of one, or None)")
         if dtype not in (None, *DTYPES.values()):
-            raise InputError(f"dtype is {shortened(dtype)} (wanted: None, {', '.join(map(str, DTYPES.values()))})")
-        self.device = torch.device(device)
+            raise InputError(f"dtype is {shown(dtype)} (wanted: None, {', '.join(map(str, DTYPES.values()))})")
+        self.device = pick_device(device if device is None else str(device))
         self.dtype = dtype or fastest_dtype(self.device)
         self.network = network.to(self.device)
         if compile:
@@ -211,9 +220,9 @@ class Vocoder:
 
     def __call__(self, mel, seed=0):
         """`synthesize` for tensors: mel `[n_mels, frames]` -> `[T]`, or `[B, n_mels, frames]` -> `[B, T]`; T = frames * hop_length."""
-        if getattr(mel, "ndim", 0) not in (2, 3) or len(mel) == 0:
+        if getattr(mel, "is_nested", False) or getattr(mel, "ndim", 0) not in (2, 3) or len(mel) == 0:
             n_mels = self.mel_transform.config.n_mels
-            raise InputError(f"mel is {shortened(repr(mel))} (wanted: a tensor or array [{n_mels}, frames] or [B, {n_mels}, frames])")
+            raise InputError(f"mel is {shown(mel)} (wanted: a tensor or array [{n_mels}, frames] or [B, {n_mels}, frames])")
         waveforms = self.synthesize(mel, seed)
         return torch.stack(waveforms) if mel.ndim == 3 else waveforms[0]
 
@@ -232,14 +241,14 @@ class Vocoder:
         Raises:
             InputError: it is no recording, or too short; or there is no such sample rate.
         """
-        if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or not 0 < sample_rate <= HIGHEST_RATE:
-            raise InputError(f"sample_rate is {shortened(repr(sample_rate))} (wanted: a whole number of Hz, up to {HIGHEST_RATE})")
-        waveform = resample(as_audio(waveform), sample_rate, self.mel_transform.config.sample_rate)
+        if not (_is_whole(sample_rate) and LOWEST_RATE <= sample_rate <= HIGHEST_RATE):
+            raise InputError(f"sample_rate is {shown(sample_rate)} (wanted: a whole number of Hz, {LOWEST_RATE} to {HIGHEST_RATE})")
+        waveform = resample(as_audio(waveform), int(sample_rate), self.mel_transform.config.sample_rate)
         return self(self.mel_transform(waveform), seed)
 
     def _synthesis_stream(self, seed):
         """A `SynthesisStream` with this sampler and correction."""
-        return SynthesisStream(self.network, self.schedule, seed, self.sampler, self.gla_grad)
+        return SynthesisStream(self.network, self.schedule, int(seed), self.sampler, self.gla_grad)
 
     def open_stream(self, seed=0):
         """A `VocoderStream`, for a mel that arrives in pieces."""
@@ -290,6 +299,8 @@ class Vocoder:
                 yield i, waveform.cpu().clone()
 
     def _mel(self, mel, name):
+        if getattr(mel, "is_meta", False):
+            raise InputError(f"{name}: mel is a meta tensor, which has no values (wanted: real numbers)")
         with naming(name):
             return as_mel(mel, self.mel_transform.config.n_mels)
 

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 import torch
 
-from common.errors import InputError, naming, shortened
+from common.errors import InputError, naming, shown
 from common.files import reading, replacing
 from common.odd_audio import mended
 from common.resampling import resample, resampled_length, source_range
@@ -19,6 +19,7 @@ AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 LARGEST_SAMPLE = 4.0  # louder than any recording made too loud; floats scaled as 16-bit integers go up to 32768
 UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's number for a FLAC file whose encoder wrote to a pipe
 MOST_DATA = 0x7FFFF000  # bytes of samples; more in the head of a wav file stand for an unknown length
+LOWEST_RATE = 1000  # Hz; a few kilobytes that say 1 Hz would be hours
 BLOCK = 1 << 16
 MOST_OFFSET = 0.02  # mean of the samples; that of speech is below .001
 LEAST_OF_A_MIX = 0.05  # power of averaged channels, as a share of theirs: .5 where they have nothing in common
@@ -67,6 +68,8 @@ def _check_header(file, path, sample_rate, conversions):
             f"{path}: sample rate is {file.samplerate} Hz (wanted: {sample_rate} Hz; --resample, or data.resample in a configuration, "
             "converts it)"
         )
+    if file.samplerate < LOWEST_RATE:
+        raise InputError(f"{path}: sample rate is {file.samplerate} Hz (wanted: {LOWEST_RATE} Hz or more)")
     if file.channels != 1 and not conversions.mix_to_mono:
         raise InputError(
             f"{path}: {file.channels} channels (wanted: 1; --mix_to_mono, or data.mix_to_mono in a configuration, averages them)"
@@ -111,8 +114,9 @@ def as_audio(audio):
     """
     if isinstance(audio, np.ndarray) and audio.dtype.kind == "f":
         audio = torch.from_numpy(np.ascontiguousarray(audio, np.float32))
-    if not (torch.is_tensor(audio) and audio.is_floating_point()):
-        raise InputError(f"the recording is {shortened(repr(audio))} (wanted: a tensor or array of floats within [-1, 1])")
+    is_plain = torch.is_tensor(audio) and audio.layout == torch.strided and not (audio.is_meta or audio.is_nested)
+    if not (is_plain and audio.is_floating_point()):
+        raise InputError(f"the recording is {shown(audio)} (wanted: a tensor or array of floats within [-1, 1])")
     if audio.ndim == 2 and len(audio) == 1:
         audio = audio[0]
     if audio.ndim != 1 or len(audio) == 0:

@@ -12,7 +12,7 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from scipy.special import expit
 
-from common.errors import InputError, naming, shortened
+from common.errors import InputError, naming, shortened, shown
 from common.files import checked, read_json, reading, save_text
 
 SUFFIXES = (".json", ".npy", ".pt")
@@ -160,14 +160,14 @@ class NoiseSchedule:
 def _numbers(values):
     """Betas from outside as an array of float64."""
     if torch.is_tensor(values) and values.layout == torch.strided and values.is_floating_point() and not values.is_meta:
-        return values.detach().cpu().double().numpy()
+        return values.detach().cpu().double().resolve_neg().numpy()
     try:
         betas = np.asarray(values)
     except (TypeError, ValueError, RuntimeError, NotImplementedError, OverflowError, RecursionError):
         betas = np.empty(1, dtype=object)
     has_booleans = isinstance(values, (list, tuple)) and any(isinstance(value, bool) for value in values)
     if (betas.dtype.kind not in "fiu" and betas.size) or has_booleans:  # kind O may be an integer beyond 64 bits
-        raise InputError(f"betas must be a list of numbers, found {shortened(repr(values))}")
+        raise InputError(f"betas must be a list of numbers, found {shown(values)}")
     return betas.astype(np.float64)
 
 

@@ -26,6 +26,13 @@ def test_integers_are_read_exactly(tmp_path, suffix):
     assert check_audio(tmp_path / f"a{suffix}", 8000) == (800, 1.0)
 
 
+def test_a_rate_of_no_recording_is_refused(tmp_path):
+    """Fails if a few kilobytes that say 1 Hz become gigabytes."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(1000), 1)
+    with pytest.raises(InputError, match="a.wav: sample rate is 1 Hz .wanted: 1000 Hz or more"):
+        check_audio(tmp_path / "a.wav", 8000, Conversions(resample=True))
+
+
 def test_stereo_is_mixed_only_on_request(tmp_path):
     stereo = np.stack([np.full(800, 0.5), np.full(800, 0.25)], axis=1)
     soundfile.write(tmp_path / "s.wav", stereo, 8000, "FLOAT")

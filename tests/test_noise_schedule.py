@@ -138,6 +138,16 @@ def test_warns_of_betas_that_are_no_way_from_noise_to_speech():
     assert [schedule.name for schedule in [*schedules, *derived] if schedule.warning and "final" not in schedule.warning] == []
 
 
+@pytest.mark.parametrize("name", ["negated", "bits8"])
+def test_odd_tensors_are_betas_or_one_clear_error(name):
+    if name == "negated":  # a view that PyTorch negates as it is read
+        betas = torch._neg_view(-torch.tensor([0.1, 0.5]))
+        assert torch.equal(torch.from_numpy(NoiseSchedule(betas).betas.copy()).float(), torch.tensor([0.1, 0.5]))
+    else:
+        with pytest.raises(InputError, match="betas must be a list of numbers, found"):
+            NoiseSchedule(torch.zeros(2, dtype=torch.bits8))
+
+
 def test_a_byte_order_mark_is_no_part_of_a_schedule(tmp_path):
     (tmp_path / "s.json").write_bytes(b"\xef\xbb\xbf[0.1, 0.5]")
     assert NoiseSchedule.load(tmp_path / "s.json").betas.tolist() == [0.1, 0.5]

@@ -45,6 +45,39 @@ def test_other_defaults_of_the_program_change_nothing(tmp_path, tiny_network, ti
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
+def test_integers_of_numpy_are_whole_numbers(vocoder):
+    assert torch.equal(vocoder(MEL, seed=np.int64(3)), vocoder(MEL, seed=3))
+    assert len(vocoder.resynthesize(np.zeros(8000, "f4"), np.int32(16000))) == 4000
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"device": "gpu"}, "--device: 'gpu'"),
+        ({"device": 7}, "--device: '7'"),
+        ({"chunk_frames": True}, "chunk_frames is True"),
+        ({"chunk_frames": 10**30}, "chunk_frames is 1000"),
+        ({"gla_grad": "2"}, "gla_grad is '2'"),
+        ({"sampler": 5}, "sampler is 5"),
+        ({"dtype": "float32"}, "dtype is 'float32'"),
+    ],
+)
+def test_what_is_no_option_is_one_clear_error(tiny_network, tiny_config, options, words):
+    with pytest.raises(InputError, match=words):
+        Vocoder(tiny_network, tiny_config.mel, linear(3, 1e-3, 0.6), **options)
+
+
+def test_no_device_is_the_one_that_there_is(tiny_network, tiny_config, gpus):
+    gpus(0, usable=False)
+    assert Vocoder(tiny_network, tiny_config.mel, linear(3, 1e-3, 0.6), device=None).device.type == "cpu"
+
+
+@pytest.mark.parametrize("mel", [MEL.to("meta"), torch.nested.nested_tensor([MEL, MEL[:, :4]]), torch.empty(20, 9, dtype=torch.quint4x2)])
+def test_tensors_without_values_are_one_clear_error(vocoder, mel):
+    with pytest.raises(InputError, match="mel"):
+        vocoder(mel)
+
+
 def test_mels_of_any_kind_give_the_same(vocoder):
     [wanted] = vocoder.synthesize([MEL])
     for mels in (MEL, MEL[None], MEL.numpy(), [MEL.numpy()], [MEL[None].numpy()], MEL.double(), MEL[None].numpy().astype(">f8")):
