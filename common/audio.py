@@ -62,6 +62,25 @@ class _SoundFile(soundfile.SoundFile):
             yield block
 
 
+@contextlib.contextmanager
+def _quiet(path):
+    """Keeps away what libmpg123 itself writes to standard error about an mp3, lines that name no file."""
+    kept = None
+    if os.fspath(path).lower().endswith(".mp3"):
+        with contextlib.suppress(OSError):  # a program may have closed it
+            kept = os.dup(2)
+    if kept is None:
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _check_header(file, path, sample_rate, conversions):
     if file.samplerate != sample_rate and not conversions.resample:
         raise InputError(
@@ -145,7 +164,7 @@ def check_audio(path, sample_rate, conversions=AS_IT_IS):
         OSError: there is no such file.
         InputError: the file is unreadable, empty, of another sample rate, has several channels, or no possible samples.
     """
-    with reading(path, "a readable audio file"), _SoundFile(path) as file:
+    with reading(path, "a readable audio file"), _quiet(path), _SoundFile(path) as file:
         _check_header(file, path, sample_rate, conversions)
         _check_data_chunk(path)
         if file.frames < UNKNOWN_LENGTH and file.subtype.startswith(INTEGER_SUBTYPES):
@@ -165,7 +184,7 @@ def read_audio(path, sample_rate, conversions=AS_IT_IS, start=0, stop=None):
     Raises:
         OSError, InputError: as `check_audio`; or the file ends before its header says, or before `stop`.
     """
-    with reading(path, "a readable audio file"), _SoundFile(path) as file:
+    with reading(path, "a readable audio file"), _quiet(path), _SoundFile(path) as file:
         _check_header(file, path, sample_rate, conversions)
         if stop is None:
             _check_data_chunk(path)

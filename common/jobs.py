@@ -82,6 +82,7 @@ def run_jobs(command, n_jobs):
     Returns:
         an exit status: that of all, or 1 where they differ; a job that was killed is said, and counts as 2.
     """
+    print(f"note: {n_jobs} processes begin, each of which loads PyTorch and the weights", file=sys.stderr)
     environment = os.environ | {"OMP_NUM_THREADS": str(cores_each(n_jobs))}
     jobs = [subprocess.Popen([*command, "--job", str(k)], env=environment, stdin=subprocess.PIPE) for k in range(n_jobs)]
     try:

@@ -221,6 +221,15 @@ def test_recordings_are_read_until_they_end(tmp_path, name, content, seconds):
     assert audio[-3000:].abs().max() > 0.2
 
 
+def test_lines_of_the_decoder_are_kept_away(tmp_path, capfd):
+    """Fails if a damaged mp3 prints lines that name no file; what is printed afterwards must still appear."""
+    (tmp_path / "a.mp3").write_bytes(MP3[: len(MP3) // 2])
+    with pytest.raises(InputError, match="a.mp3: ends after"):
+        read_audio(tmp_path / "a.mp3", 24000)
+    os.write(2, b"still there")
+    assert capfd.readouterr().err == "still there"
+
+
 def test_parts_of_several_rates_are_refused(tmp_path):
     (tmp_path / "a.ogg").write_bytes(VORBIS + encoded("VORBIS", sample_rate=22050))
     with pytest.raises(InputError, match="a.ogg: joined of recordings of several sample rates"):

@@ -182,7 +182,8 @@ class Trainer:
     def warnings(self):
         """Lines on what is unusual about the recordings."""
         recordings = [self.recordings, self.validation_examples.recordings]
-        lines = [of_list.warning for of_list in recordings] + [self._foreign_mels(of_list) for of_list in recordings]
+        lines = [LogMelSpectrogram(self.config.mel).empty_bands]
+        lines += [of_list.warning for of_list in recordings] + [self._foreign_mels(of_list) for of_list in recordings]
         if n := n_shared(recordings[1], recordings[0]):
             lines.append(
                 f"{n} of {len(recordings[1])} validation recordings are training recordings too: the best loss may be that of what was "
