@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from common.audio import AUDIO_SUFFIXES, NO_CONVERSIONS, Conversions, is_ours, read_audio, wav_writer
+from common.audio import AUDIO_SUFFIXES, NO_CONVERSIONS, Conversions, is_ours, read_audio, unusual, wav_writer
 from common.device import DTYPES, exact_float32, pick_device
 from common.errors import CommandParser, InputError, describe, naming, non_negative_int, one_line, positive_int, run_command, seed_int
 from common.jobs import device_of_job, end_with_parent, run_jobs, torchrun_place
@@ -65,8 +65,8 @@ def features(path, vocoder: Vocoder, conversions: Conversions = NO_CONVERSIONS) 
         return read_mel(path, config.n_mels)
     if path.suffix.lower() in AUDIO_SUFFIXES:
         audio = read_audio(path, config.sample_rate, conversions)
-        if (peak := audio.abs().max()) > 1:
-            warn(f"{path}: samples of up to {peak:.3g} (wanted: within [-1, 1])")
+        for line in unusual(path, audio):
+            warn(line)
         with naming(path):
             return vocoder.mel_transform(audio)
     raise InputError(f"{path}: unknown kind of file '{path.suffix}' (wanted: one of {names(MEL_SUFFIXES | AUDIO_SUFFIXES)})")
@@ -263,9 +263,10 @@ def main(argv=None):
         arguments.gla_grad,
         checkpoint.mel_statistics,
         arguments.compile,
+        checkpoint.starts,
     )
-    if schedule.warning and rank == 0 and arguments.job is None:
-        warn(schedule.warning)
+    for line in vocoder.warnings if rank == 0 and arguments.job is None else ():
+        warn(line)
     if n_jobs > 1 and world_size == 1:  # only now: an error in the command is printed once
         del vocoder, network, checkpoint
         return run_jobs([sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)], n_jobs)

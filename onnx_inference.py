@@ -51,7 +51,7 @@ def read_mel(path, n_mels, fewest_frames):
 
 
 def main(argv=None):
-    parser = CommandParser(description=__doc__.splitlines()[0])
+    parser = CommandParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("graph", help=".onnx file written by extensions.onnx.export")
     parser.add_argument("mel", help=".npy file, [n_mels, frames]")
     parser.add_argument("output", help=".wav file to write")

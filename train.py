@@ -71,6 +71,7 @@ def _open(folder, config):
         return None
     folder.open()
     checkpoint, state, lines = folder.newest()
+    lines = [*folder.warnings, *lines]
     if state is not None:
         for key, old, new in changes(state, config, checkpoint):
             lines.append(f"changed since {checkpoint.name}: {key} was {old}, is {new}")

@@ -6,16 +6,18 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from common.audio import as_audio
-from common.device import DTYPES, autocast, fastest_dtype
-from common.errors import LARGEST_SEED, InputError, naming, shortened
+from common.audio import LOWEST_RATE, as_audio
+from common.device import DTYPES, autocast, fastest_dtype, own_defaults, pick_device
+from common.errors import LARGEST_COUNT, LARGEST_SEED, InputError, naming, shown
 from common.resampling import resample
 from extensions.interop.diagnosis import diagnose
 from extensions.registry import build_network, make_pipeline, read_checkpoint
 from extensions.streaming import SynthesisStream, push_all, push_together
+from model.checkpoint import schedule_warnings
 from model.config import Config
 from model.mel import LogMelSpectrogram, MelStatistics, as_mel
 from model.network import WaveGrad
@@ -78,9 +80,14 @@ def compiled(network, device):
     return torch.compile(network, dynamic=True, options={"freezing": True})
 
 
+def _is_whole(number):
+    """Whether it is an integer of Python or NumPy; True and False are none."""
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+
+
 def _check_seed(seed):
-    if not (isinstance(seed, int) and 0 <= seed <= LARGEST_SEED):
-        raise InputError(f"seed is {shortened(seed)} (wanted: a whole number, 0 to {LARGEST_SEED})")
+    if not (_is_whole(seed) and 0 <= seed <= LARGEST_SEED):
+        raise InputError(f"seed is {shown(seed)} (wanted: a whole number, 0 to {LARGEST_SEED})")
 
 
 class VocoderStream:
@@ -91,9 +98,10 @@ class VocoderStream:
         seed: of the noise.
     """
 
+    @own_defaults()
     def __init__(self, vocoder: "Vocoder", seed: int = 0):
         _check_seed(seed)
-        self.vocoder, self._stream = vocoder, SynthesisStream(vocoder.pipeline, seed)
+        self.vocoder, self._stream = vocoder, SynthesisStream(vocoder.pipeline, int(seed))
 
     @property
     def latency_frames(self) -> int:
@@ -105,6 +113,7 @@ class VocoderStream:
         config = self.vocoder.mel_transform.config
         return self.latency_frames * config.hop_length / config.sample_rate
 
+    @own_defaults()
     def push(self, mel: Tensor, last: bool = False) -> Tensor:
         """Receives the next frames and returns the waveform that is complete with them; see `SynthesisStream.push`.
 
@@ -128,19 +137,24 @@ class Vocoder:
         network: a `WaveGrad`.
         config: its configuration.
         schedule: the noise schedule.
-        device: where to compute.
+        device: where to compute; None is a GPU if there is one.
         dtype: precision, float32, bfloat16 or float16; None is the fastest of the device.
         chunk_frames: mel frames that are vocoded at once. Memory grows with it; the result does not depend on it, up to rounding.
         sampler: one of `model.samplers.SAMPLERS`, or `ddim:ETA`; None is the one that the schedule was made for.
         gla_grad: iterations of GLA-Grad's correction of the result; 0 leaves it as it is. See `extensions.griffin_lim.gla_grad`.
         mel_statistics: of the network's training, if the checkpoint has them.
         compile: whether to compile the network; see `compiled`.
+        starts: what sampling was trained to start from, if the checkpoint says so; see `model.checkpoint.Checkpoint`.
+
+    Attributes:
+        warnings: lines on why the schedule is not for the network; `load` gives them.
 
     Raises:
         InputError: dtype or chunk_frames has no such value, there is no such sampler or no compiler, or the mel is not for GLA-Grad
             or for the estimate of the schedule.
     """
 
+    @own_defaults()
     def __init__(
         self,
         network: WaveGrad,
@@ -153,12 +167,16 @@ class Vocoder:
         gla_grad: int = 0,
         mel_statistics: Optional[MelStatistics] = None,
         compile: bool = False,
+        starts: Optional[str] = None,
     ):
-        if not (isinstance(chunk_frames, int) and chunk_frames >= 1):
-            raise InputError(f"chunk_frames is {shortened(chunk_frames)} (wanted: a whole number, 1 or more)")
+        for name, number, least in (("chunk_frames", chunk_frames, 1), ("gla_grad", gla_grad, 0)):
+            if not (_is_whole(number) and least <= number <= LARGEST_COUNT):
+                raise InputError(f"{name} is {shown(number)} (wanted: a whole number, {least} to {LARGEST_COUNT})")
+        if not (sampler is None or isinstance(sampler, str)):
+            raise InputError(f"sampler is {shown(sampler)} (wanted: the name of one, or None)")
         if dtype not in (None, *DTYPES.values()):
-            raise InputError(f"dtype is {shortened(dtype)} (wanted: None, {', '.join(map(str, DTYPES.values()))})")
-        self.device = torch.device(device)
+            raise InputError(f"dtype is {shown(dtype)} (wanted: None, {', '.join(map(str, DTYPES.values()))})")
+        self.device = pick_device(device if device is None else str(device))
         self.dtype = dtype or fastest_dtype(self.device)
         network = network.to(self.device)
         network = compiled(network, self.device) if compile else network
@@ -167,8 +185,10 @@ class Vocoder:
         self.mel_transform = LogMelSpectrogram(config.mel)
         self.chunk_frames = chunk_frames
         self.mel_statistics = mel_statistics
+        self.warnings = schedule_warnings(schedule, starts)
 
     @classmethod
+    @own_defaults()
     def load(cls, checkpoint, schedule, steps: Optional[int] = None, **options) -> "Vocoder":
         """A vocoder from files.
 
@@ -183,7 +203,11 @@ class Vocoder:
         """
         content = read_checkpoint(checkpoint)
         network, schedule = build_network(content, checkpoint), find_schedule(schedule, steps)
-        return cls(network, content.config, schedule, mel_statistics=content.mel_statistics, **options)
+        statistics, starts = content.mel_statistics, content.starts
+        vocoder = cls(network, content.config, schedule, mel_statistics=statistics, starts=starts, **options)
+        for line in vocoder.warnings:
+            warnings.warn(line, stacklevel=3)
+        return vocoder
 
     def __repr__(self):
         config, steps = self.mel_transform.config, len(self.schedule)
@@ -195,12 +219,13 @@ class Vocoder:
 
     def __call__(self, mel: Tensor, seed: int = 0) -> Tensor:
         """`synthesize` for tensors: mel `[n_mels, frames]` -> `[T]`, or `[B, n_mels, frames]` -> `[B, T]`; T = frames * hop_length."""
-        if getattr(mel, "ndim", 0) not in (2, 3) or len(mel) == 0:
+        if getattr(mel, "is_nested", False) or getattr(mel, "ndim", 0) not in (2, 3) or len(mel) == 0:
             n_mels = self.mel_transform.config.n_mels
-            raise InputError(f"mel is {shortened(repr(mel))} (wanted: a tensor or array [{n_mels}, frames] or [B, {n_mels}, frames])")
+            raise InputError(f"mel is {shown(mel)} (wanted: a tensor or array [{n_mels}, frames] or [B, {n_mels}, frames])")
         waveforms = self.synthesize(mel, seed)
         return torch.stack(waveforms) if mel.ndim == 3 else waveforms[0]
 
+    @own_defaults()
     def resynthesize(self, waveform: Tensor, sample_rate: int, seed: int = 0) -> Tensor:
         """Copy synthesis: a recording -> its mel -> a waveform.
 
@@ -215,9 +240,9 @@ class Vocoder:
         Raises:
             InputError: it is no recording, or too short; or there is no such sample rate.
         """
-        if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or not 0 < sample_rate <= HIGHEST_RATE:
-            raise InputError(f"sample_rate is {shortened(repr(sample_rate))} (wanted: a whole number of Hz, up to {HIGHEST_RATE})")
-        waveform = resample(as_audio(waveform), sample_rate, self.mel_transform.config.sample_rate)
+        if not (_is_whole(sample_rate) and LOWEST_RATE <= sample_rate <= HIGHEST_RATE):
+            raise InputError(f"sample_rate is {shown(sample_rate)} (wanted: a whole number of Hz, {LOWEST_RATE} to {HIGHEST_RATE})")
+        waveform = resample(as_audio(waveform), int(sample_rate), self.mel_transform.config.sample_rate)
         return self(self.mel_transform(waveform), seed)
 
     def open_stream(self, seed: int = 0) -> VocoderStream:
@@ -228,6 +253,7 @@ class Vocoder:
         """Vocodes an iterable of mels `[n_mels, F]`, the pieces of one utterance; yields waveforms `[T]`, each as soon as complete."""
         return push_all(self.open_stream(seed), pieces)
 
+    @own_defaults()
     def diagnose(self, mel: Tensor) -> Optional[str]:
         """One line about what looks wrong with a mel `[n_mels, frames]`, or None. Nothing is converted.
 
@@ -253,11 +279,12 @@ class Vocoder:
         """
         _check_seed(seed)
         mels = [self._mel(mel, f"mels[{i}]") for i, mel in enumerate(mels)]
-        streams = [SynthesisStream(self.pipeline, seed) for _ in mels]
+        with own_defaults():
+            streams = [SynthesisStream(self.pipeline, int(seed)) for _ in mels]
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
         for k in range(max(map(len, chunks), default=0)):
             open_ = [i for i in range(len(mels)) if k < len(chunks[i])]
-            with autocast(self.device, self.dtype):
+            with own_defaults(), autocast(self.device, self.dtype):
                 waveforms = push_together(
                     [streams[i] for i in open_],
                     [chunks[i][k].to(self.device) for i in open_],
@@ -267,9 +294,12 @@ class Vocoder:
                 yield i, waveform.cpu().clone()
 
     def _mel(self, mel, name):
+        if getattr(mel, "is_meta", False):
+            raise InputError(f"{name}: mel is a meta tensor, which has no values (wanted: real numbers)")
         with naming(name):
             return as_mel(mel, self.mel_transform.config.n_mels)
 
+    @own_defaults()
     def synthesize(self, mels: Iterable[Tensor], seed: int = 0) -> list[Tensor]:
         """Vocodes mels. The waveform of each is the one that it has when it is vocoded alone. Warns if `diagnose` finds something.
 
@@ -291,7 +321,7 @@ class Vocoder:
         pieces, checks = [[] for _ in mels], []
         for name, mel in zip(names, mels):
             if complaint := self.diagnose(mel):
-                warnings.warn(f"{name}: {complaint}", stacklevel=2)
+                warnings.warn(f"{name}: {complaint}", stacklevel=3)
             checks.append(WaveformCheck(name, self.mel_transform.misfit(mel)))
         for i, piece in self.stream(mels, seed):
             checks[i].add(piece)

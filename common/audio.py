@@ -10,15 +10,19 @@ import numpy as np
 import soundfile
 import torch
 
-from common.errors import InputError, naming, shortened
+from common.errors import InputError, naming, shown
 from common.files import reading, replacing
+from common.odd_audio import mended
 from common.resampling import resample, resampled_length, source_range
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 LARGEST_SAMPLE = 4.0  # louder than any recording made too loud; floats scaled as 16-bit integers go up to 32768
 UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's number for a FLAC file whose encoder wrote to a pipe
 MOST_DATA = 0x7FFFF000  # bytes of samples; more in the head of a wav file stand for an unknown length
+LOWEST_RATE = 1000  # Hz; a few kilobytes that say 1 Hz would be hours
 BLOCK = 1 << 16
+MOST_OFFSET = 0.02  # mean of the samples; that of speech is below .001
+LEAST_OF_A_MIX = 0.05  # power of averaged channels, as a share of theirs: .5 where they have nothing in common
 INTEGER_SUBTYPES = ("PCM_", "ULAW", "ALAW", "ALAC_")  # these hold neither NaN nor samples beyond [-1, 1]
 INEXACT_SUBTYPES = ("MPEG_",)  # after a seek, their decoder gives other samples
 
@@ -42,6 +46,9 @@ class _SoundFile(soundfile.SoundFile):
     """A file that is read onwards only: libsndfile cannot seek in a FLAC file of unknown or wrong length."""
 
     def __init__(self, path):
+        if (file := mended(path)) is not None:
+            super().__init__(file)
+            return
         # soundfile encodes names as strict UTF-8; Linux has names that are not.
         super().__init__(os.fsencode(path) if os.name == "posix" else str(path))
 
@@ -55,12 +62,33 @@ class _SoundFile(soundfile.SoundFile):
             yield block
 
 
+@contextlib.contextmanager
+def _quiet(path):
+    """Keeps away what libmpg123 itself writes to standard error about an mp3, lines that name no file."""
+    kept = None
+    if os.fspath(path).lower().endswith(".mp3"):
+        with contextlib.suppress(OSError):  # a program may have closed it
+            kept = os.dup(2)
+    if kept is None:
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _check_header(file, path, sample_rate, conversions):
     if file.samplerate != sample_rate and not conversions.resample:
         raise InputError(
             f"{path}: sample rate is {file.samplerate} Hz (wanted: {sample_rate} Hz; --resample, or data.resample in a configuration, "
             "converts it)"
         )
+    if file.samplerate < LOWEST_RATE:
+        raise InputError(f"{path}: sample rate is {file.samplerate} Hz (wanted: {LOWEST_RATE} Hz or more)")
     if file.channels != 1 and not conversions.mix_to_mono:
         raise InputError(
             f"{path}: {file.channels} channels (wanted: 1; --mix_to_mono, or data.mix_to_mono in a configuration, averages them)"
@@ -105,8 +133,9 @@ def as_audio(audio):
     """
     if isinstance(audio, np.ndarray) and audio.dtype.kind == "f":
         audio = torch.from_numpy(np.ascontiguousarray(audio, np.float32))
-    if not (torch.is_tensor(audio) and audio.is_floating_point()):
-        raise InputError(f"the recording is {shortened(repr(audio))} (wanted: a tensor or array of floats within [-1, 1])")
+    is_plain = torch.is_tensor(audio) and audio.layout == torch.strided and not (audio.is_meta or audio.is_nested)
+    if not (is_plain and audio.is_floating_point()):
+        raise InputError(f"the recording is {shown(audio)} (wanted: a tensor or array of floats within [-1, 1])")
     if audio.ndim == 2 and len(audio) == 1:
         audio = audio[0]
     if audio.ndim != 1 or len(audio) == 0:
@@ -135,7 +164,7 @@ def check_audio(path, sample_rate, conversions=NO_CONVERSIONS):
         OSError: there is no such file.
         InputError: the file is unreadable, empty, of another sample rate, has several channels, or no possible samples.
     """
-    with reading(path, "a readable audio file"), _SoundFile(path) as file:
+    with reading(path, "a readable audio file"), _quiet(path), _SoundFile(path) as file:
         _check_header(file, path, sample_rate, conversions)
         _check_data_chunk(path)
         if file.frames < UNKNOWN_LENGTH and file.subtype.startswith(INTEGER_SUBTYPES):
@@ -155,7 +184,7 @@ def read_audio(path, sample_rate, conversions=NO_CONVERSIONS, start=0, stop=None
     Raises:
         OSError, InputError: as `check_audio`; or the file ends before its header says, or before `stop`.
     """
-    with reading(path, "a readable audio file"), _SoundFile(path) as file:
+    with reading(path, "a readable audio file"), _quiet(path), _SoundFile(path) as file:
         _check_header(file, path, sample_rate, conversions)
         if stop is None:
             _check_data_chunk(path)
@@ -168,6 +197,20 @@ def read_audio(path, sample_rate, conversions=NO_CONVERSIONS, start=0, stop=None
     with naming(path):
         _check_samples(audio)
     return audio
+
+
+def unusual(path, audio):
+    """Lines on what is odd about a recording from `read_audio`: louder than full scale, an offset, channels that cancel out."""
+    lines, offset = [], audio.mean().item()
+    if (peak := audio.abs().max().item()) > 1:
+        lines.append(f"{path}: samples of up to {peak:.3g} (wanted: within [-1, 1])")
+    if abs(offset) > MOST_OFFSET:
+        lines.append(f"{path}: an offset of {offset:.2g}, which the mel has too (wanted: a mean of 0)")
+    with _SoundFile(path) as file:
+        channels = np.concatenate(list(file.blocks_until(UNKNOWN_LENGTH))) if file.channels > 1 else None
+    if channels is not None and np.square(channels.mean(1)).mean() < LEAST_OF_A_MIX * np.square(channels).mean():
+        lines.append(f"{path}: the channels cancel each other out, in opposite phase (wanted: one of them alone)")
+    return lines
 
 
 def _read(file, path, start, stop):

@@ -1,5 +1,6 @@
 """Where to compute, and in which precision."""
 
+import contextlib
 import re
 import time
 import warnings
@@ -31,6 +32,24 @@ def finest_float(device):
 def autocast(device, dtype):
     """A context in which a network computes in `dtype`, one of `DTYPES`."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+@contextlib.contextmanager
+def own_defaults():
+    """A context, and a decorator, in which tensors are made in float32 on the CPU unless a call says otherwise.
+
+    The program around may have set other defaults, which are its own again afterwards.
+    """
+    dtype, device = torch.get_default_dtype(), torch.empty(0).device
+    if (dtype, device.type) == (torch.float32, "cpu"):
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def synchronized_time(device):

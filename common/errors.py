@@ -48,8 +48,14 @@ def is_out_of_memory(error):
 class CommandParser(argparse.ArgumentParser):
     """An `ArgumentParser` that says what is wrong with a command line in one line, without the usage."""
 
+    def parse_known_args(self, args=None, namespace=None):
+        if "" in (sys.argv[1:] if args is None else args):
+            self.error("an empty argument (wanted: none; an unset variable in a script?)")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message):
-        message = re.sub(r"^argument (\S+): is ", r"\1 is ", " ".join(message.split()))
+        message = re.sub(r"^argument (\S+): is ", r"\1 is ", one_line(message))
+        message = re.sub(r"\S{200,}", lambda word: shortened(word[0]), message)
         self.exit(2, f"error: {message}\n")
 
 
@@ -89,6 +95,14 @@ def shortened(text, length=60):
     """A value given from outside, short enough for a message."""
     text = one_line(text)
     return text if len(text) <= length else f"{text[:length]}..."
+
+
+def shown(value):
+    """`repr` of something given from outside, short enough for a message; of what cannot be printed, such as a damaged tensor, its type."""
+    try:
+        return shortened(repr(value))
+    except Exception:  # PyTorch promises no set of exceptions
+        return f"a {type(value).__name__} that cannot be printed"
 
 
 def _as_ascii(error):
@@ -134,6 +148,10 @@ def open_closed_streams():
 def run_command(main):
     """Runs a command's `main` and exits with its status; bad input is one line on standard error and status 2."""
     open_closed_streams()
+    if "torch" in sys.modules:
+        from common.jobs import limit_threads  # imports PyTorch, which not every command needs
+
+        limit_threads()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="ascii_words")  # where it cannot print a character such as an arrow
     with _ended_by_signals():

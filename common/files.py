@@ -2,15 +2,18 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import secrets
 import stat
 import warnings
+import zipfile
 from pathlib import Path
 
 from common.errors import InputError
 
+NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}  # says a file system of what it lacks
 _KINDS = {stat.S_ISFIFO: "a named pipe", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device", stat.S_ISSOCK: "a socket"}
 
 
@@ -62,6 +65,28 @@ def reading(path, kind):
         raise InputError(f"{path}: does not fit into memory, or is damaged (wanted: {kind})") from None
     except Exception:
         raise InputError(f"{path}: not {kind}, or a damaged one") from None
+
+
+def checked(file):
+    """What to give to `torch.load` in place of an open file; to be called in the body of `reading`, which explains what it raises.
+
+    PyTorch writes checksums but does not look at them, and reads fields of the archive that no checksum covers. So it is given
+    a fresh archive of what was checked. A file of the format before 2020 has no checksums, and is given as it is.
+    """
+    is_archive = file.read(4) == b"PK\3\4"
+    file.seek(0)
+    if not is_archive:
+        return file
+    copy = io.BytesIO()
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as fresh:
+        entries = archive.infolist()
+        size = os.fstat(file.fileno()).st_size
+        if sum(entry.file_size for entry in entries) > size:  # PyTorch compresses nothing: a small file that would fill the memory
+            raise zipfile.BadZipFile
+        for entry in entries:
+            fresh.writestr(entry.filename, archive.read(entry))
+    copy.seek(0)
+    return copy
 
 
 def read_text(path, kind):
@@ -144,12 +169,15 @@ def save_text(text, path):
 
 
 def _sync_folder(folder):
-    """Makes a rename durable, where the system lets a folder be opened."""
+    """Makes a rename durable, where the system lets a folder be opened and flushed; shared folders and network drives may not."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:  # Windows
         return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
     finally:
         os.close(descriptor)

@@ -1,18 +1,53 @@
 """Several processes that share the work of one command: what each of them computes with, and that none outlives the command."""
 
+import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import torch
 
+CGROUPS = Path("/sys/fs/cgroup")
+CGROUP_OF_PROCESS = Path("/proc/self/cgroup")
+
 
 def usable_cores():
-    """Number of the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of the cores that this process may use, by its affinity and by the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min([cores, *map(math.ceil, _quotas())]), 1)
+
+
+def _quotas():
+    """Cores that control groups grant this process, its own and those above it: version 2 (`cpu.max`) and 1 (`cpu.cfs_quota_us`)."""
+    quotas = []
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        groups = [line.split(":", 2) for line in CGROUP_OF_PROCESS.read_text().splitlines()]
+        of_cpu = [Path(path) for _, controllers, path in groups if not controllers or "cpu" in controllers.split(",")]
+        for group in {*of_cpu, *(parent for path in of_cpu for parent in path.parents)}:
+            quotas += _quota(str(group).lstrip("/"))
+    return quotas
+
+
+def _quota(group):
+    """The quota of one group as a list, empty where there is none."""
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (CGROUPS / group / "cpu.max").read_text().split()
+        return [int(quota) / int(period)] if quota != "max" else []
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (int((CGROUPS / "cpu" / group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return [quota / period] if quota > 0 else []
+    return []
+
+
+def limit_threads():
+    """Lets PyTorch use no more threads than `usable_cores`, unless OMP_NUM_THREADS says how many; it looks at no quota itself."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
 
 def cores_each(n_processes):
@@ -47,6 +82,7 @@ def run_jobs(command, n_jobs):
     Returns:
         an exit status: that of all, or 1 where they differ; a job that was killed is said, and counts as 2.
     """
+    print(f"note: {n_jobs} processes begin, each of which loads PyTorch and the weights", file=sys.stderr)
     environment = os.environ | {"OMP_NUM_THREADS": str(cores_each(n_jobs))}
     jobs = [subprocess.Popen([*command, "--job", str(k)], env=environment, stdin=subprocess.PIPE) for k in range(n_jobs)]
     try:

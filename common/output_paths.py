@@ -21,6 +21,11 @@ def distinct(paths):
     return list({entry(path): path for path in reversed(paths)}.values())[::-1]
 
 
+def _stem(path):
+    """The name without its suffix; of dots alone, as in `..npy`, it would be a folder."""
+    return path.stem if path.stem.strip(".") else UNNAMED
+
+
 def output_paths(inputs, output_dir, suffix=".wav"):
     """Where each input's result goes: its name with another suffix.
 
@@ -31,12 +36,12 @@ def output_paths(inputs, output_dir, suffix=".wav"):
         suffix: of the results.
     """
     absolute = [Path(os.path.abspath(path)) for path in inputs]
-    names = [Path(path.stem or UNNAMED) for path in absolute]
+    names = [Path(_stem(path)) for path in absolute]
     if len(set(names)) < len(names):
         parent = os.path.commonpath([path.parent for path in absolute])
         whole_names = [Path(os.path.relpath(path, parent)) for path in absolute]
         whole_names = [name if name.name else Path(UNNAMED) for name in whole_names]
-        names = [name.with_suffix("") for name in whole_names]
+        names = [name.with_name(_stem(name)) for name in whole_names]
         # A whole name may be another's without its suffix, so this is repeated until none is shared.
         while shared := {name for name, count in Counter(names).items() if count > 1}:
             names = [whole if name in shared else name for name, whole in zip(names, whole_names)]

@@ -18,12 +18,15 @@ class FrameNoise:
     """Standard normal noise of one step, drawn frame by frame, so that it does not depend on how frames are grouped."""
 
     def __init__(self, seed, n, hop_length):
-        self.generator = torch.Generator().manual_seed((seed << 16) + n)
+        self.generator = torch.Generator("cpu").manual_seed((seed << 16) + n)
         self.hop_length = hop_length
 
     def draw(self, n_frames):
         """The noise of the next `n_frames` frames, `[n_frames * hop_length]`."""
-        return torch.cat([torch.randn(self.hop_length, generator=self.generator) for _ in range(n_frames)] or [torch.empty(0)])
+        noise = torch.empty(n_frames, self.hop_length, dtype=torch.float32, device="cpu")
+        for of_frame in noise:
+            of_frame.normal_(generator=self.generator)
+        return noise.flatten()
 
 
 class _Stage:
@@ -43,8 +46,6 @@ class _Stage:
 
     def receive(self, mel, y, last_y_0, last):
         """Receives the next frames: mel `[n_mels, F]`, y and the last estimate of y_0 `[F * hop_length]`; `last`: these are the last."""
-        if self.closed:
-            raise RuntimeError("the stream has ended")
         self.closed = last
         self.end += mel.shape[1]
         if self.mel is not None:
@@ -134,7 +135,7 @@ class SynthesisStream:
     """
 
     def __init__(self, pipeline, seed=0):
-        self.pipeline = pipeline
+        self.pipeline, self.interrupted = pipeline, False
         n_steps, hop_length = len(pipeline.schedule), pipeline.network.hop_length
         noises = [FrameNoise(seed, n, hop_length) for n in range(n_steps + 1)]
         self.start_noise = noises[n_steps]  # y_N; the noise of step n is that of y_{n-1}
@@ -161,7 +162,7 @@ class SynthesisStream:
 
         Raises:
             InputError: it is no mel, or has another number of bands than the network.
-            RuntimeError: the last frames were pushed before.
+            RuntimeError: the last frames were pushed before, or a push was interrupted.
         """
         return push_together([self], [as_mel(mel, self.pipeline.network.n_mels, fewest_frames=0)], [last])[0]
 
@@ -181,8 +182,21 @@ def push_together(streams, mels, lasts):
         the waveform of each, `[T]`.
 
     Raises:
-        RuntimeError: the last frames of a stream were pushed before.
+        RuntimeError: the last frames of a stream were pushed before, or a push was interrupted.
     """
+    if any((stream.before or stream.steps)[0].closed for stream in streams):
+        raise RuntimeError("the stream has ended")
+    if any(stream.interrupted for stream in streams):
+        raise RuntimeError("an earlier push was interrupted, so the stream cannot go on (wanted: a new stream)")
+    for stream in streams:
+        stream.interrupted = True  # until the end: some stages may have taken the frames, and others not
+    waveforms = _push_together(streams, mels, lasts)
+    for stream in streams:
+        stream.interrupted = False
+    return waveforms
+
+
+def _push_together(streams, mels, lasts):
     pipeline = streams[0].pipeline
     noises = [stream.start_noise.draw(mel.shape[1]).to(mel) for stream, mel in zip(streams, mels)]
     pieces = _through([stream.before for stream in streams], zip(mels, noises), lasts)

@@ -47,13 +47,18 @@ def _of_waveforms(function, **options):
     return lambda recording, waveform, mel_transform: function(recording, waveform, mel_transform.config.sample_rate, **options)
 
 
+def _log_mel_l1(recording, waveform, mel_transform):
+    is_shorter_than_a_window = len(recording) < mel_transform.config.n_fft
+    return float("nan") if is_shorter_than_a_window else log_mel_l1(mel_transform(recording), mel_transform(waveform))
+
+
 METRICS = {
     "pesq": Metric("PESQ", True, _of_waveforms(pesq_wideband), "predicted opinion score beside the recording, 1 to 4.64"),
     "visqol": Metric("ViSQOL", True, _of_waveforms(visqol), "another prediction of that score, 1 to 5"),
     "stoi": Metric("STOI", True, _of_waveforms(stoi), "how intelligible the speech is, beside the recording; up to 1"),
     "estoi": Metric("ESTOI", True, _of_waveforms(stoi, extended=True), "a stricter form of STOI; up to 1"),
     "mcd": Metric("MCD (dB)", False, _of_waveforms(mel_cepstral_distortion), "mel-cepstral distortion: distance of spectral envelopes"),
-    "log_mel_l1": Metric("log-mel L1", False, lambda a, b, mel: log_mel_l1(mel(a), mel(b)), "mean distance of the mels"),
+    "log_mel_l1": Metric("log-mel L1", False, _log_mel_l1, "mean distance of the mels"),
     "m_stft": Metric("M-STFT", False, lambda a, b, mel: multi_resolution_stft(a, b), "distance of spectrograms of three resolutions"),
     "tone": Metric("tone (dB)", False, _of_waveforms(tone), "how much a steady whistle stands out that the recording does not have"),
     "ffe": Metric("F0 frame error", False, _of_waveforms(f0_frame_error), "share of the time in which the pitch is wrong"),

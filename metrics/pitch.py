@@ -37,8 +37,10 @@ def _cached(function):
 
 @_cached
 def _pitch(waveform, sample_rate):
-    """F0 in Hz every 10 ms, 0 where unvoiced (pYIN, Mauch & Dixon, 2014)."""
+    """F0 in Hz every 10 ms, 0 where unvoiced (pYIN, Mauch & Dixon, 2014); no frames where it is shorter than a window."""
     frame_length = 2 ** int(np.ceil(np.log2(3 * sample_rate / F0_MIN)))  # three periods of the lowest pitch
+    if len(waveform) < frame_length:
+        return np.zeros(0)
     f0, voiced, _ = librosa.pyin(
         waveform.numpy(),
         fmin=F0_MIN,
@@ -64,8 +66,9 @@ def pitch_frame_error(reference_f0, degraded_f0):
 
 
 def f0_frame_error(reference, degraded, sample_rate):
-    """F0 frame error of two waveforms, from 0 to 1; see `pitch_frame_error`."""
-    return pitch_frame_error(_pitch(reference, sample_rate), _pitch(degraded, sample_rate))
+    """F0 frame error of two waveforms, from 0 to 1; see `pitch_frame_error`. NaN where they are shorter than its window, 50 to 100 ms."""
+    a, b = _pitch(reference, sample_rate), _pitch(degraded, sample_rate)
+    return pitch_frame_error(a, b) if len(a) else float("nan")
 
 
 @_cached

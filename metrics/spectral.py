@@ -45,10 +45,10 @@ def _cepstrum_mel(sample_rate):
 def mel_cepstral_distortion(reference, degraded, sample_rate):
     """Mel-cepstral distortion in dB, frame by frame (a vocoder keeps the timing, so nothing is warped), every 5 ms.
 
-    NaN where the waveforms are no longer than half a window, 25 ms.
+    NaN where the waveforms are shorter than a window, 50 ms.
     """
     mel = _cepstrum_mel(sample_rate)
-    if len(reference) <= mel.n_fft // 2:
+    if len(reference) < mel.n_fft:
         return float("nan")
     logs = (mel(waveform).clamp(min=CEPSTRUM_FLOOR).log().numpy() for waveform in (reference, degraded))
     return cepstral_distance(*logs)
@@ -79,9 +79,9 @@ def multi_resolution_stft(reference, degraded):
     """M-STFT: auraloss's `MultiResolutionSTFTLoss` with its defaults (as in BigVGAN, Lee et al., 2023), without unit, from 0.
 
     Spectral convergence plus L1 of ln magnitudes, the mean over windows of 240, 600 and 1,200 samples (Yamamoto et al., 2020), at the
-    sample rate of the waveforms. NaN where the reference is silent, for the distance is relative to it, or no longer than half the
-    longest FFT, 1,024 samples.
+    sample rate of the waveforms. NaN where the reference is silent, for the distance is relative to it, or shorter than the longest
+    FFT, 2,048 samples.
     """
-    if not reference.any() or len(reference) <= max(_m_stft.fft_sizes) // 2:
+    if not reference.any() or len(reference) < max(_m_stft.fft_sizes):
         return float("nan")
     return _m_stft(degraded[None, None], reference[None, None]).item()

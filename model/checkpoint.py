@@ -1,13 +1,13 @@
 """Checkpoints: training states in `.pt`, released weights in `.safetensors`, each with its configuration.
 
 A training state is a dictionary of `network`, `ema`, `optimizer`, `lr_scheduler`, `step`, `config` (JSON text); released
-weights are the EMA alone, with the configuration as metadata. Either may hold `mel_statistics` (JSON text) beside the
-configuration.
+weights are the EMA alone, with the configuration and a digest of all as metadata. Either may hold `mel_statistics` (JSON text) and
+`starts` beside the configuration.
 
 `python -m runs.convert IN OUT` writes any of these as released weights.
 """
 
-import contextlib
+import hashlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -18,19 +18,21 @@ import safetensors.torch
 import torch
 
 from common.errors import InputError, shortened
-from common.files import reading, save_atomically
+from common.files import checked, reading, save_atomically
+from common.released import SCHEDULE
 from model.config import Config, parse_config
 from model.mel import MelStatistics, parse_mel_statistics
 from model.network import WaveGrad
+from model.noise_schedule import NoiseSchedule
 
 MOST_DIFFERENCES = 12  # listed in one message
 
 
-def _load_plain_tensors(path, file=None):
+def _load_plain_tensors(path):
     """The content of a file written by `torch.save`; a file with anything but plain tensors and values is refused."""
-    with reading(path, "a checkpoint"), contextlib.nullcontext(file) if file else open(path, "rb") as opened:
+    with reading(path, "a checkpoint"), open(path, "rb") as file:
         try:
-            return torch.load(opened, map_location="cpu", weights_only=True)
+            return torch.load(checked(file), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             if "weights_only" in str(error).lower():
                 raise InputError(f"{path}: holds more than plain tensors, so it is not opened") from None
@@ -41,39 +43,79 @@ def _is_training_state(content):
     return isinstance(content, dict) and "config" in content and "ema" in content
 
 
-def load_training_state(path, file=None):
+def load_training_state(path):
     """Reads a training state written by `train.py`.
-
-    Args:
-        path: the file; messages name it.
-        file: an open file to read in its place.
 
     Raises:
         OSError: the file cannot be read.
         InputError: the file is damaged or not a training state.
     """
-    state = _load_plain_tensors(path, file)
+    state = _load_plain_tensors(path)
     if not _is_training_state(state):
         raise InputError(f"{path}: not a checkpoint of this project (wanted: keys 'config' and 'ema')")
     return state
 
 
-def save_weights(network, config, path, mel_statistics=None, dtype=None):
-    """Writes a network's weights as safetensors, in `dtype` if it is given, with its configuration (and mel statistics) as metadata."""
+def save_weights(network, config, path, mel_statistics=None, dtype=None, starts=None):
+    """Writes a network's weights as safetensors, in `dtype` if it is given, with what a `Checkpoint` has beside them as metadata."""
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"format": "pt", "config": config.model_dump_json()}
     if mel_statistics is not None:
         metadata["mel_statistics"] = mel_statistics.model_dump_json()
+    if starts is not None:
+        metadata["starts"] = starts
+    metadata["digest"] = _digest(tensors, metadata)
     content = safetensors.torch.save(tensors, metadata)
     save_atomically(lambda temporary: temporary.write_bytes(content), path)
 
 
+def _digest(tensors, metadata):
+    """SHA-256 of the tensors of a safetensors file, in the order of their names, and of its metadata, the digest left out."""
+    digest = hashlib.sha256(repr(sorted((key, text) for key, text in metadata.items() if key != "digest")).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 class Checkpoint(NamedTuple):
-    """The content of a checkpoint for inference: weights by name, their configuration, and mel statistics if there are any."""
+    """The content of a checkpoint for inference: weights by name, their configuration, mel statistics if there are any, and starts.
+
+    The starts are what sampling was trained to start from: "noise", "estimate" (`extensions/griffin_lim`), both with a comma, or None: unknown.
+    """
 
     weights: dict
     config: Config
     mel_statistics: Optional[MelStatistics]
+    starts: Optional[str] = None
+
+
+def starts_of(schedules):
+    """The starts of a `Checkpoint` that InferGrad trained with `NoiseSchedule`s; without any, the diffusion loss trained it from noise."""
+    return ",".join(sorted({schedule.start for schedule in schedules})) or "noise"
+
+
+def _starts_of_config(config):
+    """The same of a file from before it said so; None where the configuration names a schedule that is not among the released ones."""
+    training = config.training
+    last = training.stages[-1].infer_grad if training.stages else None
+    infer_grad = training.infer_grad if last is None else last
+    paths = infer_grad.noise_schedule if infer_grad else ()
+    paths = [SCHEDULE.parent / Path(path).name for path in ([paths] if isinstance(paths, str) else paths)]
+    return starts_of(map(NoiseSchedule.load, paths)) if all(path.is_file() for path in paths) else None
+
+
+def schedule_warnings(schedule, starts):
+    """Lines on why a `NoiseSchedule` is none for weights of those starts."""
+    lines = [schedule.warning] if schedule.warning else []
+    if starts is None or schedule.start in starts.split(","):
+        return lines
+    names = {"noise": "noise", "estimate": "an estimate by Griffin-Lim"}
+    lines.append(
+        f"noise schedule {schedule.name} starts from {names[schedule.start]}, and the weights were not trained for that (wanted: one that "
+        f"starts from {names[starts]}, {'without' if starts == 'noise' else 'with'} griffin_lim)"
+    )
+    return lines
 
 
 def read_checkpoint(path, config: Optional[Config] = None, load_other: Optional[Callable] = None) -> Checkpoint:
@@ -100,9 +142,9 @@ def read_checkpoint(path, config: Optional[Config] = None, load_other: Optional[
         else:
             raise InputError(f"{path}: expected a checkpoint of this project (keys 'config' and 'ema') or of another WaveGrad, got neither")
     _check_weights(weights, path)
-    for key in ("config", "mel_statistics"):
+    for key in ("config", "mel_statistics", "starts"):
         if not isinstance(metadata.get(key, ""), str):
-            raise InputError(f"{path}: '{key}' is a {type(metadata[key]).__name__} (wanted: JSON text)")
+            raise InputError(f"{path}: '{key}' is a {type(metadata[key]).__name__} (wanted: text)")
     if metadata:
         own_config = parse_config(metadata["config"], f"{path} (configuration in the checkpoint)")
     if config is not None:
@@ -110,7 +152,10 @@ def read_checkpoint(path, config: Optional[Config] = None, load_other: Optional[
     statistics = metadata.get("mel_statistics")
     if statistics is not None:
         statistics = parse_mel_statistics(statistics, own_config.mel.n_mels, f"{path} (mel statistics in the checkpoint)")
-    return Checkpoint(weights, own_config, statistics)
+    starts = metadata.get("starts")
+    if starts not in (None, "noise", "estimate", "estimate,noise"):
+        raise InputError(f"{path}: starts is '{shortened(starts)}' (wanted: noise, estimate, or estimate,noise)")
+    return Checkpoint(weights, own_config, statistics, starts or _starts_of_config(own_config))
 
 
 def _check_weights(weights, path):
@@ -131,6 +176,9 @@ def _read_safetensors(path):
     with reading(path, "a safetensors file"), safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}
+        is_whole = metadata.get("digest") in (None, _digest(tensors, metadata))  # files from before there was one have none
+    if not is_whole:
+        raise InputError(f"{path}: the digest is not that of the weights: damaged, or changed by another program")
     if "config" not in metadata:
         raise InputError(f"{path}: carries no configuration (wanted: metadata 'config')")
     return tensors, metadata

@@ -5,7 +5,7 @@ import math
 import operator
 from typing import Annotated, Literal, Optional, Union
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from common.errors import LARGEST_COUNT, LARGEST_SEED
 from common.files import read_text
@@ -13,6 +13,9 @@ from common.validation import validating
 
 PositiveInt = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+Float = Annotated[float, Field(ge=-1e30, le=1e30)]  # float32 holds it
+PositiveFloat = Annotated[float, Field(gt=0, le=1e30)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=1e30)]
 Size = Annotated[int, Field(gt=0, le=1 << 17)]  # of an axis of a tensor, which has to fit into memory
 Channels = Annotated[int, Field(gt=0, le=4096)]
 
@@ -44,11 +47,11 @@ class MelConfig(_Section):
     win_length: Size
     hop_length: Size
     n_mels: Channels
-    f_min: float = Field(ge=0)
+    f_min: NonNegativeFloat
     f_max: PositiveFloat
     power: PositiveFloat = 2.0
     normalized: bool = False
-    spectrum_offset: float = Field(ge=0, default=0.0)
+    spectrum_offset: NonNegativeFloat = 0.0
     padding: Literal["center", "same"] = "center"
     pad_mode: Literal["reflect", "constant"] = "reflect"
     mel_scale: Literal["htk", "slaney"] = "htk"
@@ -56,9 +59,9 @@ class MelConfig(_Section):
     log: Literal["ln", "log10", "db"] = "log10"
     clamp_min: PositiveFloat = 1e-10
     clamp: Literal["before", "zero"] = "before"
-    mean: float = 0.0
+    mean: Float = 0.0
     std: PositiveFloat = 1.0
-    clip: Optional[tuple[float, float]] = None
+    clip: Optional[tuple[Float, Float]] = None
 
     @model_validator(mode="after")
     def _check(self):
@@ -103,7 +106,7 @@ class NetworkConfig(_Section):
     zero_output: bool = False
     phases: Size = 1
     causal: Literal[False] = Field(exclude=True, default=False)  # of earlier versions
-    mel_mean: float = 0.0
+    mel_mean: Float = 0.0
     mel_std: PositiveFloat = 1.0
 
     @property
@@ -212,10 +215,10 @@ class AdversarialConfig(_Section):
     """
 
     adversarial_weight: PositiveFloat = 0.2
-    feature_weight: float = Field(ge=0, default=0.4)
-    windows: tuple[Annotated[int, Field(ge=4)], ...] = (1024, 512, 256)
-    periods: tuple[PositiveInt, ...] = (2, 3, 5, 7)
-    channels: PositiveInt = 16
+    feature_weight: NonNegativeFloat = 0.4
+    windows: tuple[Annotated[int, Field(ge=4, le=1 << 17)], ...] = (1024, 512, 256)
+    periods: tuple[Size, ...] = (2, 3, 5, 7)
+    channels: Annotated[int, Field(gt=0, le=1024)] = 16
     learning_rate: PositiveFloat = 2e-4
     gradient_clip: PositiveFloat = 10.0
 
@@ -254,7 +257,7 @@ class InferGradConfig(_Section):
     noise_schedule: Union[str, Annotated[tuple[str, ...], Field(min_length=1)]]
     sampler: Optional[str] = None
     weight: PositiveFloat = 1.0
-    pmsqe_weight: float = Field(ge=0, default=0.0, validation_alias=AliasChoices("pmsqe_weight", "loudness_weight"))  # the old name
+    pmsqe_weight: NonNegativeFloat = Field(default=0.0, validation_alias=AliasChoices("pmsqe_weight", "loudness_weight"))  # the old name
     from_step: NonNegativeInt = 0
     every: PositiveInt = 1
     diffusion_every: PositiveInt = 1

@@ -1,4 +1,4 @@
-"""`python -m model.export` is `python -m extensions.onnx.export`, by its name of earlier versions."""
+"""`python -m extensions.onnx.export` is `python -m extensions.onnx.export`, by its name of earlier versions."""
 
 import runpy
 

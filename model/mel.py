@@ -1,6 +1,7 @@
 """Log-mel spectrograms: one definition for training, inference and the checkpoint; mels of callers and files; statistics of mels."""
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 from torchaudio.transforms import MelSpectrogram
 
 from common.errors import InputError, naming, shortened
-from common.files import reading
+from common.files import checked, reading
 from common.validation import validating
 
 RANGE_TOLERANCE = 0.01  # rounding of features that were stored in half precision
@@ -46,21 +47,12 @@ class LogMelSpectrogram(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.spectrogram = MelSpectrogram(
-            sample_rate=config.sample_rate,
-            n_fft=config.n_fft,
-            win_length=config.win_length,
-            hop_length=config.hop_length,
-            f_min=config.f_min,
-            f_max=config.f_max,
-            n_mels=config.n_mels,
-            # The offset belongs to the power spectrum, whatever the power of the mel.
-            power=2.0 if config.spectrum_offset else config.power,
-            normalized=config.normalized,
-            norm=config.norm,
-            mel_scale=config.mel_scale,
-            center=False,
-        )
+        keys = ("sample_rate", "n_fft", "win_length", "hop_length", "f_min", "f_max", "n_mels", "normalized", "norm", "mel_scale")
+        # The offset belongs to the power spectrum, whatever the power of the mel.
+        power = 2.0 if config.spectrum_offset else config.power
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of empty bands, in other words than ours: see `empty_bands`
+            self.spectrogram = MelSpectrogram(**{key: getattr(config, key) for key in keys}, power=power, center=False)
         # With "center" a frame is centred on its first sample; the frame that would be centred on the end is left out.
         margin = config.n_fft - config.hop_length
         left = config.n_fft // 2 if config.padding == "center" else margin // 2
@@ -95,6 +87,15 @@ class LogMelSpectrogram(nn.Module):
     def band_widths(self):
         """Sum of each band's filter, `[n_mels]`: the mel of a spectrum of ones."""
         return self.spectrogram.mel_scale.fb.sum(0)
+
+    @property
+    def empty_bands(self):
+        """One line if there are bands that no line of the spectrum is in, else None."""
+        n_empty = int((self.band_widths() == 0).sum())
+        if n_empty == 0:
+            return None
+        config = self.config
+        return f"{n_empty} of {config.n_mels} mel bands are empty (wanted: a smaller mel.n_mels, or a larger mel.n_fft than {config.n_fft})"
 
     def range(self):
         """The smallest and largest value that the mel of a waveform within [-1, 1] can have.
@@ -163,7 +164,7 @@ def read_mel(path, n_mels):
         if Path(path).suffix.lower() == ".npy":
             mel = np.load(file, allow_pickle=False)
         else:
-            mel = torch.load(file, map_location="cpu", weights_only=True)
+            mel = torch.load(checked(file), map_location="cpu", weights_only=True)
         if torch.is_tensor(mel) and mel.is_meta:
             raise InputError(f"{path}: mel is a meta tensor, which has no values (wanted: real numbers)")
         with naming(path):

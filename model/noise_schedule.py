@@ -13,8 +13,8 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from scipy.special import expit
 
-from common.errors import InputError, naming, shortened
-from common.files import read_json, reading, save_text
+from common.errors import InputError, naming, shortened, shown
+from common.files import checked, read_json, reading, save_text
 
 SUFFIXES = (".json", ".npy", ".pt")
 JSON_KEYS = ("name", "source", "sampler", "many_steps_sampler", "griffin_lim", "look_ahead", "betas")
@@ -22,6 +22,7 @@ MANY_STEPS = 12  # from here on small-16k is better with its `many_steps_sampler
 MOST_STEPS = 1_000_000  # of a schedule from a text, `interpolate` or `repeat`
 MOST_GRIFFIN_LIM = 1000  # iterations for the estimate of a schedule
 MOST_LOOK_AHEAD = 100  # frames
+FEW_STEPS = 100  # from here on constant betas may be small enough
 MOST_SIGNAL_LEFT = 0.75  # a final noise level above this leaves most of the signal (0.56 of the power); two good steps have 0.72
 
 FORMS = (
@@ -117,9 +118,19 @@ class NoiseSchedule:
         return self.betas[n - 1]
 
     @property
+    def start(self):
+        """What sampling starts from: "noise" or "estimate" (`extensions.griffin_lim.estimate`)."""
+        return "noise" if self.griffin_lim is None else "estimate"
+
+    @property
     def warning(self):
-        """One line if sampling from this schedule cannot start from pure noise, else None."""
-        final = self.noise_levels[-1]
+        """One line if the betas are no way from noise to speech, else None."""
+        final, n_steps = self.noise_levels[-1], len(self)
+        # The first beta may be the largest where the first step leads far, as from one noise level to clean speech.
+        if self.betas[min(1, n_steps - 2)] > self.betas[-1] and (n_steps > 2 or self.griffin_lim is None):
+            return f"noise schedule {self.name}: betas that fall from the first to the last (wanted: that of the least noise first)"
+        if 1 < n_steps < FEW_STEPS and np.ptp(self.betas) < 1e-3 * self.betas[0]:
+            return f"noise schedule {self.name}: {n_steps} equal betas, poor in so few steps (wanted: rising ones)"
         if final <= MOST_SIGNAL_LEFT or self.griffin_lim is not None:
             return None
         return (
@@ -127,11 +138,15 @@ class NoiseSchedule:
             f"starts from pure noise (wanted: at most {MOST_SIGNAL_LEFT})"
         )
 
+    @property
+    def content(self):
+        """What a JSON file of the schedule holds: a dictionary with `JSON_KEYS`, without those that are None."""
+        content = {key: getattr(self, key) for key in JSON_KEYS} | {"betas": self.betas.tolist()}
+        return {key: value for key, value in content.items() if value is not None}
+
     def save(self, path):
         """Writes the schedule as JSON, atomically."""
-        content = {key: getattr(self, key) for key in JSON_KEYS} | {"betas": self.betas.tolist()}
-        content = {key: value for key, value in content.items() if value is not None}
-        save_text(json.dumps(content, indent=2) + "\n", path)
+        save_text(json.dumps(self.content, indent=2) + "\n", path)
 
     @classmethod
     def load(cls, path):
@@ -153,14 +168,14 @@ class NoiseSchedule:
 def _numbers(values):
     """Betas from outside as an array of float64."""
     if torch.is_tensor(values) and values.layout == torch.strided and values.is_floating_point() and not values.is_meta:
-        return values.detach().cpu().double().numpy()
+        return values.detach().cpu().double().resolve_neg().numpy()
     try:
         betas = np.asarray(values)
     except (TypeError, ValueError, RuntimeError, NotImplementedError, OverflowError, RecursionError):
         betas = np.empty(1, dtype=object)
     has_booleans = isinstance(values, (list, tuple)) and any(isinstance(value, bool) for value in values)
     if (betas.dtype.kind not in "fiu" and betas.size) or has_booleans:  # kind O may be an integer beyond 64 bits
-        raise InputError(f"betas must be a list of numbers, found {shortened(repr(values))}")
+        raise InputError(f"betas must be a list of numbers, found {shown(values)}")
     return betas.astype(np.float64)
 
 
@@ -183,7 +198,7 @@ def _read_npy(path):
 
 def _read_pt(path):
     with reading(path, "a file of plain tensors"), open(path, "rb") as file:
-        return {"betas": torch.load(file, map_location="cpu", weights_only=True)}
+        return {"betas": torch.load(checked(file), map_location="cpu", weights_only=True)}
 
 
 def linear(n_steps, start, stop):

@@ -35,7 +35,7 @@ def convert(source, target, config=None, recordings=None, dtype=None):
     if recordings is not None:
         mel_transform = LogMelSpectrogram(checkpoint.config.mel)
         checkpoint = checkpoint._replace(mel_statistics=statistics_of_recordings(recordings, mel_transform))
-    save_weights(network, checkpoint.config, target, checkpoint.mel_statistics, dtype)
+    save_weights(network, checkpoint.config, target, checkpoint.mel_statistics, dtype, checkpoint.starts)
     return checkpoint
 
 

@@ -1,14 +1,15 @@
 """Writes the mels of recordings, as `inference.py` takes them, by the definition of a checkpoint or a configuration."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from common.audio import AUDIO_SUFFIXES, Conversions, read_audio
-from common.errors import CommandParser, InputError, describe, naming, run_command
-from common.files import save_atomically
+from common.audio import AUDIO_SUFFIXES, Conversions, read_audio, unusual
+from common.errors import CommandParser, InputError, describe, naming, one_line, run_command
+from common.files import reading, save_atomically
 from common.output_paths import distinct, output_paths
 from datasets import read_filelist
 from extensions.registry import read_checkpoint
@@ -19,10 +20,9 @@ from model.mel import LogMelSpectrogram
 def save_mel(mel, path):
     """Writes an array as `.npy`, atomically; another mel that is there already is refused with an `InputError`."""
     if os.path.lexists(path):
-        try:
+        same = False
+        with contextlib.suppress(InputError, OSError), reading(path, "a mel"):
             same = np.array_equal(np.load(path, allow_pickle=False), mel)
-        except (OSError, ValueError, EOFError):
-            same = False
         if not same:
             raise InputError(f"{path}: is there already, and holds something else (wanted: another --output_dir)")
         return
@@ -52,6 +52,8 @@ def main(argv=None):
     for path, output in zip(recordings, output_paths(recordings, arguments.output_dir, ".npy")):
         try:
             audio = read_audio(path, config.sample_rate, conversions)
+            for line in unusual(path, audio):
+                print(f"warning: {one_line(line)}", file=sys.stderr)
             with naming(path):
                 save_mel(mel_transform(audio).numpy(), Path(output))
         except (InputError, OSError) as error:

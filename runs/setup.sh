@@ -1,6 +1,7 @@
 # Sourced by the other scripts: makes .venv and installs requirements.txt, once, and sets $root, $python and PYTHONPATH.
 # A marker is written last, so an installation that was interrupted is started again from nothing.
 set -eu
+unset CDPATH  # with it, cd prints where it goes
 root=$(cd "$(dirname "$0")/.." && pwd)
 venv=$root/.venv
 python=$venv/bin/python
@@ -10,7 +11,7 @@ marker=$venv/installed-requirements.txt
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592}"
 
 wants_packages() {
-    ! cmp -s "$root/requirements.txt" "$marker" || ! "$python" -c pass 2>/dev/null
+    [ ! -f "$marker" ] || [ "$(cat "$root/requirements.txt")" != "$(cat "$marker")" ] || ! "$python" -c pass 2>/dev/null
 }
 
 install_packages() {

@@ -39,11 +39,12 @@ def test_corners_lie_between_a_quarter_of_the_highest_and_the_whole():
 
 
 def test_a_share_of_the_training_segments_is_filtered_and_none_of_validation(tmp_path):
-    """Fails if the option changes the validation loss, or segments that it does not filter."""
+    """Fails if the option changes the validation loss, segments that it does not filter, or the noise."""
     plain, some, every = (
         Trainer(load_config(write_run(tmp_path, mel__f_max=2000, data__low_pass_share=share)), tmp_path) for share in (0.0, 0.5, 1.0)
     )
     assert all(torch.equal(a, b) for n in range(8) for a, b in zip(plain.validation_examples[n], every.validation_examples[n]))
+    assert all(torch.equal(plain.examples[n].noise, every.examples[n].noise) for n in range(8))
     pairs = [(plain.examples[n].segment, some.examples[n].segment) for n in range(40)]
     assert 8 < sum(torch.equal(a, b) for a, b in pairs) < 32
     for number in range(8):

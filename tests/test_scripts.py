@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -284,3 +285,23 @@ def test_make_filelists_splits_within_each_speaker(make_filelists, tmp_path, wri
         "test": ["anna", "bert"],
         "unseen": ["dora"],
     }
+
+
+def test_scripts_run_with_cdpath_and_without_cmp(tmp_path):
+    """Fails if `cd` prints where it goes, or if packages are installed at each call of a minimal container."""
+    (tmp_path / "root" / ".venv" / "bin").mkdir(parents=True)
+    shutil.copytree(ROOT / "runs", tmp_path / "root" / "runs")
+    for target in ("requirements.txt", ".venv/installed-requirements.txt"):
+        shutil.copy(ROOT / "requirements.txt", tmp_path / "root" / target)
+    python = tmp_path / "root" / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] || echo "called: $*"\n')
+    python.chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    for name in ("sh", "cat", "dirname", "rm"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    environment = os.environ | {"CDPATH": ".", "PATH": str(tmp_path / "bin")}
+    for _ in range(2):
+        result = subprocess.run(
+            ["sh", "runs/make_mels.sh", "--help"], cwd=tmp_path / "root", env=environment, capture_output=True, text=True
+        )
+        assert (result.returncode, result.stdout, result.stderr) == (0, "called: -m runs.make_mels --help\n", "")

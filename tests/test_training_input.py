@@ -362,3 +362,15 @@ def test_recordings_of_another_form_are_trained_on_only_on_request(tmp_path):
             Trainer(load_config(write_run(tmp_path, **changes)), tmp_path)
     trainer = Trainer(load_config(write_run(tmp_path, data__resample=True, data__mix_to_mono=True)), tmp_path)
     assert len(trainer.recordings[0]) == len(stereo) // 2
+
+
+def test_validation_recordings_that_are_trained_on_are_counted(tmp_path):
+    """Fails if a copy in another folder, of another name, is not known again."""
+    config = write_run(tmp_path)
+    assert Trainer(load_config(config), tmp_path).warnings() == []
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "train_2.wav", tmp_path / "copy" / "other.wav")
+    with open(tmp_path / "validation.txt", "a") as file:
+        file.write("copy/other.wav\ntrain_3.wav\n")
+    [line] = Trainer(load_config(config), tmp_path).warnings()
+    assert line.startswith("warning: 2 of 4 validation recordings are training recordings too")

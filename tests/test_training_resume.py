@@ -1,6 +1,7 @@
 """A run that was killed, stopped or damaged ends as if nothing had happened."""
 
 import contextlib
+import errno
 import os
 import random
 import re
@@ -162,6 +163,17 @@ def test_no_flipped_bit_goes_unnoticed(folder):
     assert refused > 0
 
 
+def test_a_drive_without_locks_is_trained_on_with_a_warning(tmp_path, monkeypatch):
+    def lockf(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    folder = RunFolder(tmp_path / "log", keep=3)
+    folder.open()
+    assert len(folder.warnings) == 1 and "log: no locks on this drive" in folder.warnings[0]
+    folder.close()
+
+
 def test_all_checkpoints_damaged_is_an_error(folder):
     """Fails if the run silently begins anew."""
     for path in folder.checkpoints():
@@ -177,7 +189,7 @@ def test_damaged_checkpoint_in_a_real_run(tmp_path):
     train_to_end(config, tmp_path / "damaged")
     newest = tmp_path / "damaged" / "checkpoint-00000020.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
-    assert f"warning: {newest}: the checkpoint is damaged" in train_to_end(config, tmp_path / "damaged")
+    assert f"warning: {newest}: not a checkpoint, or a damaged one" in train_to_end(config, tmp_path / "damaged")
     assert same(weights_of(newest), weights_of(tmp_path / "whole" / newest.name))
 
 

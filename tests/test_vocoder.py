@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from common.errors import InputError
+from model.checkpoint import save_weights
 from model.noise_schedule import NoiseSchedule, interpolate, linear
 from vocoder import Vocoder, WaveformCheck
 
@@ -14,6 +15,67 @@ MEL = torch.rand(20, 9, generator=torch.Generator().manual_seed(0)) * 4 - 6
 @pytest.fixture
 def vocoder(tiny_network, tiny_config):
     return Vocoder(tiny_network, tiny_config, linear(3, 1e-3, 0.6))
+
+
+def test_loading_warns_of_a_schedule_of_the_other_kind(tmp_path, tiny_network, tiny_config):
+    save_weights(tiny_network, tiny_config, tmp_path / "w.safetensors", starts="estimate")
+    with pytest.warns(UserWarning, match="starts from noise, and the weights were not trained for that"):
+        assert Vocoder.load(tmp_path / "w.safetensors", "linear:3:0.001:0.6").warnings
+
+
+@pytest.mark.parametrize("dtype, device", [(torch.float64, "cpu"), (torch.float32, "meta"), (torch.float64, "meta")])
+def test_other_defaults_of_the_program_change_nothing(tmp_path, tiny_network, tiny_config, dtype, device):
+    """Fails if a tensor is made without its dtype or device, or if the defaults are not the program's own again."""
+    save_weights(tiny_network, tiny_config, tmp_path / "w.safetensors")
+    speech = np.random.default_rng(0).standard_normal(4000) * 0.1
+
+    def results():
+        vocoder = Vocoder.load(tmp_path / "w.safetensors", "linear:3:0.001:0.6", gla_grad=1)
+        pieces = vocoder.synthesize_stream([MEL[:, :5], MEL[:, 5:]])
+        return [vocoder(MEL, seed=3), vocoder.resynthesize(speech, 8000), *pieces, *(piece for _, piece in vocoder.stream([MEL]))]
+
+    wanted, before = results(), torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            found = results()
+            assert torch.empty(0).device.type == device and torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_integers_of_numpy_are_whole_numbers(vocoder):
+    assert torch.equal(vocoder(MEL, seed=np.int64(3)), vocoder(MEL, seed=3))
+    assert len(vocoder.resynthesize(np.zeros(8000, "f4"), np.int32(16000))) == 4000
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"device": "gpu"}, "--device: 'gpu'"),
+        ({"device": 7}, "--device: '7'"),
+        ({"chunk_frames": True}, "chunk_frames is True"),
+        ({"chunk_frames": 10**30}, "chunk_frames is 1000"),
+        ({"gla_grad": "2"}, "gla_grad is '2'"),
+        ({"sampler": 5}, "sampler is 5"),
+        ({"dtype": "float32"}, "dtype is 'float32'"),
+    ],
+)
+def test_what_is_no_option_is_one_clear_error(tiny_network, tiny_config, options, words):
+    with pytest.raises(InputError, match=words):
+        Vocoder(tiny_network, tiny_config.mel, linear(3, 1e-3, 0.6), **options)
+
+
+def test_no_device_is_the_one_that_there_is(tiny_network, tiny_config, gpus):
+    gpus(0, usable=False)
+    assert Vocoder(tiny_network, tiny_config.mel, linear(3, 1e-3, 0.6), device=None).device.type == "cpu"
+
+
+@pytest.mark.parametrize("mel", [MEL.to("meta"), torch.nested.nested_tensor([MEL, MEL[:, :4]]), torch.empty(20, 9, dtype=torch.quint4x2)])
+def test_tensors_without_values_are_one_clear_error(vocoder, mel):
+    with pytest.raises(InputError, match="mel"):
+        vocoder(mel)
 
 
 def test_mels_of_any_kind_give_the_same(vocoder):

@@ -52,8 +52,9 @@ class LowPassed:
     def segment(self, index, n_frames, context, generator):
         """See `datasets.Recordings.segment`."""
         segment, mel = self.recordings.segment(index, n_frames, context, generator)
-        if torch.rand((), generator=generator) < self.share:
-            segment = random_low_pass(segment, self.highest_corner, generator)
+        own = torch.Generator().manual_seed(generator.initial_seed() ^ 1)  # the example's noise is that of a run without this
+        if torch.rand((), generator=own) < self.share:
+            segment = random_low_pass(segment, self.highest_corner, own)
         return segment, mel
 
 

@@ -14,14 +14,12 @@ import os
 import re
 import secrets
 import time
-import zipfile
-import zlib
 from pathlib import Path
 
 import torch
 
 from common.errors import InputError, describe
-from common.files import save_atomically, save_text
+from common.files import NOT_SUPPORTED, save_atomically, save_text
 from model.checkpoint import load_training_state
 from training.same_data import changed_lists
 from training.training_state import check_training_state
@@ -51,6 +49,7 @@ class RunFolder:
         self.path = Path(path)
         self.keep = keep
         self._lock = None
+        self.warnings = []  # lines on what `open` found
         self._made = []  # this folder and those above it that `open` made
 
     def open(self):
@@ -80,7 +79,7 @@ class RunFolder:
         try:
             # A lock of the process, not of the file: data workers do not inherit it, and it ends with the process.
             if fcntl is not None:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._lock_file(lock)
             # The process that held it may have removed the file.
             if os.path.samestat(os.fstat(lock.fileno()), os.stat(self.path / LOCK)):
                 self._lock = lock
@@ -89,6 +88,14 @@ class RunFolder:
         if self._lock is None:
             lock.close()
         return self._lock is not None
+
+    def _lock_file(self, lock):
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NOT_SUPPORTED:
+                raise
+            self.warnings = [f"warning: {self.path}: no locks on this drive, so nothing keeps two runs there apart (wanted: one alone)"]
 
     def _check_writable(self):
         probe = self.path / f".{secrets.token_hex(6)}.tmp"
@@ -201,26 +208,13 @@ class RunFolder:
 
 
 def read_state(path):
-    """Reads a training state after checking every byte of it against the checksums in the file.
-
-    PyTorch writes checksums but does not look at them, and reads fields of the archive that no checksum covers. So it is given
-    a fresh archive of what was checked.
+    """Reads a training state that a run can go on from.
 
     Raises:
         OSError: the file cannot be read.
         InputError: the file is damaged or not a training state, or that of another step than its name says.
     """
-    checked = io.BytesIO()
-    with open(path, "rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive, zipfile.ZipFile(checked, "w") as copy:
-                for entry in archive.infolist():
-                    copy.writestr(entry.filename, archive.read(entry))
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError, OSError):
-            # A flipped byte in the table of contents leads anywhere.
-            raise InputError(f"{path}: the checkpoint is damaged") from None
-    checked.seek(0)
-    state = load_training_state(path, checked)
+    state = load_training_state(path)
     check_training_state(state, path)
     path = Path(path)
     if CHECKPOINT.fullmatch(path.name) and _step_of(path) != state["step"]:

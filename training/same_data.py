@@ -27,6 +27,15 @@ def summary(recordings):
     return {"digest": digest.hexdigest(), "recordings": len(recordings), "seconds": seconds}
 
 
+def n_shared(recordings, others):
+    """How many of `recordings` are in `others` too, by their number of samples and an excerpt; both as in `summary`."""
+    files, of_others = zip(recordings.paths, recordings.n_samples), zip(others.paths, others.n_samples)
+    lengths = set(recordings.n_samples)
+    found = {(n_samples, _excerpt(path)) for path, n_samples in of_others if n_samples in lengths}
+    lengths = {n_samples for n_samples, _ in found}
+    return sum(n_samples in lengths and (n_samples, _excerpt(path)) in found for path, n_samples in files)
+
+
 def _excerpt(path):
     with open(path, "rb") as file:
         size = file.seek(0, 2)

@@ -22,6 +22,7 @@ from extensions.infer_grad.adversarial import Adversary
 from extensions.infer_grad.loss import InferGradLoss
 from extensions.interop.diagnosis import diagnose
 from extensions.registry import make_network, make_prior
+from model.checkpoint import starts_of
 from model.diffusion import diffusion_loss
 from model.mel import LogMelSpectrogram, mel_statistics, parse_mel_statistics, statistics_of_recordings
 from model.noise_schedule import BUILDERS
@@ -30,7 +31,7 @@ from training.examples import BatchNumbers, DiffusionExamples, batches
 from training.explained import explained_out_of_memory
 from training.low_pass import low_passed
 from training.optimization import checkpoint_activations, ema_update, learning_rate_factor
-from training.same_data import changed_lists, describe_data, summary
+from training.same_data import changed_lists, describe_data, n_shared, summary
 from training.stability import StabilityGuard
 from training.stages import stage_at, stages_of
 from training.statistics import BAND_NAMES, LossByGroup, band_of
@@ -180,7 +181,13 @@ class Trainer:
     def warnings(self):
         """Lines on what is unusual about the recordings."""
         recordings = [self.recordings, self.validation_examples.recordings]
-        lines = [of_list.warning for of_list in recordings] + [self._foreign_mels(of_list) for of_list in recordings]
+        lines = [LogMelSpectrogram(self.config.mel).empty_bands]
+        lines += [of_list.warning for of_list in recordings] + [self._foreign_mels(of_list) for of_list in recordings]
+        if n := n_shared(recordings[1], recordings[0]):
+            lines.append(
+                f"{n} of {len(recordings[1])} validation recordings are training recordings too: the best loss may be that of what was "
+                "learnt by heart (wanted: others)"
+            )
         return [f"warning: {line}" for line in lines if line]
 
     def _foreign_mels(self, recordings):
@@ -213,6 +220,14 @@ class Trainer:
     def infer_grad_loss(self):
         """The `InferGradLoss` of the stage, or None."""
         return self.infer_grad_losses_of_stages[self.stage.number]
+
+    @property
+    def starts(self):
+        """What sampling is trained to start from so far; see `model.checkpoint.Checkpoint`."""
+        stage = stage_at(self.stages, self.step - 1)  # of the last step
+        loss = self.infer_grad_losses_of_stages[stage.number]
+        began = loss and self.step > stage.config.training.infer_grad.from_step
+        return starts_of(loss.schedules if began else ())
 
     @property
     def examples(self):
@@ -364,6 +379,11 @@ class Trainer:
             self._data = {name: summary(of_list) for name, of_list in recordings.items()}
         return self._data
 
+    def schedules(self):
+        """Path, as in the configuration, -> `NoiseSchedule.content` of what InferGrad takes."""
+        losses = filter(None, self.infer_grad_losses_of_stages.values())
+        return {path: content for loss in losses for path, content in loss.schedule_contents.items()}
+
     def mel_statistics(self):
         """What the mels of this training look like, as JSON text, for inference to know a foreign mel by."""
         if self._mel_statistics is None:
@@ -393,6 +413,8 @@ class Trainer:
             "config": self.config.model_dump_json(),
             "mel_statistics": self.mel_statistics(),
             "data": self.data(),
+            "schedules": self.schedules(),
+            "starts": self.starts,
             "versions": versions(),
         }
 
@@ -461,4 +483,12 @@ class Trainer:
             f"{name} data changed: {describe_data(self.data()[name])}, were {describe_data(before[name])}: {consequences[name]}"
             for name in changed
         ]
+        schedules = state.get("schedules") or {}  # missing likewise
+        for path, now in self.schedules().items():
+            was = schedules.get(path, now)
+            lines += [
+                f"noise schedule {path} changed: {key} was {shortened(was.get(key))}, is {shortened(now.get(key))}"
+                for key in sorted(now | was)
+                if was.get(key) != now.get(key)
+            ]
         return lines, "validation" in changed

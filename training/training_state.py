@@ -60,6 +60,7 @@ class TrainingState(_Entries):
     adversary: Optional[dict] = None
     mel_statistics: Optional[str] = None
     data: Optional[Data] = None
+    schedules: Optional[dict[str, dict]] = None
 
 
 def check_training_state(state, path):

@@ -46,6 +46,7 @@ class InferGradLoss:
             )
         paths = [config.noise_schedule] if isinstance(config.noise_schedule, str) else config.noise_schedule
         self.schedules = [NoiseSchedule.load(folder / path) for path in paths]
+        self.schedule_contents = {path: schedule.content for path, schedule in zip(paths, self.schedules)}
         self.config, self.model_config, self.device = config, model_config, device
         self._spectrum = functools.cache(MelSpectrum)  # the same for all schedules
         for schedule in self.schedules:  # what cannot be used is said now

@@ -11,6 +11,7 @@ from torchaudio.transforms import MelScale
 # (n_fft, hop, window), Yamamoto et al., 2020 (Parallel WaveGAN), section 3.1.
 STFT_RESOLUTIONS = [(1024, 120, 600), (2048, 240, 1200), (512, 50, 240)]
 STFT_FLOOR = 1e-5  # magnitude; keeps digital silence from dominating the logarithm
+CONVERGENCE_FLOOR = 3e-3  # RMS magnitude, of white noise at about -70 dBFS; keeps what is softer from dominating its batch
 WINDOWS = (256, 512, 1024, 2048)  # samples, each with a hop of a quarter
 MEL_BANDS_PER_SAMPLE = 80 / 1024  # of the window, so that a band is about as wide as a line of the spectrum where it is narrowest
 MEL_FLOOR = 1e-5  # magnitude in a band, below which nothing is told apart; as in the mel that HiFi-GAN compares
@@ -22,6 +23,8 @@ STFT_WEIGHT, MEL_WEIGHT, COMPRESSED_WEIGHT = 0.3, 1.0, 4.0  # chosen by the runs
 
 def multi_resolution_stft_distance(reference, generated):
     """Spectral convergence plus L1 of ln magnitudes, the mean over three resolutions (Yamamoto et al., 2020).
+
+    The convergence is relative to the reference, or to `CONVERGENCE_FLOOR` where that is more.
 
     Args:
         reference, generated: `[B, T]`, T above 1024.
@@ -36,7 +39,8 @@ def multi_resolution_stft_distance(reference, generated):
             torch.stft(waveform, n_fft, hop_length, win_length, window, return_complex=True).abs().clamp(min=STFT_FLOOR)
             for waveform in (reference, generated)
         )
-        convergence = torch.linalg.matrix_norm(a - b) / torch.linalg.matrix_norm(a)
+        least = CONVERGENCE_FLOOR * a[0].numel() ** 0.5
+        convergence = torch.linalg.matrix_norm(a - b) / torch.linalg.matrix_norm(a).clamp(min=least)
         distances.append(convergence + (a.log() - b.log()).abs().mean(dim=(-2, -1)))
     return sum(distances) / len(distances)
 

@@ -10,17 +10,20 @@ import math
 
 import torch
 
-from model.mel import LogMelSpectrogram, compress, expand, log_unit
+from model.mel import RANGE_TOLERANCE, LogMelSpectrogram, compress, expand, log_unit
 
 LOG_NAMES = {"ln": "natural log", "log10": "log10", "db": "decibels"}
 NORM_NAMES = {None: "filters of unit height", "slaney": "filters of unit area (slaney)"}
 FEWEST_FRAMES = 100  # a second; fewer may be all speech, or all pause
+FEWEST_TOLD = 30  # of which a mistake can be told, if it is a clear one
+FLOOR_TOLERANCE = 0.1  # natural logarithms
 # How far good mels may be from those of the training, in natural logarithms of amplitude (1 = 8.7 dB): another loudness, another
 # voice and microphone, and the ratio of the standard deviations over time, as its logarithm.
 GAIN_TOLERANCE, PROFILE_TOLERANCE, SPREAD_TOLERANCE = 1.5, 0.8, 0.25
 LARGEST_DISTANCE = 2.5  # of a mel that is taken for what it should be
 LARGEST_UNEXPLAINED = 5.0  # of a mel that no mistake explains: noise in the pauses makes 3 to 4
 CLEARLY_CLOSER = 0.6  # an explanation is believed below this share of the distance
+OF_A_SHORT_MEL = 0.5  # the same of less than a second, which may be unlike the average of the training
 COST_OF_A_DIFFERENCE = 0.3  # of two explanations that fit as well, the one with fewer mistakes
 LINEAR_PEAK = 8  # a spectrum has peaks this many times its mean, its logarithm has not
 
@@ -46,21 +49,49 @@ def _what_is_wrong(mel, definition, statistics):
     if mel.ndim != 2 or mel.shape[0] != n_mels:
         turned = "frames along the first axis: " if mel.ndim == 2 and mel.shape[1] == n_mels else ""
         return f"{turned}shape {list(mel.shape)}; the model expects [{n_mels}, frames]"
+    if foreign := _padding(mel, definition) or _foreign_floor(mel, definition):
+        return foreign
     impossible = definition.misfit(mel)
-    if statistics is None or mel.shape[1] < FEWEST_FRAMES or mel.std() < 1e-3 * torch.tensor(statistics.std).mean():
+    if statistics is None or mel.shape[1] < FEWEST_TOLD or mel.std() < 1e-3 * torch.tensor(statistics.std).mean():
         return impossible
     mel = mel.double()
     mean, std = (torch.tensor(values, dtype=mel.dtype) for values in (statistics.mean, statistics.std))
     own = _distance(mel, definition.config, mean, std)
     if impossible or own > LARGEST_DISTANCE:
         explained, found = min(_explanations(mel, definition, mean, std), key=lambda item: item[0])
-        if explained < min(LARGEST_DISTANCE, CLEARLY_CLOSER * own):
+        if explained < min(LARGEST_DISTANCE, (CLEARLY_CLOSER if mel.shape[1] >= FEWEST_FRAMES else OF_A_SHORT_MEL) * own):
             return f"looks like {found}"
-    if impossible or own <= LARGEST_UNEXPLAINED:
+    if impossible or own <= LARGEST_UNEXPLAINED or mel.shape[1] < FEWEST_FRAMES:
         return impossible
     deviation = mel.std(1, correction=0).square().mean().sqrt()
     here, there = f"mean {mel.mean():.3g}, deviation over time {deviation:.3g}", f"{mean.mean():.3g}, {std.square().mean().sqrt():.3g}"
     return f"unlike the mels of the training: {here} (there: {there})"
+
+
+def _padding(mel, definition):
+    """One line if the mel ends in frames of zeros, which a batch is padded with, and which are no silence; else None."""
+    n_frames = int((mel == 0).all(0).flip(0).long().cumprod(0).sum())
+    silence = definition.range()[0]
+    if n_frames == 0 or silence == 0 or definition.config.clamp == "zero":
+        return None
+    return f"the last {n_frames} frames are 0 in all bands (padding? The model expects {silence:.4g} for silence)"
+
+
+def _foreign_floor(mel, definition):
+    """One line if the smallest values are, exactly, what the same clamp is in another logarithm; else None."""
+    config, low = definition.config, definition.range()[0]
+    if not math.isfinite(low):
+        return None
+    # Half precision rounds it; a single value must be exact.
+    tolerance = (RANGE_TOLERANCE / 2 if (mel == mel.min()).sum() > 1 else 1e-5) / config.std
+    for log, power in itertools.product(LOG_NAMES, (1.0, 2.0)):
+        other = config.model_copy(update={"log": log, "power": power, "clamp_min": config.clamp_min ** (power / config.power)})
+        floor = compress(torch.tensor(-math.inf), other).item()
+        if abs(floor - low) > FLOOR_TOLERANCE and abs(mel.min().item() - floor) <= tolerance:
+            words = [(LOG_NAMES[log], LOG_NAMES[config.log]), (_power_name(power), _power_name(config.power))]
+            found, expected = (", ".join(side) for side in zip(*(pair for pair in words if pair[0] != pair[1])))
+            return f"looks like {found}; the model expects {expected}"
+    return None
 
 
 def _distance(mel, config, mean, std):
@@ -96,6 +127,10 @@ def _explanations(mel, definition, mean, std):
     yield _distance(quieter, config, mean, std), "samples of up to 32768; the model expects samples within [-1, 1]"
 
 
+def _power_name(power):
+    return {1.0: "magnitude", 2.0: "power"}.get(power, f"mel power {power:g}")
+
+
 def _other_definitions(config):
     """Yields definitions, and what is different about each: pairs of words for it and for the model's."""
     is_scaled = (config.mean, config.std) != (0.0, 1.0) or config.clip is not None
@@ -110,9 +145,7 @@ def _other_definitions(config):
         if log != config.log and scale is not in_01:
             differences.append((LOG_NAMES[log], LOG_NAMES[config.log]))
         if power != config.power:
-            differences.append(
-                tuple({1.0: "magnitude", 2.0: "power"}.get(value, f"mel power {value:g}") for value in (power, config.power))
-            )
+            differences.append((_power_name(power), _power_name(config.power)))
         if norm != config.norm:
             differences.append((NORM_NAMES[norm], NORM_NAMES[config.norm]))
         if scale_name:

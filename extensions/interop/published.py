@@ -147,7 +147,7 @@ def load_published(content, path, config=None):
         else:
             weights = from_lmnt(weights)
             mel, behaviour = _lmnt_mel(content, config), {"interpolation": "nearest", "noise_level_scale": 1.0}
-    except RuntimeError:
+    except (RuntimeError, ValueError, IndexError):
         raise InputError(f"{path}: weights of a FiLM have shapes that do not go together") from None
     network = _network_config(weights, path, config, behaviour)
     with validating(path):

@@ -6,6 +6,7 @@ number of `steps`, and the whole `config`.
 """
 
 import logging
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from common.audio import signal_to_noise
 from common.errors import CommandParser, InputError, non_negative_int, positive_int, run_command
 from common.files import check_not_input, replacing, save_atomically
 from extensions.onnx.synthesis_graph import Synthesis
-from extensions.registry import load_network
+from extensions.registry import build_network, read_checkpoint
+from model.checkpoint import schedule_warnings
 from model.config import parse_config
 from model.mel import compress
 from model.noise_schedule import FORMS, find_schedule
@@ -115,8 +117,11 @@ def main(argv=None):
     if not Path(arguments.output).parent.is_dir():
         raise FileNotFoundError(2, "No such folder", str(Path(arguments.output).parent))
     check_not_input(arguments.output, [arguments.checkpoint, arguments.noise_schedule])
-    network, config = load_network(arguments.checkpoint)
+    checkpoint = read_checkpoint(arguments.checkpoint)
+    network, config = build_network(checkpoint, arguments.checkpoint), checkpoint.config
     schedule = find_schedule(arguments.noise_schedule, arguments.steps)
+    for line in schedule_warnings(schedule, checkpoint.starts):
+        print(f"warning: {line}", file=sys.stderr)
     synthesis = Synthesis(network, config, schedule, arguments.sampler, arguments.gla_grad).eval()
     with replacing(arguments.output) as unchecked:
         export(synthesis, config, unchecked)

@@ -1,5 +1,6 @@
 """Recordings are read exactly or refused by name; waveforms are written whole or not at all."""
 
+import io
 import os
 import resource
 
@@ -8,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from common.audio import LARGEST_SAMPLE, Conversions, check_audio, is_ours, read_audio, wav_writer
+from common.audio import LARGEST_SAMPLE, Conversions, check_audio, is_ours, read_audio, unusual, wav_writer
 from common.errors import InputError
 from tests.conftest import with_flac_length
 from tests.processes import PYTHON, run_to_end
@@ -25,12 +26,37 @@ def test_integers_are_read_exactly(tmp_path, suffix):
     assert check_audio(tmp_path / f"a{suffix}", 8000) == (800, 1.0)
 
 
+def test_a_rate_of_no_recording_is_refused(tmp_path):
+    """Fails if a few kilobytes that say 1 Hz become gigabytes."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(1000), 1)
+    with pytest.raises(InputError, match="a.wav: sample rate is 1 Hz .wanted: 1000 Hz or more"):
+        check_audio(tmp_path / "a.wav", 8000, Conversions(resample=True))
+
+
 def test_stereo_is_mixed_only_on_request(tmp_path):
     stereo = np.stack([np.full(800, 0.5), np.full(800, 0.25)], axis=1)
     soundfile.write(tmp_path / "s.wav", stereo, 8000, "FLOAT")
     with pytest.raises(InputError, match="s.wav: 2 channels .*--mix_to_mono, or data.mix_to_mono"):
         read_audio(tmp_path / "s.wav", 8000)
     assert torch.equal(read_audio(tmp_path / "s.wav", 8000, Conversions(mix_to_mono=True)), torch.full((800,), 0.375))
+
+
+@pytest.mark.parametrize(
+    "left, right, offset, words",
+    [
+        (0.3, 0.3, 0.0, None),
+        (0.3, 0.0, 0.0, None),
+        (0.3, -0.29, 0.0, "the channels cancel each other out"),
+        (1.5, 1.4, 0.0, "samples of up to 1.45"),
+        (0.3, 0.3, 0.2, "an offset of 0.2"),
+    ],
+)
+def test_what_is_unusual_about_a_recording(tmp_path, left, right, offset, words):
+    """Fails if channels in opposite phase become silence, or an offset the loudest of a mel, without a word."""
+    wave = np.sin(np.arange(8000) / 9)
+    soundfile.write(tmp_path / "a.wav", np.stack([left * wave, right * wave], 1) + offset, 8000, "FLOAT")
+    lines = unusual(tmp_path / "a.wav", read_audio(tmp_path / "a.wav", 8000, Conversions(mix_to_mono=True)))
+    assert len(lines) == (words is not None) and all(f"a.wav: {words}" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", ["a.OGG", "a.opus", "a.mp3"])
@@ -152,3 +178,74 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
     result = run_to_end(PYTHON, "-c", script, tmp_path / "a.wav", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
     assert (result.returncode, result.stderr) == (2, f"error: {tmp_path / 'a.wav'}: File too large\n")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.wav", b"as it was")]
+
+
+def encoded(kind, seed=0, sample_rate=24000):
+    """A second of a recording in the content of a file of a kind."""
+    file = io.BytesIO()
+    samples = 0.3 * np.sin(np.arange(sample_rate) / (20 + seed)).astype(np.float32)
+    soundfile.write(file, samples, sample_rate, kind, format="MP3" if kind.startswith("MPEG") else "OGG")
+    return file.getvalue()
+
+
+MP3, VORBIS, OPUS = map(encoded, ("MPEG_LAYER_III", "VORBIS", "OPUS"))
+NO_LENGTH = MP3[MP3.index(MP3[:2], 4) :]  # without its first frame, which says it
+TAG = b"ID3\3\0\0\0\0\x10\0" + bytes(2048)
+
+
+@pytest.mark.parametrize(
+    "name, content, seconds",
+    [
+        ("a.ogg", VORBIS, 1),
+        ("a.ogg", VORBIS + encoded("VORBIS", 5), 2),
+        ("a.opus", OPUS + OPUS + OPUS, 3),
+        ("a.ogg", VORBIS + OPUS, 2),
+        ("a.ogg", VORBIS + b"xyz" * 1000, 1),
+        ("a.mp3", MP3, 1),
+        ("a.mp3", MP3 + encoded("MPEG_LAYER_III", 5), 2),
+        ("a.mp3", NO_LENGTH, 1.056),  # with the encoder's delay, which that frame says too
+        ("a.mp3", NO_LENGTH + MP3, 2.056),
+        ("a.mp3", MP3 + NO_LENGTH, 2.056),
+        ("a.mp3", TAG + MP3 + TAG + MP3, 2),
+        ("a.mp3", MP3 + TAG + NO_LENGTH, 2.056),
+        ("a.mp3", MP3 + b"TAG" + bytes(125), 1),
+    ],
+)
+def test_recordings_are_read_until_they_end(tmp_path, name, content, seconds):
+    """Fails if what a header says is read alone: libsndfile then loses what follows it, without a word."""
+    (tmp_path / name).write_bytes(content)
+    audio = read_audio(tmp_path / name, 24000)
+    assert len(audio) == 24000 * seconds
+    assert check_audio(tmp_path / name, 24000)[0] == len(audio)
+    assert torch.equal(read_audio(tmp_path / name, 24000, start=9000, stop=12000), audio[9000:12000])
+    assert audio[-3000:].abs().max() > 0.2
+
+
+def test_lines_of_the_decoder_are_kept_away(tmp_path, capfd):
+    """Fails if a damaged mp3 prints lines that name no file; what is printed afterwards must still appear."""
+    (tmp_path / "a.mp3").write_bytes(MP3[: len(MP3) // 2])
+    with pytest.raises(InputError, match="a.mp3: ends after"):
+        read_audio(tmp_path / "a.mp3", 24000)
+    os.write(2, b"still there")
+    assert capfd.readouterr().err == "still there"
+
+
+def test_parts_of_several_rates_are_refused(tmp_path):
+    (tmp_path / "a.ogg").write_bytes(VORBIS + encoded("VORBIS", sample_rate=22050))
+    with pytest.raises(InputError, match="a.ogg: joined of recordings of several sample rates"):
+        read_audio(tmp_path / "a.ogg", 24000)
+
+
+@pytest.mark.parametrize("riff", [0, 36, 0xFFFFFFFF])
+def test_a_wav_whose_header_was_never_finished_is_read_whole(tmp_path, riff):
+    """Fails if the placeholder 0 is taken for an empty recording; and a wav of no samples but a note stays empty."""
+    soundfile.write(tmp_path / "a.wav", np.full(1000, 0.25), 8000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[4:8], content[40:44] = riff.to_bytes(4, "little"), bytes(4)
+    (tmp_path / "a.wav").write_bytes(content)
+    assert torch.equal(read_audio(tmp_path / "a.wav", 8000), torch.full((1000,), 0.25))
+    empty = content[:44] + b"LIST\4\0\0\0INFO"
+    empty[4:8] = (len(empty) - 8).to_bytes(4, "little")
+    (tmp_path / "empty.wav").write_bytes(empty)
+    with pytest.raises(InputError, match="empty.wav: the recording is empty"):
+        read_audio(tmp_path / "empty.wav", 8000)

@@ -10,7 +10,7 @@ from common.errors import CommandParser, InputError, describe, non_negative_int,
 from tests.processes import PYTHON, start
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "a", "nan", "9" * 5000, str(2**31)])
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", " ", "a", "nan", "9" * 5000, str(2**31)])
 def test_counts_are_whole_numbers_within_reason(capsys, text):
     parser = CommandParser()
     parser.add_argument("--steps", type=positive_int)
@@ -20,6 +20,16 @@ def test_counts_are_whole_numbers_within_reason(capsys, text):
     assert exit_.value.code == 2
     assert error.startswith("error: --steps is ") and "wanted: a whole number, 1 to" in error
     assert error.count("\n") == 1 and len(error) < 200
+
+
+@pytest.mark.parametrize("argument, words", [("", "an empty argument"), ("x" * 5000, "unrecognized arguments: --y xxx")])
+def test_empty_and_endless_arguments_are_one_short_line(capsys, argument, words):
+    """Fails if an unset variable of a script stands for the current folder, or a message fills the screen."""
+    parser = CommandParser()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--y", argument])
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and len(error) < 200
 
 
 def test_the_smallest_and_largest_numbers_that_are_taken():

@@ -1,6 +1,9 @@
 """A file is read or refused by its name, and written whole or not at all."""
 
+import contextlib
+import errno
 import os
+import stat
 
 import pytest
 
@@ -18,6 +21,22 @@ def test_whatever_a_reader_raises_is_one_line_that_names_the_file(tmp_path, erro
         raise error(*arguments)
     with pytest.raises(InputError, match="a: does not fit into memory"), reading(tmp_path / "a", "a list"):
         raise MemoryError
+
+
+@pytest.mark.parametrize("number, is_failure", [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_a_drive_that_cannot_flush_a_folder_is_written_to(tmp_path, monkeypatch, number, is_failure):
+    """Fails if a file that is written whole counts as an error on a shared folder, or an error of the disk as none."""
+    fsync = os.fsync
+
+    def of_drive(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_drive)
+    with pytest.raises(OSError, match="a.txt") if is_failure else contextlib.nullcontext():
+        save_text("x", tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_text() == "x"
 
 
 def test_errors_of_the_system_name_the_file(tmp_path):

@@ -12,6 +12,8 @@ from common.output_paths import check_output, distinct, identities, output_paths
     "inputs, wanted",
     [
         (["x/a.npy", "y/b.pt"], ["a.wav", "b.wav"]),
+        (["x/..npy", "x/b.npy"], ["unnamed.wav", "b.wav"]),
+        (["x/..npy", "y/..npy"], ["x/unnamed.wav", "y/unnamed.wav"]),
         (["x/a.npy", "y/a.npy"], ["x/a.wav", "y/a.wav"]),
         (["x/1/a.npy", "x/2/a.npy", "x/b.npy"], ["1/a.wav", "2/a.wav", "b.wav"]),
         (["x/a.npy", "x/a.pt"], ["a.npy.wav", "a.pt.wav"]),

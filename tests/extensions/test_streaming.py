@@ -171,3 +171,22 @@ def test_latencies_are_those_of_the_manual(name, schedule, gla_grad, frames, mil
     stream = SynthesisStream(make_pipeline(make_network(config).eval(), config, schedule, gla_grad=gla_grad))
     assert stream.latency_frames == frames
     assert round(1000 * frames * config.mel.hop_length / config.mel.sample_rate) == milliseconds
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_stream_that_was_interrupted_refuses_to_go_on(network, monkeypatch, error):
+    """Fails if the same piece again gives samples twice: some steps had taken it."""
+    stream, mel = SynthesisStream(network, SCHEDULE), torch.randn(20, 60)
+    stream.push(mel)
+
+    def interrupted(*_):
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(type(network), "forward", interrupted)
+        stream.push(mel)
+    for last in (False, True):
+        with pytest.raises(RuntimeError, match="an earlier push was interrupted"):
+            stream.push(mel, last)
+    with pytest.raises(InputError):
+        SynthesisStream(network, SCHEDULE).push(mel[:5])

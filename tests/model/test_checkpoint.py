@@ -1,6 +1,8 @@
 """A checkpoint loads whole and strictly, or not at all, and is written whole or not at all."""
 
+import contextlib
 import json
+import random
 
 import pytest
 import safetensors.torch
@@ -8,8 +10,9 @@ import torch
 
 from common.errors import InputError
 from common.files import save_atomically
-from extensions.registry import load_network
-from model.checkpoint import save_weights
+from extensions.registry import load_network, read_checkpoint
+from model.checkpoint import save_weights, schedule_warnings
+from model.noise_schedule import NoiseSchedule
 from runs.convert import convert
 from tests.conftest import config_of, tiny_config_values
 
@@ -66,6 +69,62 @@ def test_weights_load_strictly(tmp_path, tiny_network, tiny_config, change, word
     safetensors.torch.save_file(weights, tmp_path / "w.safetensors", {"config": tiny_config.model_dump_json()})
     with pytest.raises(InputError, match=f"w.safetensors: .*{words}"):
         load_network(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_no_flipped_bit_of_a_checkpoint_gives_other_weights(tmp_path, tiny_network, tiny_config, suffix):
+    """Fails if checksums are not looked at: one flipped bit of a weight is another waveform."""
+    path = tmp_path / f"flipped{suffix}"
+    if suffix == ".pt":
+        torch.save(training_state(tiny_network, tiny_config), path)
+    else:
+        save_weights(tiny_network, tiny_config, path)
+    content, refused = path.read_bytes(), 0
+    wanted = read_checkpoint(path)
+    for position in random.Random(0).sample(range(len(content)), 100):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 64]) + content[position + 1 :])
+        try:
+            found = read_checkpoint(path)
+        except InputError:
+            refused += 1
+        else:
+            assert found.config == wanted.config
+            assert all(torch.equal(found.weights[name], tensor) for name, tensor in wanted.weights.items()), position
+    assert refused > 50
+
+
+@pytest.mark.parametrize(
+    "infer_grad, stages, starts",
+    [
+        (None, None, "noise"),
+        ({"noise_schedule": "../schedules/universal-22k-1.json"}, None, "estimate"),
+        ({"noise_schedule": ["universal-22k-1.json", "wg-6.json"]}, None, "estimate,noise"),
+        ({"noise_schedule": "none.json"}, None, None),
+        ({"noise_schedule": "universal-22k-1.json"}, [{"n_steps": 10}, {"n_steps": 10, "infer_grad": False}], "noise"),
+    ],
+)
+def test_a_checkpoint_says_what_its_sampling_starts_from(tmp_path, tiny_network, infer_grad, stages, starts):
+    """Fails if a file from before it said so is not told by its configuration, or if `convert` loses it."""
+    values = tiny_config_values()
+    values["training"] |= {"infer_grad": infer_grad, "stages": stages, "n_steps": 20}
+    save_weights(tiny_network, config_of(values), tmp_path / "old.safetensors")
+    convert(tmp_path / "old.safetensors", tmp_path / "new.safetensors")
+    assert [read_checkpoint(tmp_path / f"{name}.safetensors").starts for name in ("old", "new")] == [starts, starts]
+
+
+def test_the_starts_of_a_file_are_those_of_its_training(tmp_path, tiny_network, tiny_config):
+    state = training_state(tiny_network, tiny_config)
+    for said, words in [("estimate", None), ("estimates", "starts is 'estimates'"), (1, "'starts' is a int")]:
+        torch.save(state | {"starts": said}, tmp_path / "state.pt")
+        with pytest.raises(InputError, match=f"state.pt: {words}") if words else contextlib.nullcontext():
+            assert read_checkpoint(tmp_path / "state.pt").starts == said
+
+
+def test_a_schedule_that_the_weights_were_not_trained_for_is_warned_of():
+    of_noise, of_estimate = NoiseSchedule([0.1, 0.5]), NoiseSchedule([0.15], griffin_lim=3)
+    for starts, n_lines in [("noise", (0, 1)), ("estimate", (1, 0)), ("estimate,noise", (0, 0)), (None, (0, 0))]:
+        assert (len(schedule_warnings(of_noise, starts)), len(schedule_warnings(of_estimate, starts))) == n_lines
+    assert "starts from noise, and the weights were not trained for that" in schedule_warnings(of_noise, "estimate")[0]
 
 
 class Anything:
@@ -150,7 +209,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path):
         (lambda state: state["ema"].update({"mel_conv.bias": torch.zeros(8, device="meta")}), "'mel_conv.bias' is torch.float32"),
         (lambda state: state["ema"].update({"mel_conv.bias": 3}), "'mel_conv.bias' is a int"),
         (lambda state: state["ema"].update({5: torch.zeros(1)}), "unknown weight '5'"),
-        (lambda state: state.update(config={"mel": 1}), "'config' is a dict .wanted: JSON text"),
+        (lambda state: state.update(config={"mel": 1}), "'config' is a dict .wanted: text"),
         (lambda state: state.update(mel_statistics=7), "'mel_statistics' is a int"),
     ],
 )

@@ -101,3 +101,10 @@ def test_another_scale_is_noticed(foreign):
 def test_too_short_a_waveform_is_refused():
     with pytest.raises(InputError, match="79 samples are too short"):
         LogMelSpectrogram(mel_config())(torch.zeros(79))
+
+
+def test_empty_bands_are_said_in_the_words_of_the_configuration(recwarn):
+    config = MelConfig(sample_rate=22050, n_fft=512, win_length=512, hop_length=128, n_mels=160, f_min=0.0, f_max=11025.0)
+    assert "mel bands are empty (wanted: a smaller mel.n_mels, or a larger mel.n_fft than 512)" in LogMelSpectrogram(config).empty_bands
+    assert LogMelSpectrogram(config.model_copy(update={"n_mels": 20})).empty_bands is None
+    assert len(recwarn) == 0

@@ -126,6 +126,28 @@ def test_warns_of_a_schedule_that_cannot_start_from_noise():
     assert NoiseSchedule.load(ROOT / "schedules" / "wg-6.json").warning is None
 
 
+def test_warns_of_betas_that_are_no_way_from_noise_to_speech():
+    """Fails if reversed or equal betas pass, or if a released schedule in some number of steps does not."""
+    wg = NoiseSchedule.load(ROOT / "schedules" / "wg-6.json")
+    assert "fall from the first to the last" in NoiseSchedule(wg.betas[::-1]).warning
+    assert "fall" in NoiseSchedule([0.6, 0.05]).warning and "fall" in NoiseSchedule([0.6, 0.05, 0.01], griffin_lim=3).warning
+    assert "6 equal betas" in NoiseSchedule([0.3] * 6).warning
+    assert linear(1000, 0.01, 0.01).warning is None and NoiseSchedule([0.8]).warning is None
+    schedules = [NoiseSchedule.load(path) for path in sorted((ROOT / "schedules").glob("*.json"))]
+    derived = [interpolate(schedule, n_steps) for schedule in schedules if len(schedule) > 1 for n_steps in (2, 3, 6, 12, 25, 50)]
+    assert [schedule.name for schedule in [*schedules, *derived] if schedule.warning and "final" not in schedule.warning] == []
+
+
+@pytest.mark.parametrize("name", ["negated", "bits8"])
+def test_odd_tensors_are_betas_or_one_clear_error(name):
+    if name == "negated":  # a view that PyTorch negates as it is read
+        betas = torch._neg_view(-torch.tensor([0.1, 0.5]))
+        assert torch.equal(torch.from_numpy(NoiseSchedule(betas).betas.copy()).float(), torch.tensor([0.1, 0.5]))
+    else:
+        with pytest.raises(InputError, match="betas must be a list of numbers, found"):
+            NoiseSchedule(torch.zeros(2, dtype=torch.bits8))
+
+
 def test_a_byte_order_mark_is_no_part_of_a_schedule(tmp_path):
     (tmp_path / "s.json").write_bytes(b"\xef\xbb\xbf[0.1, 0.5]")
     assert NoiseSchedule.load(tmp_path / "s.json").betas.tolist() == [0.1, 0.5]
