@@ -5,7 +5,6 @@ import warnings
 
 import numpy as np
 import optuna
-from cmaes import CMA
 
 from common.errors import InputError
 from model.noise_schedule import NoiseSchedule, from_log_snr, interpolate
@@ -17,7 +16,6 @@ N_MULTIPLIERS = 9
 LARGEST_WHOLE_GRID = N_MULTIPLIERS**7  # candidates; more are only drawn from
 MOST_DRAWS = 1000  # for each candidate wanted, before the constraints count as unsatisfiable
 BATCH_SIZE = 4  # points proposed before their scores are known; fixed, so that more processes change nothing
-CMA_SIGMA = 0.2  # of a box of side 1: CMA-ES works best with the optimum within about three of them
 
 
 def _log_snr(noise_level):
@@ -150,25 +148,12 @@ def grid_candidates(ladder, n_candidates=None, seed=0, non_decreasing=False, fin
 # lower is better. What is proposed follows from the seed and the losses alone, so a search can be replayed.
 
 
-def cma_search(start, seed):
-    """CMA-ES (Hansen), a population at a time."""
-    bounds = np.tile([0.0, 1.0], (max(len(start), 2), 1))
-    # The method needs two dimensions; where there is one, the second has no effect.
-    mean = np.resize(start, len(bounds)).astype(np.float64)
-    optimizer = CMA(mean=mean, sigma=CMA_SIGMA, bounds=bounds, seed=seed)
-    first = [mean] + [optimizer.ask() for _ in range(optimizer.population_size - 1)]
-    points = first
-    while True:
-        losses = yield [point[: len(start)] for point in points]
-        optimizer.tell(list(zip(points, losses)))
-        points = [optimizer.ask() for _ in range(optimizer.population_size)]
-
-
-def _optuna_search(sampler, start):
+def tpe_search(start, seed):
+    """Tree-structured Parzen estimator, over all dimensions together."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        study = optuna.create_study(sampler=sampler)
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True))
     names = [f"{i:03d}" for i in range(len(start))]
     box = {name: optuna.distributions.FloatDistribution(0, 1) for name in names}
     study.enqueue_trial(dict(zip(names, map(float, start))))
@@ -179,12 +164,4 @@ def _optuna_search(sampler, start):
             study.tell(trial, float(loss))
 
 
-def tpe_search(start, seed):
-    """Tree-structured Parzen estimator, over all dimensions together."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-    return _optuna_search(sampler, start)
-
-
-OPTIMIZERS = {"tpe": tpe_search, "cma": cma_search}
+OPTIMIZERS = {"tpe": tpe_search}

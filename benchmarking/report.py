@@ -6,7 +6,6 @@ from urllib.parse import quote
 
 import jinja2
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, ScalarFormatter
 
 from benchmarking.measuring import RECORDING
 from benchmarking.tables import number
@@ -18,9 +17,6 @@ from common.validation import validating
 from metrics import METRICS
 from model.config import MelConfig
 from model.mel import LogMelSpectrogram
-
-PLOTTED = ["pesq", "log_mel_l1"]
-PLOTS = [("network_calls", "network calls"), ("real_time_factor", "real-time factor")]
 
 
 def load_quality(folder):
@@ -71,45 +67,6 @@ def inside(folder, path):
 def _save(figure, path, dpi):
     path.parent.mkdir(parents=True, exist_ok=True)
     save_atomically(lambda temporary: figure.savefig(temporary, dpi=dpi, format="png"), path)
-
-
-def _save_plot(rows, references, metric, x, x_label, path):
-    """Plots the mean of a metric against `x`, a key of the rows, with a line for each sampler, and a horizontal one for each reference."""
-    figure = Figure(figsize=(6.5, 4.6), layout="constrained")
-    axes = figure.subplots()
-    for i, sampler in enumerate(dict.fromkeys(row["sampler"] for row in rows)):
-        own = [row for row in rows if row["sampler"] == sampler and None not in (row[x], row["means"][metric])]
-        points = sorted((row[x], row["means"][metric], row["title"]) for row in own)
-        if points:
-            axes.plot([point[0] for point in points], [point[1] for point in points], "osD^vP*X"[i % 8] + "-", color=f"C{i}", label=sampler)
-        for value, mean, title in points:
-            axes.annotate(title, (value, mean), fontsize=7, color=f"C{i}", xytext=(3, 3), textcoords="offset points", parse_math=False)
-    for row, style in zip(references, ("--", ":", "-.")):
-        if row["means"][metric] is not None:
-            axes.axhline(row["means"][metric], color="grey", linestyle=style, label=row["title"])
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 6)))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.minorticks_off()
-    axes.margins(x=0.2, y=0.2)  # room for the names
-    axes.set(xlabel=x_label, ylabel=METRICS[metric].label)
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        figure.legend(fontsize=8, loc="outside lower center", ncols=3)  # outside, where it hides no point
-    _save(figure, path, dpi=120)
-
-
-def _plots(quality, folder):
-    """Draws quality against steps and real-time factor; returns file and alternative text of each plot."""
-    rows = [row for row in quality["rows"] if row["sampler"] is not None]
-    references = [row for row in quality["rows"] if row["sampler"] is None and row["system"] != RECORDING]
-    plots = []
-    for metric in [name for name in PLOTTED if name in quality["metrics"]] or quality["metrics"][:1]:
-        for key, label in PLOTS:
-            file = f"pictures/{metric}-{key}.png"
-            _save_plot(rows, references, metric, key, label, inside(folder, file))
-            plots.append({"file": file, "alt": f"{METRICS[metric].label} against {label}"})
-    return plots
 
 
 def _spectrogram(path, mel_transform):
@@ -188,7 +145,6 @@ def run(arguments):
         titles=titles,
         metrics=METRICS,
         number=number,
-        plots=_plots(quality, arguments.output),
         examples=[
             _example(
                 example,

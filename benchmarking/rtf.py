@@ -27,19 +27,6 @@ from vocoder import Vocoder
 
 COMPILED, GRAPH = "compiled", ".onnx"
 VARIANTS = [*DTYPES, COMPILED]
-HEADINGS = [
-    *("network, variant, steps", "batch", "parameters (M)", "frames of context", "real-time factor", "standard deviation"),
-    *("times as fast as the first", "peak memory of the GPU (MiB)"),
-]
-STREAMING_HEADINGS = [
-    *(
-        "network, variant, steps",
-        "frames in a piece",
-        "latency (ms)",
-        "slowest piece, share of its length",
-        "computing, share of the audio",
-    ),
-]
 
 
 class Case(NamedTuple):
@@ -112,33 +99,18 @@ def seconds_of(mels, config):
     return sum(mel.shape[1] for mel in mels) * config.mel.hop_length / config.mel.sample_rate
 
 
-def time_cases(cases, mels_of, repeats, device):
-    """Times all cases in turn, after a warm-up.
-
-    Returns:
-        for each case its real-time factors, and the peak of the GPU's memory in bytes.
-    """
-    factors, memory = [[] for _ in cases], [0 for _ in cases]
+def rtf_results(cases, mels_of, arguments, device):
+    """A dictionary of figures for each case: all are timed in turn, after a warm-up."""
     for case, mels in zip(cases, mels_of):
         for frames in (100, 1000):  # two lengths: a compiled network is compiled for any length then
             case.synthesize([mel[:, :frames] for mel in mels[: case.batch_size]])
     batches = [batches_of(mels, case.batch_size) for case, mels in zip(cases, mels_of)]
-    for i in [*range(max(map(len, batches)))] * repeats:
-        for k, case in enumerate(cases):
-            batch = batches[k][i % len(batches[k])]
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
+    factors = [[] for _ in cases]
+    for i in [*range(max(map(len, batches)))] * arguments.repeats:
+        for case, own, of_case in zip(cases, batches, factors):
             start = synchronized_time(device)
-            case.synthesize(batch)
-            factors[k].append((synchronized_time(device) - start) / seconds_of(batch, case.config))
-            if device.type == "cuda":
-                memory[k] = max(memory[k], torch.cuda.max_memory_allocated(device))
-    return factors, memory
-
-
-def rtf_results(cases, mels_of, arguments, device):
-    """A dictionary of figures for each case."""
-    factors, memory = time_cases(cases, mels_of, arguments.repeats, device)
+            case.synthesize(own[i % len(own)])
+            of_case.append((synchronized_time(device) - start) / seconds_of(own[i % len(own)], case.config))
     return [
         {
             "case": case.name,
@@ -148,10 +120,9 @@ def rtf_results(cases, mels_of, arguments, device):
             "real_time_factor": float(np.mean(own)),
             "standard_deviation": float(np.std(own)),
             "speed_ratio": statistics.median(a / b for a, b in zip(factors[0], own)),
-            "peak_memory_bytes": peak,
             "n_timings": len(own),
         }
-        for case, own, peak in zip(cases, factors, memory)
+        for case, own in zip(cases, factors)
     ]
 
 
@@ -177,19 +148,13 @@ def streaming_results(cases, mels_of, arguments, device):
     for (case, mels), piece in itertools.product(zip(cases, mels_of), arguments.streaming):
         if case.vocoder is None:
             raise InputError(f"{case.name}: --streaming takes no graph of a whole synthesis")
-        seconds_per_frame = case.config.mel.hop_length / case.config.mel.sample_rate
+        seconds_per_frame, clock = case.config.mel.hop_length / case.config.mel.sample_rate, lambda: synchronized_time(device)
         streams = [(mel, case.vocoder.open_stream()) for mel in mels * (arguments.repeats + 1)]
-        heard = [listen(stream.push, mel, piece, seconds_per_frame, lambda: synchronized_time(device)) for mel, stream in streams]
+        heard = [listen(stream.push, mel, piece, seconds_per_frame, clock) for mel, stream in streams]
         heard = heard[len(mels) :]  # the first round is the warm-up
-        results.append(
-            {
-                "case": case.name,
-                "piece_frames": piece,
-                "latency_seconds": streams[0][1].latency_seconds,
-                "slowest_piece": max(slowest for slowest, _ in heard),
-                "computing_share": sum(seconds for _, seconds in heard) / (arguments.repeats * seconds_of(mels, case.config)),
-            }
-        )
+        result = {"case": case.name, "piece_frames": piece, "latency_seconds": streams[0][1].latency_seconds}
+        share = sum(seconds for _, seconds in heard) / (arguments.repeats * seconds_of(mels, case.config))
+        results.append(result | {"slowest_piece": max(slowest for slowest, _ in heard), "computing_share": share})
     return results
 
 
@@ -242,23 +207,9 @@ def run(arguments):
     mels_of = [[excerpt.mel for excerpt in excerpts] for excerpts in excerpts_of]
     machine = f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
     heading = f"{machine}; {seconds_of(mels_of[0], cases[0].config):.1f} s of audio, {arguments.repeats} times each"
-    if arguments.streaming:
-        results, headings = streaming_results(cases, mels_of, arguments, device), STREAMING_HEADINGS
-        rows = [
-            [r["case"], r["piece_frames"], f"{1000 * r['latency_seconds']:.0f}", number(r["slowest_piece"]), number(r["computing_share"])]
-            for r in results
-        ]
-    else:
-        results, headings = rtf_results(cases, mels_of, arguments, device), HEADINGS
-        rows = [
-            [
-                *(r["case"], r["batch_size"], r["parameters"] and f"{r['parameters'] / 1e6:.2f}", r["context_frames"]),
-                *(number(r["real_time_factor"], 4), number(r["standard_deviation"], 4), number(r["speed_ratio"], 2)),
-                f"{r['peak_memory_bytes'] / 2**20:.0f}",
-            ]
-            for r in results
-        ]
-    text = f"{heading}\n\n{markdown_table(headings, rows)}"
+    results = (streaming_results if arguments.streaming else rtf_results)(cases, mels_of, arguments, device)
+    rows = [[number(value, 4) if isinstance(value, float) else value for value in result.values()] for result in results]
+    text = f"{heading}\n\n{markdown_table([key.replace('_', ' ') for key in results[0]], rows)}"
     print(text)
     if arguments.output:
         save_json({"machine": heading, "results": results}, arguments.output.with_suffix(".json"))

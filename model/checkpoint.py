@@ -81,7 +81,7 @@ def _digest(tensors, metadata):
 class Checkpoint(NamedTuple):
     """The content of a checkpoint for inference: weights by name, their configuration, mel statistics if there are any, and starts.
 
-    The starts are what sampling was trained to start from: "noise", "estimate" (`extensions/griffin_lim`), both with a comma, or None: unknown.
+    The starts are what sampling was trained to start from: "noise", "estimate" (`extensions/griffin_lim`), both, or None: unknown.
     """
 
     weights: dict

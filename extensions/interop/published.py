@@ -6,9 +6,10 @@ from collections import Counter
 import torch
 
 from common.errors import InputError
+from common.released import ROOT
 from common.validation import validating
 from extensions.interop.presets import preset
-from model.config import Config, DataConfig, NetworkConfig, ScheduleConfig, TrainingConfig
+from model.config import Config, NetworkConfig, load_config
 
 # Their name -> ours, tried in order; the first that matches the beginning of a name's module path is used.
 IVANVOVK_NAMES = [
@@ -152,24 +153,10 @@ def load_published(content, path, config=None):
     network = _network_config(weights, path, config, behaviour)
     with validating(path):
         mel = mel.model_copy(update={"n_mels": _weight(weights, "mel_conv.weight", path).shape[1]})
-        return weights, Config(
-            mel=mel,
-            network=network,
-            noise_schedule=ScheduleConfig(),
-            # For further training: lists beside the configuration, and the settings of the paper.
-            data=DataConfig(train_filelist="train.txt", validation_filelist="validation.txt", segment_frames=24),
-            training=TrainingConfig(
-                batch_size=256,
-                n_steps=1_000_000,
-                learning_rate=2e-4,
-                final_learning_rate=1e-5,
-                warmup_steps=1000,
-                gradient_clip=1.0,
-                ema_decay=0.9999,
-                precision="fp32",
-                seed=0,
-            ),
-        )
+        default = load_config(ROOT / "configs" / "default.json")  # the settings of the paper, for further training
+        lists = {"train_filelist": "train.txt", "validation_filelist": "validation.txt"}
+        changes = {"mel": mel, "network": network, "data": default.data.model_copy(update=lists)}
+        return weights, Config.model_validate(dict(default) | changes)
 
 
 def _weight(weights, name, path):

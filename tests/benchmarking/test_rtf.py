@@ -37,7 +37,7 @@ def test_real_time_factors(rtf, tiny_checkpoint, tmp_path):
     assert [(result["case"], result["batch_size"]) for result in results] == [(text, size) for size in (1, 2) for text in texts]
     assert {(result["batch_size"], result["n_timings"]) for result in results} == {(1, 6), (2, 6)}
     assert results[0]["speed_ratio"] == 1 and all(result["real_time_factor"] > 0 for result in results)
-    assert "real-time factor" in (tmp_path / "rtf.md").read_text()
+    assert "real time factor" in (tmp_path / "rtf.md").read_text()
 
 
 def test_networks_side_by_side(rtf, tiny_checkpoint, tiny_config, tmp_path):

@@ -246,7 +246,7 @@ def test_a_journal_is_one_processs_until_it_ends_however_it_ends(tmp_path):
     Journal(path, {"seed": 0}).close()
 
 
-@pytest.mark.parametrize("method", ["grid", "tpe", "cma"])
+@pytest.mark.parametrize("method", ["grid", "tpe"])
 def test_a_killed_search_resumes_to_the_same_result(search, method, capsys):
     arguments = ["--method", method, "--candidates", "10"]
     status, output, journal = search(*arguments)
