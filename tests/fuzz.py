@@ -68,58 +68,46 @@ class TooSlow(BaseException):
 
 def strange_json(rng, value):
     """A copy of a JSON value with one or two things in it changed, as text."""
-    value = copy.deepcopy(value)
     for _ in range(rng.choice([1, 1, 2])):
-        places = []
-
-        def collect(node):
-            for key in list(node) if isinstance(node, dict) else range(len(node)):
-                places.append((node, key))
-                if isinstance(node[key], (dict, list)):
-                    collect(node[key])
-
-        collect(value)
+        nodes = [value] if isinstance(value, (dict, list)) else []
+        for node in nodes:  # grows meanwhile
+            nodes += [item for item in (node.values() if isinstance(node, dict) else node) if isinstance(item, (dict, list))]
+        places = [(node, key) for node in nodes for key in (list(node) if isinstance(node, dict) else range(len(node)))]
         node, key = rng.choice(places) if places else ({}, "a")
-        change = rng.choice(["replace", "replace", "replace", "remove", "add", "number"])
+        change, number = (
+            rng.choice(["replace", "replace", "replace", "remove", "add", "number"]),
+            node.get(key) if key == "a" else node[key],
+        )
         if change == "remove":
-            del node[key]
+            del (node if places else {"a": 0})[key]
         elif change == "add" and isinstance(node, dict):
             node[rng.choice(["x", "logdir", "betas", "\ud800", "y" * 3000, "a\nb"])] = rng.choice(STRANGE_VALUES)
-        elif change == "number" and isinstance(node[key], (int, float)) and not isinstance(node[key], bool):
-            node[key] = node[key] * rng.choice([-1, 2, 10, 1000, 0.5, 10**9])
+        elif change == "number" and type(number) in (int, float):
+            node[key] = number * rng.choice([-1, 2, 10, 1000, 0.5, 10**9])
         else:
             node[key] = copy.deepcopy(rng.choice(STRANGE_VALUES))
-        if not isinstance(value, (dict, list)) or not value:
-            break
     return json.dumps(value)
 
 
 def strange_bytes(rng, content):
     """A copy of a file's content, damaged."""
-    content = bytearray(content)
-    kind = rng.randrange(10)
-    size = max(len(content), 1)
+    content, size = bytearray(content), max(len(content), 1)
+    kind, place = rng.randrange(10), rng.randrange(size)
     if kind < 4:  # flipped bits, most of them in the header
-        for _ in range(rng.choice([1, 1, 2, 8, 100])):
-            place = rng.randrange(min(size, rng.choice([16, 128, 1024, size])))
-            if place < len(content):
-                content[place] ^= 1 << rng.randrange(8)
+        for _ in range(rng.choice([1, 1, 2, 8, 100]) if content else 0):
+            content[rng.randrange(min(size, rng.choice([16, 128, 1024, size])))] ^= 1 << rng.randrange(8)
     elif kind == 4:
-        del content[rng.randrange(size) :]
+        del content[place:]
     elif kind == 5:
-        place = rng.randrange(size)
         content[place : place + rng.choice([1, 4, 64])] = rng.randbytes(rng.choice([0, 1, 4, 64, 1000]))
     elif kind == 6:
-        place = rng.randrange(size)
         content[place : place + 200] = bytes([rng.choice([0, 255, 32, 123])]) * 200
     elif kind == 7:
-        content = bytearray(rng.randbytes(rng.choice([0, 1, 10, 1000])))
+        content = rng.randbytes(rng.choice([0, 1, 10, 1000]))
     elif kind == 8:
         content = content * 2
     else:
-        content = bytearray(
-            rng.choice([b"", b"\xef\xbb\xbf", b"[" * 100_000, b"{}", b"PK\x05\x06" + bytes(18), b"\x80\x02}.", b"fLaC", b"RIFF"])
-        )
+        content = rng.choice([b"", b"\xef\xbb\xbf", b"[" * 100_000, b"{}", b"PK\5\6" + bytes(18), b"\x80\2}.", b"fLaC", b"RIFF", b"OggS"])
     return bytes(content)
 
 
@@ -136,197 +124,163 @@ class Case:
         self.folder, self.originals, self.rng = folder, originals, rng
         self.output = "out"  # folder of the results
 
+    def pick(self, *values):
+        return self.rng.choice(values)
+
+    def write(self, name, content):
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).write_bytes(content)
+
     def put(self, *names):
         for name in names:
-            path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.originals[name])
+            self.write(name, self.originals[name])
 
     def damage(self, name, as_name=None):
         """Writes a damaged copy of an original, or another one of them under its name."""
-        content = self.originals[name]
-        luck = self.rng.random()
-        if luck < 0.05:
-            pass  # as it was: a kind that refuses everything would find nothing
-        elif luck < 0.12:
+        content, luck = self.originals[name], self.rng.random()
+        if luck >= 0.12:
+            is_json = name.endswith(".json") and self.rng.random() < 0.75
+            content = strange_json(self.rng, json.loads(content)).encode() if is_json else strange_bytes(self.rng, content)
+        elif luck >= 0.05:  # below, as it was: a kind that refuses everything would find nothing
             content = self.originals[self.rng.choice(sorted(self.originals))]
-        elif name.endswith(".json") and self.rng.random() < 0.75:
-            content = strange_json(self.rng, json.loads(content)).encode()
-        else:
-            content = strange_bytes(self.rng, content)
-        (self.folder / (as_name or name)).parent.mkdir(parents=True, exist_ok=True)
-        (self.folder / (as_name or name)).write_bytes(content)
+        self.write(as_name or name, content)
 
     def inference(self, *more, listed=("good.npy",), **changed):
+        """A call with what a case has put there, and the good inputs beside it."""
+        wanted = {"tiny.safetensors", "schedule.json", *listed} & self.originals.keys()
+        self.put(*(name for name in wanted if not (self.folder / name).exists()))
         options = {"-ch": "tiny.safetensors", "-ns": "schedule.json", "-m": "list.txt", "-v": "no", "-o": "out"} | changed
         if options["-m"] == "list.txt" and not (self.folder / "list.txt").exists():
-            (self.folder / "list.txt").write_text("".join(f"{name}\n" for name in listed))
-        arguments = [part for option, value in options.items() for part in (option, value)]
-        # A path is relative to the folder unless it is strange itself.
-        paths = {"-ch", "-ns", "-m", "-o", "-c"}
-        arguments = [
-            str(self.folder / part) if i % 2 and arguments[i - 1] in paths and (self.folder / part).parent == self.folder else part
-            for i, part in enumerate(arguments)
-        ]
-        return inference.main, [*arguments, *more]
+            self.write("list.txt", "".join(f"{name}\n" for name in listed).encode())
+        for option, value in options.items():  # a path is relative to the folder unless it is strange itself
+            if option != "-v" and (self.folder / value).parent == self.folder:
+                options[option] = str(self.folder / value)
+        return inference.main, [*(part for option in options.items() for part in option), *more]
 
 
-def fuzz_mel(case):
-    name = case.rng.choice(["good.npy", "double.npy", "mel.pt", "legacy.pt"])
-    case.put("tiny.safetensors", "schedule.json", "good.npy")
-    case.damage(name, f"bad{Path(name).suffix}")
-    return case.inference("--batch_size", case.rng.choice(["1", "3"]), listed=[f"bad{Path(name).suffix}", "good.npy"])
+def fuzz_mel(case, *names):
+    """A damaged file between good ones."""
+    name = case.pick(*(names or ("good.npy", "double.npy", "mel.pt", "legacy.pt")))
+    bad = f"bad{Path(name).suffix}"
+    case.damage(name, bad)
+    return case.inference("--batch_size", case.pick("1", "3"), listed=[bad, "good.npy"])
 
 
 def fuzz_recording(case):
-    name = case.rng.choice(["speech.wav", "float.wav", "speech.flac"])
-    case.put("tiny.safetensors", "schedule.json", "good.npy")
-    case.damage(name, f"bad{Path(name).suffix}")
-    return case.inference(listed=["good.npy", f"bad{Path(name).suffix}"])
+    return fuzz_mel(case, "speech.wav", "float.wav", "speech.flac", "speech.ogg", "speech.mp3")
 
 
 def fuzz_samples(case):
     """Recordings whose header is in order and whose samples are not."""
     rng = np.random.default_rng(case.rng.randrange(2**32))
-    samples = rng.standard_normal(int(rng.choice([0, 1, 79, 400, 4000]))) * rng.choice([1e-30, 0.1, 1, 3, 5, 40000, 1e300])
-    if len(samples) and rng.random() < 0.4:
-        samples[rng.integers(len(samples))] = rng.choice([np.nan, np.inf, -np.inf])
-    channels, subtype = int(rng.choice([1, 1, 1, 2])), str(rng.choice(["FLOAT", "DOUBLE"]))
-    case.put("tiny.safetensors", "schedule.json", "good.npy")
-    soundfile.write(case.folder / "bad.wav", np.stack([samples] * channels, 1), int(rng.choice([8000, 8000, 16000, 1])), subtype)
+    samples = rng.standard_normal(case.pick(0, 1, 79, 400, 4000)) * case.pick(1e-30, 0.1, 1, 3, 5, 40000, 1e300)
+    if len(samples) and case.rng.random() < 0.4:
+        samples[rng.integers(len(samples))] = case.pick(np.nan, np.inf, -np.inf)
+    rate, subtype = case.pick(8000, 8000, 16000, 1), case.pick("FLOAT", "DOUBLE")
+    soundfile.write(case.folder / "bad.wav", np.stack([samples] * case.pick(1, 1, 1, 2), 1), rate, subtype)
     return case.inference(listed=["bad.wav", "good.npy"])
 
 
 def fuzz_values(case):
     """Mels of the right kind with values and shapes of all kinds."""
     rng = np.random.default_rng(case.rng.randrange(2**32))
-    shape = [(20, 9), (9, 20), (20, 0), (0, 20), (1, 20, 9), (2, 20, 9), (20,), (), (20, 1), (19, 9), (20, 20), (1, 1, 20, 9)][
-        rng.integers(12)
-    ]
-    dtype = rng.choice(["f2", "f4", "f8", ">f4", "i1", "i8", "u8", "?", "c8", "U3", "M8[s]", "g", "V4"])
+    shapes = [(20, 9), (9, 20), (20, 0), (0, 20), (1, 20, 9), (2, 20, 9), (20,), (), (20, 1), (19, 9), (20, 20), (1, 1, 20, 9)]
+    dtype = case.pick("f2", "f4", "f8", ">f4", "i1", "i8", "u8", "?", "c8", "U3", "M8[s]", "g", "V4")
     with np.errstate(all="ignore"):
-        array = (rng.standard_normal(shape) * rng.choice([0, 1, 4, 1000, 1e30]) - rng.choice([0, 4])).astype("f8").astype(dtype)
-    case.put("tiny.safetensors", "schedule.json", "good.npy")
+        array = rng.standard_normal(case.pick(*shapes)) * case.pick(0, 1, 4, 1000, 1e30) - case.pick(0, 4)
+        array = np.asarray(array, "f8").astype(dtype)
     np.save(case.folder / "bad.npy", array)
     return case.inference(listed=["bad.npy", "good.npy"])
 
 
 def fuzz_schedule(case):
-    case.put("tiny.safetensors", "good.npy")
-    name = case.rng.choice(["schedule.json", "schedule.json", "schedule.npy", "schedule.pt"])
+    name = case.pick("schedule.json", "schedule.json", "schedule.npy", "schedule.pt")
     case.damage(name)
-    return case.inference("--sampler", case.rng.choice(["ancestral", "ddim", "sde-dpm-solver"]), **{"-ns": name})
+    return case.inference("--sampler", case.pick("ancestral", "ddim", "sde-dpm-solver"), **{"-ns": name})
 
 
 def fuzz_checkpoint(case):
-    name = case.rng.choice(["tiny.safetensors", "state.pt", "ivanvovk.pt", "lmnt.pt"])
+    name = case.pick("tiny.safetensors", "state.pt", "ivanvovk.pt", "lmnt.pt")
     mel = {"ivanvovk.pt": "ivanvovk.npy", "lmnt.pt": "lmnt.npy"}.get(name, "good.npy")
-    case.put("schedule.json", mel)
     case.damage(name)
     return case.inference(listed=[mel], **{"-ch": name})
 
 
-def fuzz_state(case):
-    """Training states whose entries are not what they should be."""
-    state = torch.load(io.BytesIO(case.originals["state.pt"]), weights_only=True)
-    tensor = torch.zeros(3)
-    strange = [*STRANGE_VALUES, tensor, tensor.long(), tensor.to_sparse(), tensor.to("meta"), tensor.cfloat(), tensor.half(), tensor[:0]]
-    target = case.rng.choice([state, state["ema"]])
+def strange_state(case, original, sections):
+    """The content of a training state in which an entry, of it or of one of its sections, is another or missing."""
+    state, tensor = torch.load(io.BytesIO(case.originals[original]), weights_only=True), torch.zeros(3)
+    target = case.pick(state, *(state[section] for section in sections))
     key = case.rng.choice(sorted(target))
-    target[key] = case.rng.choice(strange)
+    strange = (tensor, tensor.long(), tensor.to_sparse(), tensor.to("meta"), tensor.cfloat(), tensor.half(), tensor[:0])
+    target[key] = case.pick(*STRANGE_VALUES, *strange)
     if case.rng.random() < 0.2:
         del target[key]
-    case.put("schedule.json", "good.npy")
-    torch.save(state, case.folder / "state.pt")
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def fuzz_state(case):
+    case.write("state.pt", strange_state(case, "state.pt", ["ema"]))
     return case.inference(**{"-ch": "state.pt"})
 
 
 def fuzz_config(case):
-    case.put("tiny.safetensors", "schedule.json", "good.npy")
     case.damage("config.json")
     return case.inference(**{"-c": "config.json"})
 
 
 def fuzz_list(case):
-    case.put("tiny.safetensors", "schedule.json", "good.npy", "mel.pt", "speech.wav")
+    case.put("good.npy", "mel.pt", "speech.wav")
     lines = [
-        "good.npy",
-        "mel.pt",
-        "speech.wav",
-        "good.npy|text | more",
-        "none.npy",
-        "",
-        " ",
-        "|",
-        ".",
-        "..",
-        "/dev/zero",
-        "out",
-        "list.txt",
-        "a\0b",
-    ]
-    lines += [
-        "good.npy\x85",
-        "./good.npy",
-        "x" * 5000,
-        "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"),
-        "good",
-        "/",
-        "\ufeffgood.npy",
-    ]
-    end = case.rng.choice(["\n", "\n", "\r\n", "\r"])
-    content = end.join(case.rng.choices(lines, k=case.rng.randrange(6))).encode()
-    (case.folder / "list.txt").write_bytes(content if case.rng.random() < 0.8 else strange_bytes(case.rng, content + b"good.npy"))
-    return case.inference("--batch_size", case.rng.choice(["1", "2"]))
+        "good.npy", "mel.pt", "speech.wav", "good.npy|text | more", "none.npy", "", " ", "|", ".", "..", "/dev/zero", "out", "list.txt",
+        "a\0b", "good.npy\x85", "./good.npy", "x" * 5000, "\xed\xa0\x80", "good", "/", "\ufeffgood.npy", "..npy",
+    ]  # fmt: skip
+    content = case.pick("\n", "\n", "\r\n", "\r").join(case.rng.choices(lines, k=case.rng.randrange(6))).encode()
+    case.write("list.txt", content if case.rng.random() < 0.8 else strange_bytes(case.rng, content + b"good.npy"))
+    return case.inference("--batch_size", case.pick("1", "2"))
 
 
 def fuzz_names(case):
     """Files and folders of all kinds of names, in a folder, in a list, or alone."""
-    case.put("tiny.safetensors", "schedule.json")
     (case.folder / "in").mkdir()
     names = []
     for name in case.rng.sample(STRANGE_NAMES, 3):
-        suffix, original = case.rng.choice([(".npy", "good.npy"), (".NPY", "good.npy"), (".wav", "speech.wav"), (".pt", "mel.pt")])
+        suffix, original = case.pick((".npy", "good.npy"), (".NPY", "good.npy"), (".wav", "speech.wav"), (".pt", "mel.pt"))
         with contextlib.suppress(OSError):  # longer than a name may be
-            (case.folder / "in" / (name + suffix)).write_bytes(case.originals[original])
+            case.write(f"in/{name}{suffix}", case.originals[original])
             names.append(name + suffix)
-    source = case.rng.choice(["in", "in", "list.txt", "one"])
+    source = case.pick("in", "in", "list.txt", *(str(case.folder / "in" / name) for name in names[:1]))
     if source == "list.txt":
         (case.folder / "list.txt").write_text("".join(f"in/{name}\n" for name in names), errors="surrogateescape")
-    if source == "one" and names:
-        return case.inference(**{"-m": str(case.folder / "in" / names[0])})
-    return case.inference(**{"-m": source if source != "one" else "in"})
+    return case.inference(**{"-m": source})
 
 
 def fuzz_options(case):
-    case.put("tiny.safetensors", "schedule.json", "good.npy")
     option = case.rng.choice(
-        ["-ch", "-ns", "-m", "-o", "-v", "-c", "--device", "--seed", "--batch_size", "--sampler", "--gla_grad", "--dtype", "--chunk_frames"]
-    )  # fmt: skip
-    value = case.rng.choice(STRANGE_ARGUMENTS)
+        "-ch -ns -m -o -v -c --device --seed --batch_size --sampler --gla_grad --dtype --chunk_frames --steps --repeat".split()
+    )
+    value = case.pick(*STRANGE_ARGUMENTS)
     if option == "-o":
-        if value in ("", "/", ".", "..", "../"):
-            value = "/dev/null"  # not outside of the folder
-        case.output = value
+        case.output = value = "/dev/null" if value in ("", "/", ".", "..", "../") else value  # not outside of the folder
     return case.inference(option, value)
 
 
 def fuzz_convert(case):
-    name = case.rng.choice(["tiny.safetensors", "state.pt", "ivanvovk.pt", "lmnt.pt"])
+    name = case.pick("tiny.safetensors", "state.pt", "ivanvovk.pt", "lmnt.pt")
     case.damage(name)
-    target = case.rng.choice(["out/converted.safetensors", "out.pt", "none/x.safetensors", "out", name])
     (case.folder / "out").mkdir()
+    target = case.pick("out/converted.safetensors", "out.pt", "none/x.safetensors", "out", name)
     return convert.main, [str(case.folder / name), str(case.folder / target)]
 
 
 def fuzz_filelists(case):
-    (case.folder / "in").mkdir()
     for name in case.rng.sample(STRANGE_NAMES, 6):
         with contextlib.suppress(OSError):
-            (case.folder / "in" / f"{name}.wav").write_bytes(case.originals["speech.wav"])
-    counts = [case.rng.choice(["0", "1", "2", "100", "-3", "x", ""]) for _ in range(2)]
-    more = case.rng.choice([[], ["--sample_rate", "8000"], ["--sample_rate", "16000"], ["--last"]])
-    return make_filelists.main, [str(case.folder / "in"), str(case.folder / "out"), "--test", counts[0], "--validation", counts[1], *more]
+            case.write(f"in/{name}.wav", case.originals["speech.wav"])
+    test, validation = (case.pick("0", "1", "2", "100", "-3", "x", "") for _ in range(2))
+    more = case.pick([], ["--sample_rate", "8000"], ["--sample_rate", "16000"], ["--last"])
+    return make_filelists.main, [str(case.folder / "in"), str(case.folder / "out"), "--test", test, "--validation", validation, *more]
 
 
 def fuzz_train(case):
@@ -339,25 +293,20 @@ def fuzz_train(case):
 def fuzz_resume(case):
     """A log folder whose checkpoint is damaged; training has one step to go on with."""
     case.put("train.txt", "validation.txt", "speech.wav", "config.json")
-    name = case.rng.choice(["checkpoint-00000002.pt", "checkpoint-00000002.pt", "best.pt", "checkpoint-2.pt", "checkpoint-00000099.pt"])
-    (case.folder / "out").mkdir()
+    name = case.pick("checkpoint-00000002.pt", "checkpoint-00000002.pt", "best.pt", "checkpoint-2.pt", "checkpoint-00000099.pt")
     if case.rng.random() < 0.5:
-        state = torch.load(io.BytesIO(case.originals["checkpoint.pt"]), weights_only=True)
-        target = case.rng.choice([state, state["optimizer"], state["stability"], state["rng"]])
-        target[case.rng.choice(sorted(target))] = case.rng.choice([*STRANGE_VALUES, torch.zeros(3), torch.zeros(3).long()])
-        torch.save(state, case.folder / "out" / name)
+        case.write(f"out/{name}", strange_state(case, "checkpoint.pt", ["optimizer", "stability", "rng"]))
     else:
         case.damage("checkpoint.pt", f"out/{name}")
     return train.main, ["-c", str(case.folder / "config.json"), "-l", str(case.folder / "out")]
 
 
 def fuzz_report(case):
-    folder = case.folder / "quality"
     case.put("quality/audio/a/recording.flac", "quality/audio/a/wg.flac")
     case.damage("quality/quality.json")
     parser = CommandParser()
     report.add_arguments(parser)
-    return lambda: report.run(parser.parse_args()), [str(folder), "-o", str(case.folder / "out")]
+    return lambda: report.run(parser.parse_args()), [str(case.folder / "quality"), "-o", str(case.folder / "out")]
 
 
 KINDS = {  # how often each of them comes
@@ -367,16 +316,13 @@ KINDS = {  # how often each of them comes
 
 
 def quality_json():
-    figures = {"stoi": 0.9, "pesq": None}
-    common = {"means": figures, "without_value": {"stoi": 0, "pesq": 1}}
-    rows = [
-        {"system": "recording", "sampler": None, "network_calls": 0, "real_time_factor": None} | common,
-        {"system": "wg", "sampler": "ddim", "network_calls": 3, "real_time_factor": 0.1} | common,
-    ]
-    systems = [{"system": name, "audio": f"audio/a/{name}.flac", "figures": figures} for name in ("recording", "wg")]
+    common = {"means": {"stoi": 0.9, "pesq": None}, "without_value": {"stoi": 0, "pesq": 1}}
+    row = {"system": "recording", "sampler": None, "network_calls": 0, "real_time_factor": None} | common
+    other = {"system": "wg", "sampler": "ddim", "network_calls": 3, "real_time_factor": 0.1} | common
+    systems = [{"system": name, "audio": f"audio/a/{name}.flac", "figures": common["means"]} for name in ("recording", "wg")]
     return {
         "checkpoint": "tiny", "device": "cpu", "jobs": 1, "metrics": ["stoi", "pesq"], "mel": tiny_config_values()["mel"],
-        "n_recordings": 1, "audio_seconds": 0.5, "rows": rows, "examples": [{"recording": "a", "systems": systems}],
+        "n_recordings": 1, "audio_seconds": 0.5, "rows": [row, other], "examples": [{"recording": "a", "systems": systems}],
     }  # fmt: skip
 
 
@@ -384,33 +330,30 @@ def make_originals(folder):
     """Name -> content of one good input of each kind."""
     values = tiny_config_values()
     values["training"] |= {"n_steps": 3, "save_every": 1, "batch_size": 2}
-    (folder / "config.json").write_text(json.dumps(values))
     config = parse_config(json.dumps(values), "config.json")
     torch.manual_seed(0)
     network = make_network(config).eval()
     save_weights(network, config, folder / "tiny.safetensors")
-    weights = network.state_dict()
-    torch.save({"network": weights, "ema": weights, "step": 5, "config": config.model_dump_json()}, folder / "state.pt")
+    schedule, weights = linear(3, 1e-3, 0.6), network.state_dict()
+    schedule.save(folder / "schedule.json")
+    mel = torch.rand(20, 9, generator=torch.Generator().manual_seed(0)) * 4 - 6
+    arrays = {"schedule": schedule.betas, "good": mel.numpy(), "double": mel.double().numpy()}
+    state = {"network": weights, "ema": weights, "step": 5, "config": config.model_dump_json()}
+    tensors = {"state": state, "schedule": torch.from_numpy(schedule.betas.copy()), "mel": mel}
     for name in ("ivanvovk", "lmnt"):
         golden = torch.load(ROOT / "tests" / "data" / f"{name}_tiny.pt", weights_only=True)
-        torch.save({"model": golden["state_dict"]}, folder / f"{name}.pt")
-        np.save(folder / f"{name}.npy", golden["mels"][0, :, :3].numpy())
-    schedule = linear(3, 1e-3, 0.6)
-    schedule.save(folder / "schedule.json")
-    np.save(folder / "schedule.npy", schedule.betas)
-    torch.save(torch.from_numpy(schedule.betas.copy()), folder / "schedule.pt")
-    mel = torch.rand(20, 9, generator=torch.Generator().manual_seed(0)) * 4 - 6
-    np.save(folder / "good.npy", mel.numpy())
-    np.save(folder / "double.npy", mel.double().numpy())
-    torch.save(mel, folder / "mel.pt")
+        tensors[name], arrays[name] = {"model": golden["state_dict"]}, golden["mels"][0, :, :3].numpy()
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    for name, content in tensors.items():
+        torch.save(content, folder / f"{name}.pt")
     torch.save(mel, folder / "legacy.pt", _use_new_zipfile_serialization=False)
     audio = 0.3 * np.sin(np.arange(3200) / 5) + 0.01 * np.random.default_rng(0).standard_normal(3200)
-    soundfile.write(folder / "speech.wav", audio, 8000)
-    soundfile.write(folder / "float.wav", audio, 8000, "FLOAT")
-    soundfile.write(folder / "speech.flac", audio, 8000)
-    for name in ("recording", "wg"):
-        (folder / "quality" / "audio" / "a").mkdir(parents=True, exist_ok=True)
-        soundfile.write(folder / "quality" / "audio" / "a" / f"{name}.flac", audio, 8000)
+    (folder / "quality" / "audio" / "a").mkdir(parents=True)
+    quality = [f"quality/audio/a/{name}.flac" for name in ("recording", "wg")]
+    for name in ["speech.wav", "float.wav", "speech.flac", "speech.ogg", "speech.mp3", *quality]:
+        soundfile.write(folder / name, audio, 8000, "FLOAT" if name == "float.wav" else None)
+    (folder / "config.json").write_text(json.dumps(values))
     (folder / "quality" / "quality.json").write_text(json.dumps(quality_json()))
     for name in ("train.txt", "validation.txt"):
         (folder / name).write_text("speech.wav\n")
@@ -418,7 +361,7 @@ def make_originals(folder):
     assert status == 0, errors
     shutil.move(folder / "logs" / "checkpoint-00000002.pt", folder / "checkpoint.pt")
     shutil.rmtree(folder / "logs")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return content_of(folder)
 
 
 def call(main, arguments):
@@ -453,32 +396,21 @@ def judge(status, errors, before, after, output="out"):
         before, after: name -> content of the files before and after it.
         output: folder of the results.
     """
-    output = f"{output}/"
-    lines = errors.splitlines()
+    output, lines = f"{output}/", errors.splitlines()
     n_errors = sum(line.startswith("error: ") for line in lines)
-    if status == "traceback" or "Traceback" in errors:
-        return "a traceback"
-    if status not in (0, 1, 2):
-        return f"status {status}"
-    others = [line for line in lines if not line.startswith(("error: ", "warning: ", "note: ", "changed since", "going on"))]
-    if others:
-        return f"standard error has another line: {others[0][:200]}"
-    if (status == 0 and n_errors) or (status == 1 and n_errors == 0) or (status == 2 and n_errors != 1):
-        return f"status {status} with {n_errors} error lines"
-    changed = [name for name in before if after.get(name) != before[name] and not name.startswith(output)]
-    if changed:
-        return f"an input was changed: {changed[0]}"
-    left = [name for name in after if name not in before and (not name.startswith(output) or name.endswith(".tmp"))]
-    if left:
-        return f"a file is left: {left[0]}"
-    for name, content in after.items():
-        if name.startswith(output) and name.endswith(".wav"):
-            samples, _ = soundfile.read(io.BytesIO(content), dtype="int16")
-            if len(samples) == 0:
-                return f"an empty result: {name}"
-    if status == 2 and n_errors == 1 and any(name.endswith(".wav") and name not in before for name in after):
-        return "a result in spite of status 2"
-    return None
+    ours = ("error: ", "warning: ", "note: ", "changed since", "going on")
+    results = [name for name in after if name.startswith(output) and name.endswith(".wav")]
+    found = {
+        "a traceback": status == "traceback" or "Traceback" in errors,
+        f"status {status}": status not in (0, 1, 2),
+        "standard error has another line: ": [line[:200] for line in lines if not line.startswith(ours)],
+        f"status {status} with {n_errors} error lines": not {0: n_errors == 0, 1: n_errors > 0, 2: n_errors == 1}.get(status),
+        "an input was changed: ": [name for name in before if after.get(name) != before[name] and not name.startswith(output)],
+        "a file is left: ": [name for name in after if name not in before and (not name.startswith(output) or name.endswith(".tmp"))],
+        "an empty result: ": [name for name in results if len(soundfile.read(io.BytesIO(after[name]))[0]) == 0],
+        "a result in spite of status 2: ": [name for name in results if status == 2 and name not in before],
+    }
+    return next((text + (what[0] if isinstance(what, list) else "") for text, what in found.items() if what), None)
 
 
 def run_case(kind, number, seed, originals, folder):
