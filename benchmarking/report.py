@@ -31,6 +31,7 @@ def load_quality(folder):
         raise InputError(f"{folder}: 'benchmark.py quality' has not finished there (wanted: the same command once more, which goes on)")
     quality = read_json(path, "a result of 'benchmark.py quality'")
     try:
+        quality = {"speakers": {}} | quality
         for row in [*quality["rows"], *(row for rows in quality["speakers"].values() for row in rows)]:
             for name in quality["metrics"]:
                 METRICS[name], number(row["means"][name]), row["without_value"][name]

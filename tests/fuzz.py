@@ -317,12 +317,12 @@ KINDS = {  # how often each of them comes
 
 def quality_json():
     common = {"means": {"stoi": 0.9, "pesq": None}, "without_value": {"stoi": 0, "pesq": 1}}
-    row = {"system": "recording", "sampler": None, "network_calls": 0, "real_time_factor": None} | common
-    other = {"system": "wg", "sampler": "ddim", "network_calls": 3, "real_time_factor": 0.1} | common
+    row = {"system": "recording", "title": "recording", "sampler": None, "network_calls": 0, "real_time_factor": None} | common
+    other = {"system": "wg", "title": "WaveGrad", "sampler": "ddim", "network_calls": 3, "real_time_factor": 0.1} | common
     systems = [{"system": name, "audio": f"audio/a/{name}.flac", "figures": common["means"]} for name in ("recording", "wg")]
     return {
         "checkpoint": "tiny", "device": "cpu", "jobs": 1, "metrics": ["stoi", "pesq"], "mel": tiny_config_values()["mel"],
-        "n_recordings": 1, "audio_seconds": 0.5, "rows": [row, other], "examples": [{"recording": "a", "systems": systems}],
+        "n_recordings": 1, "audio_seconds": 0.5, "rows": [row, other], "examples": [{"recording": "a", "speaker": "", "systems": systems}],
     }  # fmt: skip
 
 
