@@ -181,7 +181,7 @@ class Vocoder:
         network = network.to(self.device)
         network = compiled(network, self.device) if compile else network
         self.pipeline = make_pipeline(network, config, schedule, sampler, gla_grad).to(self.device)
-        self.schedule, self.gla_grad = schedule, gla_grad
+        self.config, self.schedule, self.gla_grad = config, schedule, gla_grad
         self.mel_transform = LogMelSpectrogram(config.mel)
         self.chunk_frames = chunk_frames
         self.mel_statistics = mel_statistics

@@ -1,7 +1,6 @@
 """The samplers beside ancestral sampling, against networks whose answer is known."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +10,11 @@ from common.errors import InputError
 from model.noise_schedule import NoiseSchedule, fibonacci, from_log_snr, linear
 from model.pipeline import Pipeline, standard_normal
 from model.samplers import SAMPLERS, find_sampler, sampler_name
+from tests.conftest import ROOT
 from tests.oracles import GaussianDenoiser, Oracle, waveforms
 
 SCHEDULES = [linear(1, 0.5, 0.5), linear(2, 1e-4, 0.5), fibonacci(25, 1e-6), linear(50, 1e-4, 0.05)]
-SCHEDULE_FOLDER = Path(__file__).parent.parent.parent / "schedules"
+SCHEDULE_FOLDER = ROOT / "schedules"
 NAMES = [*SAMPLERS, "ddim:0.5", "dpm-solver:0.5"]
 
 
