@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from common.device import finest_float
-from model import sampler
+from model import diffusion
 from model.noise_schedule import linear
+from model.pipeline import Pipeline
 from tests.conftest import ROOT
 from tests.processes import PYTHON, run_to_end
 from tests.test_imports import SOURCES
@@ -66,9 +67,9 @@ def test_apples_gpus_have_no_float64(device, wanted):
 def test_a_noise_level_in_float32_gives_the_same_waveform(tiny_network, monkeypatch):
     """Fails if a network cannot take the noise level in float32, as on Apple's GPUs."""
     mel, noises = torch.randn(1, 20, 9), [torch.randn(1, 360) for _ in range(3)]
-    wanted = sampler.SAMPLERS["ddim"](tiny_network, mel, linear(3, 1e-3, 0.6), noises=noises)
-    monkeypatch.setattr(sampler, "finest_float", lambda device: torch.float32)
-    found = sampler.SAMPLERS["ddim"](tiny_network, mel, linear(3, 1e-3, 0.6), noises=noises)
+    wanted = Pipeline(tiny_network, linear(3, 1e-3, 0.6), "ddim")(mel, noises=noises)
+    monkeypatch.setattr(diffusion, "finest_float", lambda device: torch.float32)
+    found = Pipeline(tiny_network, linear(3, 1e-3, 0.6), "ddim")(mel, noises=noises)
     torch.testing.assert_close(found, wanted, atol=1e-3, rtol=0)
 
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from tests.test_infer_grad import write_infer_grad_run
 
 from common.errors import InputError
 from model.config import load_config
+from tests.extensions.test_infer_grad import write_infer_grad_run
 from tests.processes import TRAINING, run_to_end
 from tests.training_fixtures import one_thread, same, write_run  # noqa: F401
 from training import memory

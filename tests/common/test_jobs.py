@@ -4,8 +4,8 @@ import os
 
 import pytest
 import torch
-from benchmarking.tools.workers import start_workers
 
+from benchmarking.workers import start_workers
 from common.errors import InputError
 from common.jobs import cores_each, device_of_job, limit_threads, usable_cores
 from tests.processes import PYTHON, start

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.test_infer_grad import first_batch, flat_gradient, new_trainer, write_infer_grad_run
 
 from common.errors import InputError
 from extensions.infer_grad.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_matching_loss
 from model.config import load_config
+from tests.extensions.test_infer_grad import first_batch, flat_gradient, new_trainer, write_infer_grad_run
 from tests.test_training_resume import train_with_kills
 from tests.training_fixtures import one_thread, same, train_to_end, weights_of  # noqa: F401
 from training.same_run import changes

@@ -5,12 +5,12 @@ import shutil
 
 import soundfile
 import torch
-from tests.test_scripts import clone, needs_venv, sh  # noqa: F401  (a fixture)
 
 from common.audio import read_audio
 from extensions.registry import load_network
 from model.mel import LogMelSpectrogram, read_mel
 from tests.conftest import ROOT
+from tests.runs.test_scripts import clone, needs_venv, sh  # noqa: F401  (a fixture)
 
 VOICES = ROOT / "generated_samples" / "voices"
 
