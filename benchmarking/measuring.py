@@ -108,9 +108,10 @@ class Measuring:
 
     Args:
         checkpoint, filelist: paths.
-        n_recordings, seconds, per_speaker: how many recordings, and how much of each; see `load_excerpts`.
+        n_recordings, seconds: how many recordings, and how much of each; see `load_excerpts`.
         metrics: names in `metrics.METRICS`.
         seed: of the noise; every system gets the same noise for a recording.
+        per_speaker: whether as many recordings of each speaker.
         folder, n_audio: where the audio of the first so many recordings goes.
         dtype: a name in `common.device.DTYPES`, what the network computes in.
         resample: convert recordings of another sample rate instead of refusing them.
@@ -120,13 +121,13 @@ class Measuring:
     filelist: str
     n_recordings: Optional[int]
     seconds: Optional[float]
-    per_speaker: bool
     metrics: tuple
     seed: int
-    folder: Path
-    n_audio: int
-    dtype: str
-    resample: bool
+    per_speaker: bool = False
+    folder: Path = Path()
+    n_audio: int = 0
+    dtype: str = "float32"
+    resample: bool = False
 
     def audio_path(self, system, excerpt):
         """Where the audio of a system and recording is, relative to the folder."""
@@ -165,7 +166,7 @@ class Measurer:
         self.is_warm = True
 
     @torch.inference_mode()
-    def _synthesize(self, system, index):
+    def synthesize(self, system, index):
         """What a system makes of an excerpt's mel, `[T]`."""
         excerpt = self.excerpts[index]
         if system.griffin_lim:
@@ -174,9 +175,9 @@ class Measurer:
         noises = (noise.to(self.device) for noise in excerpt_noises([index], len(excerpt.waveform), self.measuring.seed))
         pipeline = make_pipeline(self.network, self.config, system.schedule, system.sampler, system.gla_grad).to(self.device)
         if system.sampler is None:
-            return pipeline.start(next(noises), mel).clamp(-1, 1)[0]
+            return pipeline.start(next(noises), mel).clamp(-1, 1)[0].cpu()
         with autocast(self.device, DTYPES[self.measuring.dtype]):
-            return pipeline(mel, noises=noises)[0]
+            return pipeline(mel, noises=noises)[0].float().cpu()
 
     def __call__(self, task):
         system, index = task
@@ -187,9 +188,8 @@ class Measurer:
                 self._warm_up()
             self.n_calls = 0
             start = synchronized_time(self.device)
-            waveform = self._synthesize(system, index)
+            waveform = self.synthesize(system, index)
             seconds = synchronized_time(self.device) - start
-            waveform = waveform.float().cpu()
         values = {name: METRICS[name].measure(excerpt.waveform, waveform, self.mel_transform) for name in measuring.metrics}
         is_finite = bool(waveform.isfinite().all())
         digest = None

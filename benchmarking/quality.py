@@ -73,7 +73,7 @@ def measure_all(systems, measurer, measure, journal):
 
 def run(arguments):
     systems = make_systems(arguments.schedules, arguments.samplers, arguments.gla_grad, arguments.griffin_lim)
-    keys = ("checkpoint", "filelist", "recordings", "seconds", "per_speaker", "metrics", "seed", "output", "audio", "dtype", "resample")
+    keys = ("checkpoint", "filelist", "recordings", "seconds", "metrics", "seed", "per_speaker", "output", "audio", "dtype", "resample")
     measuring = Measuring(*(getattr(arguments, key) for key in keys))
     measurer = Measurer(measuring, torch.device("cpu"))  # everything is checked here, early
     excerpts = measurer.excerpts

@@ -2,8 +2,7 @@
 
 import math
 import sys
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -11,14 +10,13 @@ import numpy as np
 import torch
 
 from benchmarking.candidates import FINAL_NOISE_LEVEL, OPTIMIZERS, ScheduleCurves, default_ladder, grid_candidates, rounded
-from benchmarking.excerpts import excerpt_noises, file_digest, fingerprint, listed, load_excerpts, say_which_are_shorter
+from benchmarking.excerpts import file_digest, fingerprint, listed, say_which_are_shorter
 from benchmarking.journal import Journal, progress
+from benchmarking.measuring import Measurer, Measuring, System
 from benchmarking.workers import default_jobs, start_workers
 from common.errors import InputError, positive_float, positive_int, seed_int
 from common.files import check_not_input
-from extensions.registry import load_network, make_pipeline
 from metrics import METRICS
-from model.mel import LogMelSpectrogram
 from model.noise_schedule import NoiseSchedule, find_schedule, split_text
 from model.samplers import find_sampler, sampler_name
 
@@ -26,84 +24,21 @@ METHODS = ["grid", *OPTIMIZERS]
 WORST_LOSS = 1e6  # where a metric has no value; an optimiser needs a number
 
 
-LARGEST_BATCH = 8  # excerpts in one network call
+class Scorer(Measurer):
+    """`Scorer(measuring, sampler, device)(betas)` is the mean of the metric over the excerpts; NaN where one of them has no value."""
 
+    def __init__(self, measuring, sampler, device):
+        super().__init__(measuring, device)
+        [name] = measuring.metrics
+        self.sampler, self.metric = sampler, METRICS[name]
 
-@dataclass(frozen=True)
-class Scoring:
-    """What a score depends on, beside the schedule.
-
-    Args:
-        checkpoint: path of the network.
-        filelist: path of the recordings.
-        n_recordings, seconds: how many, and how much of each; see `load_excerpts`.
-        metric: a name in `metrics.METRICS`.
-        sampler: a name for `find_sampler`.
-        seed: of the noise.
-    """
-
-    checkpoint: str
-    filelist: str
-    n_recordings: int
-    seconds: float
-    metric: str
-    sampler: str
-    seed: int
-
-
-class Scorer:
-    """Scores betas; `Scorer(scoring, device)(betas)` is a function of these arguments alone.
-
-    Args:
-        scoring: a `Scoring`.
-        device: where the network computes.
-
-    Raises:
-        OSError, InputError: a file or name in `scoring` cannot be used.
-    """
-
-    def __init__(self, scoring, device):
-        self.seed = scoring.seed
-        self.sampler = scoring.sampler
-        find_sampler(scoring.sampler)
-        self.metric = METRICS[scoring.metric]
-        network, self.config = load_network(scoring.checkpoint)
-        self.network = network.to(device)
-        self.mel_transform = LogMelSpectrogram(self.config.mel)
-        self.excerpts = load_excerpts(scoring.filelist, self.mel_transform, scoring.n_recordings, scoring.seconds)
-        self.device = device
-        self.batches = batches_of_one_length(self.excerpts)
-
-    def without_value(self):
-        """Names of the excerpts for which the metric has no value, even compared with themselves."""
-        values = [self.metric.measure(excerpt.waveform, excerpt.waveform, self.mel_transform) for excerpt in self.excerpts]
-        return [excerpt.name for excerpt, value in zip(self.excerpts, values) if not math.isfinite(value)]
-
-    def synthesize(self, schedule):
-        """The excerpts' waveforms from their mels, a list of `[T]` on the CPU."""
-        pipeline, waveforms = make_pipeline(self.network, self.config, schedule, self.sampler), {}
-        for indices in self.batches:
-            mel = torch.stack([self.excerpts[index].mel for index in indices]).to(self.device)
-            length = len(self.excerpts[indices[0]].waveform)
-            noises = (noise.to(self.device) for noise in excerpt_noises(indices, length, self.seed))
-            waveforms |= zip(indices, pipeline(mel, noises=noises).cpu())
-        return [waveforms[index] for index in range(len(self.excerpts))]
+    def score(self, waveforms):
+        """The metric of each excerpt and its waveform."""
+        return [self.metric.measure(excerpt.waveform, y, self.mel_transform) for excerpt, y in zip(self.excerpts, waveforms)]
 
     def __call__(self, betas):
-        """Mean of the metric over the excerpts; NaN where one of them has no value."""
-        waveforms = self.synthesize(NoiseSchedule(betas))
-        if not all(torch.isfinite(waveform).all() for waveform in waveforms):
-            return math.nan
-        pairs = zip(self.excerpts, waveforms)
-        return float(np.mean([self.metric.measure(excerpt.waveform, waveform, self.mel_transform) for excerpt, waveform in pairs]))
-
-
-def batches_of_one_length(excerpts):
-    """Lists of indices of excerpts that are equally long, at most `LARGEST_BATCH` in each."""
-    of_length = {}
-    for index, excerpt in enumerate(excerpts):
-        of_length.setdefault(len(excerpt.waveform), []).append(index)
-    return [some[start : start + LARGEST_BATCH] for some in of_length.values() for start in range(0, len(some), LARGEST_BATCH)]
+        system = System("", "", NoiseSchedule(betas), self.sampler)
+        return float(np.mean(self.score(self.synthesize(system, index) for index in range(len(self.excerpts)))))
 
 
 class Search:
@@ -161,11 +96,6 @@ class Search:
         return betas, score
 
 
-def grid_batches(candidates):
-    """A grid as one batch: which candidates are scored does not depend on scores."""
-    yield [betas.tolist() for betas in candidates]
-
-
 def optimizer_batches(name, curves, start, seed, n_candidates):
     """Batches of betas from an optimiser, as a generator that is sent their losses."""
     search = OPTIMIZERS[name](start, seed)
@@ -176,17 +106,6 @@ def optimizer_batches(name, curves, start, seed, n_candidates):
         losses = yield [rounded(curves.schedule(point)).betas.tolist() for point in points]
         if n_candidates > 0:
             points = search.send(losses)
-
-
-def drive(batches, search):
-    """Runs a generator of batches of betas to its end."""
-    losses = None
-    while True:
-        try:
-            candidates = batches.send(losses)
-        except StopIteration:
-            return
-        losses = search.losses(candidates)
 
 
 def add_arguments(parser):
@@ -250,7 +169,7 @@ def _batches(arguments):
             raise InputError(f"--ladder has {len(ladder)} values (wanted: {arguments.steps}, one a step)")
         settings |= {"ladder": ladder, "non_decreasing": arguments.non_decreasing}
         candidates = grid_candidates(ladder, n_candidates, arguments.seed, **{k: v for k, v in settings.items() if k != "ladder"})
-        return grid_batches(candidates), len(candidates), settings
+        return (betas for betas in [candidates.tolist()]), len(candidates), settings
     if n_candidates is None or arguments.ladder is not None or arguments.non_decreasing:
         raise InputError(f"--candidates all, --ladder and --non_decreasing are for the grid, not for {arguments.method}")
     if arguments.knots < 2:
@@ -265,48 +184,42 @@ def _batches(arguments):
 def run(arguments):
     _check(arguments)
     arguments.sampler = sampler_name(find_schedule(arguments.start) if arguments.start else None, arguments.sampler)
-    scoring = Scoring(
-        arguments.checkpoint,
-        arguments.filelist,
-        arguments.recordings,
-        arguments.seconds,
-        arguments.metric,
-        arguments.sampler,
-        arguments.noise_seed,
-    )
+    find_sampler(arguments.sampler)
+    limits = {"n_recordings": arguments.recordings, "seconds": arguments.seconds}
+    measuring = Measuring(arguments.checkpoint, arguments.filelist, metrics=(arguments.metric,), seed=arguments.noise_seed, **limits)
     batches, n_candidates, settings = _batches(arguments)
-    scorer = Scorer(scoring, "cpu")  # everything is checked here, before any process starts
+    scorer = Scorer(measuring, arguments.sampler, torch.device("cpu"))  # everything is checked here, before any process starts
     excerpts = scorer.excerpts
     say_which_are_shorter(excerpts, arguments.seconds, scorer.mel_transform.config)
-    without_value = scorer.without_value()
-    if without_value:
+    scores = scorer.score(excerpt.waveform for excerpt in excerpts)
+    if silent := [excerpt.name for excerpt, score in zip(excerpts, scores) if not math.isfinite(score)]:
         raise InputError(
-            f"{arguments.filelist}: {scorer.metric.label} has no value for {len(without_value)} of {len(excerpts)} excerpts, too short or "
-            f"silent: {listed(without_value)} (wanted: other recordings, more --seconds, or another --metric)"
+            f"{arguments.filelist}: {scorer.metric.label} has no value for {len(silent)} of {len(excerpts)} excerpts, too short or silent: "
+            f"{listed(silent)} (wanted: other recordings, more --seconds, or another --metric)"
         )
     checkpoint = file_digest(arguments.checkpoint)
     keys = ("steps", "method", "candidates", "metric", "sampler", "seed", "noise_seed")
     settings |= {key: getattr(arguments, key) for key in keys}
-    samples = [len(excerpt.waveform) for excerpt in excerpts]
     settings |= {"checkpoint": checkpoint, "recordings": fingerprint(excerpts)}
-
-    lengths = " to ".join(str(length) for length in sorted({min(samples), max(samples)}))
 
     def save(betas, score, n_scored):
         source = (
             f"{arguments.method} search, {n_scored} of {n_candidates} candidates, seed {arguments.seed}: "
-            f"{arguments.metric} {score:.5f} with the sampler {arguments.sampler} on {len(excerpts)} excerpts of "
-            f"{lengths} samples from {Path(arguments.filelist).name}, noise seed {arguments.noise_seed}, "
+            f"{arguments.metric} {score:.5f} with the sampler {arguments.sampler} on {len(excerpts)} excerpts "
+            f"from {Path(arguments.filelist).name}, noise seed {arguments.noise_seed}, "
             f"network {Path(arguments.checkpoint).name} (sha256 {checkpoint})"
         )
         NoiseSchedule(betas, arguments.output.stem, source, arguments.sampler).save(arguments.output)
 
     journal = Journal(_journal_path(arguments), settings)
     bar = progress(n_candidates, "schedule")
-    with closing(journal), bar, start_workers(partial(Scorer, scoring), arguments.jobs) as score:
+    with closing(journal), bar, start_workers(partial(Scorer, measuring, arguments.sampler), arguments.jobs) as score:
         search = Search(journal, score, METRICS[arguments.metric], save, bar)
         try:
-            drive(batches, search)
+            losses = None
+            with suppress(StopIteration):
+                while True:
+                    losses = search.losses(batches.send(losses))
         except (KeyboardInterrupt, SystemExit):
             best = f"the best so far is in {arguments.output}; " if search.best else ""
             bar.write(f"interrupted: {best}the same command goes on from here", file=sys.stderr)

@@ -14,7 +14,8 @@ import torch
 import benchmark
 from benchmarking.candidates import OPTIMIZERS, ScheduleCurves, default_ladder, grid_candidates, rounded
 from benchmarking.journal import Journal
-from benchmarking.search import Scorer, Scoring, optimizer_batches
+from benchmarking.measuring import Measuring, System
+from benchmarking.search import Scorer, optimizer_batches
 from benchmarking.workers import start_workers
 from common.errors import InputError, run_command
 from model.checkpoint import save_weights
@@ -143,32 +144,33 @@ def test_optimisers_keep_to_the_number_of_candidates(name):
     assert total == 11
 
 
-def scoring_of(tiny_checkpoint, filelist, **changes):
-    values = dict(n_recordings=3, seconds=0.3, metric="log_mel_l1", sampler="ancestral", seed=0)
-    return Scoring(str(tiny_checkpoint), str(filelist), **(values | changes))
+def scorer_of(tiny_checkpoint, filelist, **changes):
+    """A function of a device that makes a `Scorer`."""
+    values = dict(n_recordings=3, seconds=0.3, metrics=("log_mel_l1",), seed=0)
+    return partial(Scorer, Measuring(str(tiny_checkpoint), str(filelist), **(values | changes)), "ancestral")
 
 
 def test_scores_do_not_depend_on_what_was_scored_before(tiny_checkpoint, filelist):
-    scoring = scoring_of(tiny_checkpoint, filelist)
     candidates = grid_candidates(default_ladder(3), 4, seed=0)
-    scorer = Scorer(scoring, torch.device("cpu"))
+    scorer = scorer_of(tiny_checkpoint, filelist)(torch.device("cpu"))
     forwards = [scorer(betas) for betas in candidates]
     backwards = [scorer(betas) for betas in candidates[::-1]]
     assert forwards == backwards[::-1]
     assert len(set(forwards)) == 4
-    assert forwards != [Scorer(scoring_of(tiny_checkpoint, filelist, seed=1), torch.device("cpu"))(b) for b in candidates]
+    assert forwards != [scorer_of(tiny_checkpoint, filelist, seed=1)(torch.device("cpu"))(b) for b in candidates]
 
 
 def test_an_excerpt_hears_the_same_noise_in_any_company(tiny_checkpoint, filelist):
-    both, one = (Scorer(scoring_of(tiny_checkpoint, filelist, n_recordings=n), torch.device("cpu")) for n in (3, 1))
-    torch.testing.assert_close(both.synthesize(WG_6)[0], one.synthesize(WG_6)[0])
+    both, one = (scorer_of(tiny_checkpoint, filelist, n_recordings=n)(torch.device("cpu")) for n in (3, 1))
+    system = System("", "", WG_6, "ancestral")
+    torch.testing.assert_close(both.synthesize(system, 0), one.synthesize(system, 0))
 
 
 def test_scores_are_identical_for_any_number_of_processes(tiny_checkpoint, filelist):
     candidates = [betas.tolist() for betas in grid_candidates(default_ladder(3), 12, seed=0)]
     scores = []
     for jobs in (1, 2):
-        with start_workers(partial(Scorer, scoring_of(tiny_checkpoint, filelist)), jobs) as score:
+        with start_workers(scorer_of(tiny_checkpoint, filelist), jobs) as score:
             scores.append(list(score(candidates)))
     assert scores[0] == scores[1]
     assert len(set(scores[0])) == 12
@@ -371,17 +373,11 @@ def test_a_metric_without_a_value_is_said_before_the_search(search, capsys, tmp_
 
 
 def test_shorter_recordings_shorten_no_other_one(search, tiny_checkpoint, filelist, capsys):
-    """Excerpts of 0.5 to 0.8 s, in batches of one length each."""
     status, output, _ = search("--seconds", "0.7", "--recordings", "4", "--candidates", "2")
     assert status == 0
     assert "note: 2 of 4 recordings are shorter than 0.7 s, and taken whole: 0, 1\n" in capsys.readouterr().err
-    assert "on 4 excerpts of 4000 to 5600 samples" in json.loads(output.read_text())["source"]
-    scorer = Scorer(scoring_of(tiny_checkpoint, filelist, n_recordings=4, seconds=0.7), torch.device("cpu"))
-    assert scorer.batches == [[0], [1], [2, 3]]
-    waveforms = scorer.synthesize(WG_6)
-    assert [len(waveform) for waveform in waveforms] == [4000, 4800, 5600, 5600]
-    alone = Scorer(scoring_of(tiny_checkpoint, filelist, n_recordings=1, seconds=0.7), torch.device("cpu"))
-    torch.testing.assert_close(waveforms[0], alone.synthesize(WG_6)[0])
+    scorer = scorer_of(tiny_checkpoint, filelist, n_recordings=4, seconds=0.7)(torch.device("cpu"))
+    assert [len(excerpt.waveform) for excerpt in scorer.excerpts] == [4000, 4800, 5600, 5600]
 
 
 def test_a_second_search_for_the_same_file_is_refused(search, capsys):
