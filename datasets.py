@@ -3,21 +3,24 @@
 import codecs
 import os
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.audio import AUDIO_SUFFIXES, NO_CONVERSIONS, check_audio, read_audio
+from common.audio import AUDIO_SUFFIXES, NO_CONVERSIONS, Conversions, check_audio, read_audio
 from common.errors import InputError
 from common.files import check_regular
 from common.scan import scan
+from model.config import MelConfig
 from model.mel import MEL_SUFFIXES, read_mel
 
 MOST_FRAMES_APART = 2  # definitions of a mel differ by so many frames at the ends of a recording
 
 
-def read_filelist(path, suffixes=AUDIO_SUFFIXES):
+def read_filelist(path, suffixes: set = AUDIO_SUFFIXES) -> list[Path]:
     """Reads a list of files, in one of the layouts that people have.
 
     - One path a line, relative to the filelist's folder or absolute; empty lines are skipped.
@@ -68,7 +71,7 @@ def _lines(path):
     return numbered
 
 
-def read_mel_paths(path):
+def read_mel_paths(path) -> Optional[list[Path]]:
     """The mel files of a filelist of pairs, `audio|mel` or `audio|mel|text` a line; None where it is a list of recordings alone.
 
     Raises:
@@ -129,7 +132,7 @@ class Recordings(Dataset):
         OSError, InputError: the filelist or one of its files cannot be used; the message names the file.
     """
 
-    def __init__(self, filelist, mel_config, conversions=NO_CONVERSIONS):
+    def __init__(self, filelist, mel_config: MelConfig, conversions: Conversions = NO_CONVERSIONS):
         self.paths = read_filelist(filelist)
         self.mel_config = mel_config
         self.conversions = conversions
@@ -160,21 +163,21 @@ class Recordings(Dataset):
     def __len__(self):
         return len(self.paths)
 
-    def mel(self, index):
+    def mel(self, index: int) -> Optional[Tensor]:
         """The mel file of a recording, `[n_mels, frames]`; None where there is none."""
         return read_mel(self.mel_paths[index], self.mel_config.n_mels) if self.mel_paths else None
 
-    def length(self, index):
+    def length(self, index: int) -> int:
         """Samples of a recording, those of whole frames."""
         return self.n_samples[index] // self.mel_config.hop_length * self.mel_config.hop_length
 
     def _read(self, index, start, stop):
         return read_audio(self.paths[index], self.mel_config.sample_rate, self.conversions, start, stop)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Tensor:
         return self._read(index, 0, self.length(index))
 
-    def segment(self, index, n_frames, context, generator):
+    def segment(self, index: int, n_frames: int, context: tuple, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A random segment of a recording, with its surroundings. No more of the file is read than that.
 
         Args:

@@ -124,7 +124,7 @@ class WaveformFile:
         return error
 
 
-def vocode_batch(vocoder: Vocoder, files: list, seed: int):
+def vocode_batch(vocoder: Vocoder, files: list, seed: int) -> tuple[float, list]:
     """Vocodes `WaveformFile`s together; what goes wrong with one leaves no file.
 
     Returns:
@@ -156,7 +156,7 @@ def vocode_batch(vocoder: Vocoder, files: list, seed: int):
     return seconds, errors
 
 
-def most_open_files():
+def most_open_files() -> int:
     """How many results can be written at once; where the system says nothing, any number."""
     if resource is None:
         return sys.maxsize
@@ -238,7 +238,7 @@ def parse_arguments(argv):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv=None) -> int:
     arguments = parse_arguments(argv)
     config = load_config(arguments.config) if arguments.config else None
     inputs = read_inputs(arguments.mel_filelist, arguments.output_dir)

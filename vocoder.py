@@ -64,7 +64,7 @@ class WaveformCheck:
             raise InputError(f"{self.name}: {share:.0%} of the waveform is at full scale, which is no speech; {self.misfit}")
 
 
-def compiled(network, device):
+def compiled(network: WaveGrad, device: torch.device):
     """A network for inference with `torch.compile`, for any length; on a CPU with frozen weights.
 
     The first calls take a minute or two.

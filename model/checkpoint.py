@@ -16,6 +16,7 @@ from typing import NamedTuple, Optional
 import safetensors
 import safetensors.torch
 import torch
+from torch import nn
 
 from common.errors import InputError, shortened
 from common.files import checked, reading, save_atomically
@@ -43,7 +44,7 @@ def _is_training_state(content):
     return isinstance(content, dict) and "config" in content and "ema" in content
 
 
-def load_training_state(path):
+def load_training_state(path) -> dict:
     """Reads a training state written by `train.py`.
 
     Raises:
@@ -56,7 +57,7 @@ def load_training_state(path):
     return state
 
 
-def save_weights(network, config, path, mel_statistics=None, dtype=None, starts=None):
+def save_weights(network: nn.Module, config: Config, path, mel_statistics: Optional[MelStatistics] = None, dtype=None, starts=None):
     """Writes a network's weights as safetensors, in `dtype` if it is given, with what a `Checkpoint` has beside them as metadata."""
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"format": "pt", "config": config.model_dump_json()}
@@ -105,7 +106,7 @@ def _starts_of_config(config):
     return starts_of(map(NoiseSchedule.load, paths)) if all(path.is_file() for path in paths) else None
 
 
-def schedule_warnings(schedule, starts):
+def schedule_warnings(schedule: NoiseSchedule, starts: Optional[str]) -> list:
     """Lines on why a `NoiseSchedule` is none for weights of those starts."""
     lines = [schedule.warning] if schedule.warning else []
     if starts is None or schedule.start in starts.split(","):
@@ -199,7 +200,7 @@ def build_network(checkpoint: Checkpoint, path, make_network: Callable) -> WaveG
     return network.eval()
 
 
-def weight_differences(network, weights):
+def weight_differences(network: nn.Module, weights: dict) -> dict:
     """Differences between a network's weights and given ones: name -> description; empty if they fit."""
     expected = network.state_dict()
     missing = {name: f"weight '{name}' is missing (wanted: {list(expected[name].shape)})" for name in expected if name not in weights}
@@ -218,7 +219,7 @@ def listed(differences):
     return "; ".join(first) + (f"; and {more} more" if more > 0 else "")
 
 
-def load_strictly(network, weights, path):
+def load_strictly(network: nn.Module, weights: dict, path):
     """Loads weights into a network.
 
     Raises:
@@ -230,7 +231,7 @@ def load_strictly(network, weights, path):
     network.load_state_dict(weights)
 
 
-def check_same(found, wanted, path):
+def check_same(found: Config, wanted: Config, path):
     """Refuses a checkpoint whose network, mel definition or prior is not the wanted one.
 
     Raises:

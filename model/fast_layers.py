@@ -6,7 +6,7 @@ and cuDNN are fastest with channels-last convolutions, and these exist in two di
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from model import layers
 from model.layers import initialise
@@ -88,7 +88,7 @@ class UpsampledConv1d(Conv1d):
         return y.transpose(1, 2)[:, :, None]
 
 
-def tap_sums(factor):
+def tap_sums(factor: int) -> Tensor:
     """`[factor, 9]`: the weights of the three taps at the inputs before, at and after one, in each of its `factor` outputs."""
     upsampled = upsample(torch.eye(3)[:, None, None], factor)[:, 0, 0]  # [frame, 3 * factor]
     of_taps = [upsampled[:, factor + tap : 2 * factor + tap] for tap in (-1, 0, 1)]
@@ -103,7 +103,7 @@ class NoiseLevelEncoding(layers.NoiseLevelEncoding):
         return super().forward(noise_level)[:, :, None]
 
 
-def downsample(x, factor, mode="linear"):
+def downsample(x: Tensor, factor: int, mode: str = "linear") -> Tensor:
     """`[B, C, 1, T]` -> `[B, C, 1, T / factor]`, by interpolation at the centre of each group of `factor` samples.
 
     Linear interpolation there is the middle sample of an odd group and the mean of an even group's two middle ones.
@@ -116,7 +116,7 @@ def downsample(x, factor, mode="linear"):
     return middle if factor % 2 else (x[..., factor // 2 - 1 :: factor] + middle) * 0.5
 
 
-def upsample(x, factor, mode="linear"):
+def upsample(x: Tensor, factor: int, mode: str = "linear") -> Tensor:
     """`[B, C, 1, T]` -> `[B, C, 1, T * factor]`, by interpolation."""
     if factor == 1:
         return x
@@ -142,11 +142,11 @@ def _upsample_by_neighbours(x, factor):
     return torch.stack(channels_last, dim=3).flatten(2, 3).permute(0, 3, 1, 2)
 
 
-def to_signal(x):
+def to_signal(x: Tensor) -> Tensor:
     """`[B, C, T]` -> `[B, C, 1, T]`, channels last."""
     return x[:, :, None].contiguous(memory_format=torch.channels_last)
 
 
-def from_signal(x):
+def from_signal(x: Tensor) -> Tensor:
     """`[B, C, 1, T]` -> `[B, C, T]`."""
     return x[:, :, 0]

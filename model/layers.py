@@ -5,7 +5,7 @@ The network runs on `model.fast_layers`, which has the same parts under the same
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 LEAKY_RELU_SLOPE = 0.2  # WaveGrad, figures 3 and 4
 NOISE_LEVEL_SCALE = 5000.0  # WaveGrad, appendix A
@@ -58,27 +58,27 @@ class NoiseLevelEncoding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :, None]
 
 
-def upsample(x, factor, mode="linear"):
+def upsample(x: Tensor, factor: int, mode: str = "linear") -> Tensor:
     """`[B, C, T]` -> `[B, C, T * factor]`, by interpolation."""
     return F.interpolate(x, size=x.shape[-1] * factor, mode=mode)
 
 
-def downsample(x, factor, mode="linear"):
+def downsample(x: Tensor, factor: int, mode: str = "linear") -> Tensor:
     """`[B, C, T]` -> `[B, C, T / factor]`, by interpolation."""
     return F.interpolate(x, size=x.shape[-1] // factor, mode=mode)
 
 
-def leaky_relu(x, inplace=False):
+def leaky_relu(x: Tensor, inplace: bool = False) -> Tensor:
     """Leaky ReLU of any shape. `inplace` saves memory where nothing else needs `x`, autograd included."""
     return F.leaky_relu(x, LEAKY_RELU_SLOPE, inplace)
 
 
-def to_signal(x):
+def to_signal(x: Tensor) -> Tensor:
     """`[B, C, T]` -> a signal of these layers, which is the same."""
     return x
 
 
-def from_signal(x):
+def from_signal(x: Tensor) -> Tensor:
     """A signal of these layers -> `[B, C, T]`, which is the same."""
     return x
 
@@ -87,11 +87,11 @@ def from_signal(x):
 # that works at that rate. The rearrangement is orthonormal: white noise stays white, so the diffusion is the same with and without it.
 
 
-def split_phases(y, n_phases):
+def split_phases(y: Tensor, n_phases: int) -> Tensor:
     """`[B, T]` -> `[B, n_phases, T / n_phases]`: the k-th signal holds the samples k, k + n_phases, k + 2 n_phases, ..."""
     return y.unflatten(-1, (-1, n_phases)).transpose(1, 2)
 
 
-def merge_phases(signals):
+def merge_phases(signals: Tensor) -> Tensor:
     """The inverse of `split_phases`: `[B, n_phases, T / n_phases]` -> `[B, T]`."""
     return signals.transpose(1, 2).flatten(1)

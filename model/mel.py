@@ -2,29 +2,32 @@
 
 import math
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Optional, Union
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
-from torch import nn
+from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 
 from common.errors import InputError, naming, shortened
 from common.files import checked, reading
 from common.validation import validating
+from model.config import MelConfig
 
 RANGE_TOLERANCE = 0.01  # rounding of features that were stored in half precision
 MEL_SUFFIXES = {".npy", ".pt"}
 
 
-def log_unit(config):
+def log_unit(config: MelConfig) -> float:
     """The unit of the logarithm of a `MelConfig`, before any normalisation, in natural logarithms: 1 for ln, 2.3 for log10."""
     return {"ln": 1.0, "log10": math.log(10), "db": math.log(10) * config.power / 20}[config.log]
 
 
-def compress(logarithm, config):
+def compress(logarithm: Tensor, config: MelConfig) -> Tensor:
     """Natural logarithms of mel values -> features on the scale of a `MelConfig`, of any shape: floor, logarithm and normalisation."""
     if config.clamp == "before":
         logarithm = logarithm.clamp(min=math.log(config.clamp_min))
@@ -32,7 +35,7 @@ def compress(logarithm, config):
     return features if config.clip is None else features.clamp(*config.clip)
 
 
-def expand(features, config):
+def expand(features: Tensor, config: MelConfig) -> Tensor:
     """The inverse of `compress`: features -> natural logarithms of mel values, of any shape. It does not restore what was clamped."""
     return (features * config.std + config.mean) * log_unit(config)
 
@@ -44,7 +47,7 @@ class LogMelSpectrogram(nn.Module):
         config: a `model.config.MelConfig`.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: MelConfig):
         super().__init__()
         self.config = config
         keys = ("sample_rate", "n_fft", "win_length", "hop_length", "f_min", "f_max", "n_mels", "normalized", "norm", "mel_scale")
@@ -58,7 +61,7 @@ class LogMelSpectrogram(nn.Module):
         left = config.n_fft // 2 if config.padding == "center" else margin // 2
         self.context = (left, margin - left)
 
-    def forward(self, waveform):
+    def forward(self, waveform: Tensor) -> Tensor:
         """`[..., T]` -> `[..., n_mels, T // hop_length]`; samples short of a whole frame at the end are ignored.
 
         Raises:
@@ -72,7 +75,7 @@ class LogMelSpectrogram(nn.Module):
         padded = F.pad(batched, self.context, mode=self.config.pad_mode).reshape(*waveform.shape[:-1], -1)
         return self.from_padded(padded)
 
-    def from_padded(self, waveform):
+    def from_padded(self, waveform: Tensor) -> Tensor:
         """As `forward`, for a waveform `[..., left + T + right]` that already has its `context` of samples on both sides."""
         spectrum = self.spectrogram.spectrogram(waveform)
         if self.config.spectrum_offset:
@@ -84,12 +87,12 @@ class LogMelSpectrogram(nn.Module):
             logarithm = torch.where(mel == 0, torch.zeros_like(mel), mel.log())
         return compress(logarithm, self.config)
 
-    def band_widths(self):
+    def band_widths(self) -> Tensor:
         """Sum of each band's filter, `[n_mels]`: the mel of a spectrum of ones."""
         return self.spectrogram.mel_scale.fb.sum(0)
 
     @property
-    def empty_bands(self):
+    def empty_bands(self) -> Optional[str]:
         """One line if there are bands that no line of the spectrum is in, else None."""
         n_empty = int((self.band_widths() == 0).sum())
         if n_empty == 0:
@@ -97,7 +100,7 @@ class LogMelSpectrogram(nn.Module):
         config = self.config
         return f"{n_empty} of {config.n_mels} mel bands are empty (wanted: a smaller mel.n_mels, or a larger mel.n_fft than {config.n_fft})"
 
-    def range(self):
+    def range(self) -> tuple[float, float]:
         """The smallest and largest value that the mel of a waveform within [-1, 1] can have.
 
         The largest is that of all the energy of the window in the widest band; the smallest is -infinity where nothing clamps.
@@ -107,7 +110,7 @@ class LogMelSpectrogram(nn.Module):
         largest = amplitude.log() * self.config.power + self.band_widths().max().log()
         return tuple(compress(value, self.config).item() for value in (torch.tensor(-math.inf), largest))
 
-    def misfit(self, mel):
+    def misfit(self, mel: Tensor) -> Optional[str]:
         """One line if `mel` cannot be on this scale, else None."""
         low, high = self.range()
         found_low, found_high = mel.min().item(), mel.max().item()
@@ -119,7 +122,7 @@ class LogMelSpectrogram(nn.Module):
         )
 
 
-def as_mel(mel, n_mels, fewest_frames=1):
+def as_mel(mel: Union[Tensor, np.ndarray], n_mels: int, fewest_frames: int = 1) -> Tensor:
     """A mel of any precision, as a tensor or a NumPy array, `[n_mels, frames]` or `[1, n_mels, frames]`.
 
     Returns:
@@ -150,7 +153,7 @@ def as_mel(mel, n_mels, fewest_frames=1):
     return mel
 
 
-def read_mel(path, n_mels):
+def read_mel(path, n_mels: int) -> Tensor:
     """Reads a log-mel spectrogram from `.npy` or `.pt`.
 
     Returns:
@@ -195,7 +198,7 @@ class MelStatistics(BaseModel):
         return self
 
 
-def mel_statistics(mels):
+def mel_statistics(mels: Iterable[Tensor]) -> MelStatistics:
     """Statistics of mels.
 
     Args:
@@ -218,7 +221,7 @@ def mel_statistics(mels):
 
 
 @torch.no_grad()
-def statistics_of_recordings(waveforms, mel_transform):
+def statistics_of_recordings(waveforms: Iterable[Tensor], mel_transform: LogMelSpectrogram) -> MelStatistics:
     """Statistics of the mels of recordings, to be recorded in a checkpoint.
 
     Args:
@@ -231,7 +234,7 @@ def statistics_of_recordings(waveforms, mel_transform):
     return mel_statistics(mel_transform(waveform) for waveform in waveforms)
 
 
-def parse_mel_statistics(text, n_mels, origin):
+def parse_mel_statistics(text: str, n_mels: int, origin) -> MelStatistics:
     """Reads statistics from JSON text.
 
     Raises:

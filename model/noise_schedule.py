@@ -104,26 +104,26 @@ class NoiseSchedule:
     def __len__(self):
         return len(self.betas)
 
-    def abar(self, n):
+    def abar(self, n: int) -> float:
         """alpha_bar_n, 0 to N: the product of the alphas of steps 1 to n; 1 at n = 0."""
         return self.alphas_cumprod[n - 1] if n > 0 else 1.0
 
     @functools.cached_property
-    def level_bounds(self):
+    def level_bounds(self) -> torch.Tensor:
         """l_0 to l_N of algorithm 1: l_0 = 1 and l_n = sqrt(alpha_bar_n), a tensor `[N + 1]` in float64."""
         return torch.from_numpy(np.concatenate([[1.0], self.noise_levels]))
 
-    def beta(self, n):
+    def beta(self, n: int) -> float:
         """beta_n, the variance of step n, 1 to N."""
         return self.betas[n - 1]
 
     @property
-    def start(self):
+    def start(self) -> str:
         """What sampling starts from: "noise" or "estimate" (`extensions.griffin_lim.estimate`)."""
         return "noise" if self.griffin_lim is None else "estimate"
 
     @property
-    def warning(self):
+    def warning(self) -> Optional[str]:
         """One line if the betas are no way from noise to speech, else None."""
         final, n_steps = self.noise_levels[-1], len(self)
         # The first beta may be the largest where the first step leads far, as from one noise level to clean speech.
@@ -139,7 +139,7 @@ class NoiseSchedule:
         )
 
     @property
-    def content(self):
+    def content(self) -> dict:
         """What a JSON file of the schedule holds: a dictionary with `JSON_KEYS`, without those that are None."""
         content = {key: getattr(self, key) for key in JSON_KEYS} | {"betas": self.betas.tolist()}
         return {key: value for key, value in content.items() if value is not None}
@@ -149,7 +149,7 @@ class NoiseSchedule:
         save_text(json.dumps(self.content, indent=2) + "\n", path)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path) -> "NoiseSchedule":
         """Reads a schedule from `.json` (an object with `JSON_KEYS`, or a list of betas), `.npy`, or `.pt` (a tensor or list of betas).
 
         Raises:
@@ -201,22 +201,22 @@ def _read_pt(path):
         return {"betas": torch.load(checked(file), map_location="cpu", weights_only=True)}
 
 
-def linear(n_steps, start, stop):
+def linear(n_steps: int, start: float, stop: float) -> NoiseSchedule:
     """`n_steps` betas from `start` to `stop` at equal distances; WaveGrad is trained with linear(1000, 1e-6, 0.01)."""
     return _built(linear, np.linspace(start, stop, n_steps), start, stop)
 
 
-def geometric(n_steps, start, stop):
+def geometric(n_steps: int, start: float, stop: float) -> NoiseSchedule:
     """`n_steps` betas from `start` to `stop` at equal ratios."""
     return _built(geometric, np.geomspace(start, stop, n_steps), start, stop)
 
 
-def quadratic(n_steps, start, stop):
+def quadratic(n_steps: int, start: float, stop: float) -> NoiseSchedule:
     """`n_steps` betas whose square roots are at equal distances."""
     return _built(quadratic, np.linspace(math.sqrt(start), math.sqrt(stop), n_steps) ** 2, start, stop)
 
 
-def fibonacci(n_steps, start):
+def fibonacci(n_steps: int, start: float) -> NoiseSchedule:
     """`n_steps` betas, `start` times the Fibonacci numbers 1, 2, 3, 5, ... (Fibonacci(25) of WaveGrad starts at 1e-6)."""
     numbers = [1.0, 2.0]  # floats: the integers of a million steps would not fit into memory
     while len(numbers) < n_steps:
@@ -233,7 +233,7 @@ def _built(builder, betas, *ends):
 BUILDERS = {"linear": linear, "geometric": geometric, "quadratic": quadratic, "fibonacci": fibonacci}
 
 
-def from_log_snr(log_snr, name="unnamed", source=""):
+def from_log_snr(log_snr, name: str = "unnamed", source: str = "") -> NoiseSchedule:
     """The schedule whose log-SNR is the given falling sequence.
 
     Raises:
@@ -247,7 +247,7 @@ def from_log_snr(log_snr, name="unnamed", source=""):
     return NoiseSchedule(np.diff(variances) / (1 - variances[:-1]), name, source)
 
 
-def interpolate(schedule, n_steps):
+def interpolate(schedule: NoiseSchedule, n_steps: int) -> NoiseSchedule:
     """The same curve of log-SNR in another number of steps, with the same ends (monotone cubic interpolation).
 
     Raises:
@@ -260,7 +260,7 @@ def interpolate(schedule, n_steps):
     return _along(schedule, np.linspace(0, 1, n_steps))
 
 
-def repeat(schedule, times):
+def repeat(schedule: NoiseSchedule, times: int) -> NoiseSchedule:
     """Each beta `times` times: the README of ivanvovk/WaveGrad makes 50 steps from 25 in this way.
 
     Raises:
@@ -273,7 +273,7 @@ def repeat(schedule, times):
     return _derived(schedule, np.repeat(schedule.betas, times), f"{schedule.name}-x{times}", source)
 
 
-def random_along(schedule, n_steps, rng):
+def random_along(schedule: NoiseSchedule, n_steps: int, rng: np.random.Generator) -> NoiseSchedule:
     """A schedule of `n_steps` at random places along a schedule's curve of log-SNR, with the same ends.
 
     The places are those of `interpolate`, each moved by up to a quarter of a step. So no step is more than three times as long as its
@@ -312,7 +312,7 @@ def _check_whole(what, number, most, least=1):
         raise InputError(f"{what} is {shortened(number)} (wanted: a whole number, {least} to {most})")
 
 
-def find_schedule(text, n_steps=None, times=None):
+def find_schedule(text, n_steps: Optional[int] = None, times: Optional[int] = None) -> NoiseSchedule:
     """The schedule of a text, which is what commands take.
 
     Args:

@@ -1,10 +1,12 @@
 """Other solvers for line 4 of algorithm 2, and the names of all. A new one is a function like `ancestral`, and a line in `SAMPLERS`."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Optional
 
 import numpy as np
+from torch import Tensor
 
 from common.errors import InputError
 from model.diffusion import Step, ancestral, predicted_noise
@@ -12,7 +14,7 @@ from model.noise_schedule import NoiseSchedule
 
 
 @np.errstate(divide="ignore", invalid="ignore")  # as in `ancestral`
-def ddim(schedule, n, y_n, y_0, last_y_0, draw, eta=0.0):
+def ddim(schedule: NoiseSchedule, n: int, y_n: Tensor, y_0: Tensor, last_y_0: Optional[Tensor], draw: Callable, eta: float = 0.0) -> Tensor:
     """DDIM (Song et al., 2021). eta is the noise as a share of ancestral sampling's: 0 solves the ODE, 1 is ancestral sampling."""
     abar_n, abar_next = schedule.abar(n), schedule.abar(n - 1)
     # sigma_n = eta sqrt((1 - abar_{n-1}) / (1 - abar_n) beta_n) (equation 16)
@@ -22,7 +24,9 @@ def ddim(schedule, n, y_n, y_0, last_y_0, draw, eta=0.0):
     return y + math.sqrt(variance) * draw() if variance > 0 else y
 
 
-def dpm_solver(schedule, n, y_n, y_0, last_y_0, draw, eta=0.0):
+def dpm_solver(
+    schedule: NoiseSchedule, n: int, y_n: Tensor, y_0: Tensor, last_y_0: Optional[Tensor], draw: Callable, eta: float = 0.0
+) -> Tensor:
     """DPM-Solver++(2M) (Lu et al., 2022, algorithm 2): DDIM with y_0 extrapolated, linearly in the log-SNR, to the middle of the step."""
     if last_y_0 is not None and n > 1:
         ratio = (schedule.log_snr[n - 2] - schedule.log_snr[n - 1]) / (schedule.log_snr[n - 1] - schedule.log_snr[n])
