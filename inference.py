@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from common.audio import AUDIO_SUFFIXES, NO_CONVERSIONS, Conversions, is_ours, read_audio, unusual, wav_writer
+from common.audio import AUDIO_SUFFIXES, NO_CONVERSIONS, Conversions, is_own_wav, read_audio, unusual, wav_writer
 from common.device import DTYPES, exact_float32, pick_device
 from common.errors import CommandParser, InputError, describe, naming, non_negative_int, one_line, positive_int, run_command, seed_int
 from common.jobs import device_of_job, end_with_parent, run_jobs, torchrun_place
@@ -45,7 +45,7 @@ def read_inputs(filelist, output_dir) -> list:
     listed = read_filelist(filelist, AUDIO_SUFFIXES | MEL_SUFFIXES)
     if os.path.isdir(filelist):
         results = Path(os.path.realpath(output_dir))
-        listed = [path for path in listed if not (entry(path).is_relative_to(results) and is_ours(path))]
+        listed = [path for path in listed if not (entry(path).is_relative_to(results) and is_own_wav(path))]
         if not listed:
             raise InputError(f"{filelist}: the folder holds no files but results (wanted: mels or recordings)")
     inputs = distinct(listed)

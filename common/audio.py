@@ -240,7 +240,7 @@ def _read_resampled(file, path, sample_rate, start, stop):
 SOFTWARE = b"LIST\x16\0\0\0INFOISFT\x09\0\0\0WaveGrad\0\0"  # a chunk that names the program that made a wav file
 
 
-def is_ours(path):
+def is_own_wav(path):
     """Whether a file is a wav that `wav_writer` made."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         file.seek(-len(SOFTWARE), os.SEEK_END)

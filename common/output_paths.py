@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from common.audio import is_ours
+from common.audio import is_own_wav
 from common.errors import InputError
 
 UNNAMED = "unnamed"  # for the root folder, which a list may name, though it cannot be read
@@ -66,7 +66,7 @@ def check_output(path, output, sources):
     """
     if source := sources.get(_identity(output)):
         raise InputError(f"{path}: the result would overwrite {source} (wanted: another --output_dir)")
-    if os.path.isfile(output) and not is_ours(output):
+    if os.path.isfile(output) and not is_own_wav(output):
         raise InputError(f"{path}: {output} is there already, and not made by this program (wanted: another --output_dir)")
 
 

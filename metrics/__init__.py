@@ -63,7 +63,7 @@ METRICS = {
     "tone": Metric("tone (dB)", False, _of_waveforms(tone), "how much a steady whistle stands out that the recording does not have"),
     "ffe": Metric("F0 frame error", False, _of_waveforms(f0_frame_error), "share of the time in which the pitch is wrong"),
     "periodicity": Metric("periodicity RMSE", False, _of_waveforms(periodicity_error), "error in how periodic the voice is", is_slow=True),
-    "vuv_f1": Metric("V/UV F1", True, _of_waveforms(voiced_unvoiced_f1), "how well voiced sounds stay so; up to 1", is_slow=True),
+    "vuv_f1": Metric("V/UV F1", True, _of_waveforms(voiced_unvoiced_f1), "F1 of voiced/unvoiced decisions; up to 1", is_slow=True),
     "dnsmos": Metric(
         "DNSMOS", True, lambda a, b, mel: dnsmos(b, mel.config.sample_rate), "predicted opinion score of the sound alone, 1 to 5"
     ),

@@ -244,7 +244,7 @@ class InferGradConfig(_Section):
         weight: of the waveforms' distance, beside the diffusion loss.
         pmsqe_weight: of `extensions.infer_grad.pmsqe` (PMSQE), which is added to the waveforms' spectral distance; 0: left out.
         from_step, every: it counts at each `every`th optimiser step, from `from_step` on.
-        diffusion_every: of the steps in which it counts, the diffusion loss counts beside it in every `diffusion_every`th.
+        diffusion_every: the diffusion loss is added on every `diffusion_every`th InferGrad step.
         random_share: share of these steps that generate by a random schedule along the same curve of log-SNR instead, so
             that the network learns all noise levels, as sampling in many steps needs them.
         random_steps: the fewest and the most denoising steps of a random schedule.

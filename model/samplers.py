@@ -14,7 +14,7 @@ from model.noise_schedule import NoiseSchedule
 
 
 @np.errstate(divide="ignore", invalid="ignore")  # as in `ancestral`
-def ddim(schedule: NoiseSchedule, n: int, y_n: Tensor, y_0: Tensor, last_y_0: Optional[Tensor], draw: Callable, eta: float = 0.0) -> Tensor:
+def ddim(schedule: NoiseSchedule, n: int, y_n: Tensor, y_0: Tensor, last_y_0, draw: Callable, eta: float = 0.0) -> Tensor:
     """DDIM (Song et al., 2021). eta is the noise as a share of ancestral sampling's: 0 solves the ODE, 1 is ancestral sampling."""
     abar_n, abar_next = schedule.abar(n), schedule.abar(n - 1)
     # sigma_n = eta sqrt((1 - abar_{n-1}) / (1 - abar_n) beta_n) (equation 16)

@@ -8,7 +8,7 @@ from common.errors import InputError
 from model.mel import LogMelSpectrogram, expand
 
 TINY = 1e-9  # keeps quotients of silence finite
-LARGEST_LOG_MEL = 14.0  # nepers of magnitude; a waveform within [-1, 1] has less than 12
+LARGEST_LOG_MEL = 14.0  # natural logarithm of magnitude; a waveform within [-1, 1] has less than 12
 MOMENTUM = 0.9  # of fast Griffin-Lim
 SCALINGS = 2  # multiplicative updates of the magnitudes towards a mel, in each of its iterations
 LEAST_GAIN, MOST_GAIN = 0.05, 20.0  # of one update of the power spectrum
@@ -78,7 +78,7 @@ class MelSpectrum(nn.Module):
     def smooth_magnitude(self, target):
         """Magnitudes, smooth over frequency, whose mel is about `target`, `[B, n_mels, frames]` -> `[B, n_fft / 2 + 1, frames]`.
 
-        Below the lowest band and above the highest the mel says nothing: there they are as loud as within them.
+        Outside the range of the mel, the level of the outermost band is repeated.
         """
         (lowest, highest), of_bands = self.lines, self.filters.sum(1, keepdim=True)
         loudness = torch.where(of_bands > 0, target / of_bands.clamp(min=TINY), 0.0)  # narrow bands may cover no line

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from common.audio import LARGEST_SAMPLE, Conversions, check_audio, is_ours, read_audio, unusual, wav_writer
+from common.audio import LARGEST_SAMPLE, Conversions, check_audio, is_own_wav, read_audio, unusual, wav_writer
 from common.errors import InputError
 from tests.conftest import with_flac_length
 from tests.processes import PYTHON, run_to_end
@@ -135,7 +135,7 @@ def test_our_own_waveforms_are_recognised(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(80), 8000)
     with wav_writer(tmp_path / "b.wav", 8000) as write:
         write(torch.zeros(80))
-    assert [is_ours(tmp_path / f"{name}.wav") for name in "abc"] == [False, True, False]
+    assert [is_own_wav(tmp_path / f"{name}.wav") for name in "abc"] == [False, True, False]
     assert len(read_audio(tmp_path / "b.wav", 8000)) == 80
 
 
