@@ -1,6 +1,5 @@
 """`benchmark.py quality` and the page that `benchmark.py report` makes of it."""
 
-import fcntl
 import json
 import re
 import shutil
@@ -123,16 +122,6 @@ def test_a_short_recording_shortens_no_other_one(quality, tmp_path, capsys):
     assert seconds == pytest.approx([1.0, 1.2, 1.3], abs=0.005)
 
 
-def test_a_second_measurement_in_the_same_folder_is_refused(quality, tmp_path, capsys):
-    assert quality("--schedules", SCHEDULES[0], "--metrics", "mcd") == 0
-    path = tmp_path / "quality" / "journal.jsonl"
-    with open(path, "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        capsys.readouterr()
-        assert quality("--schedules", SCHEDULES[0], "--metrics", "mcd") == 2
-    assert capsys.readouterr().err == f"error: {path}: in use by another process (wanted: another output, or wait for it)\n"
-
-
 def test_a_terminated_measurement_leaves_whole_files(quality, tiny_checkpoint, filelist, tmp_path, capsys):
     """Killed with all its processes: what is there is whole, what is in the journal has its audio, and no process stays."""
     folder = tmp_path / "quality"
@@ -154,15 +143,6 @@ def test_a_terminated_measurement_leaves_whole_files(quality, tiny_checkpoint, f
     assert 0 < len(entries) < 12
     sounds = {path.parent.name for path in folder.rglob("*.flac")}
     assert sounds >= {entry["recording"] for entry in entries} - {"recording 2"}
-
-
-def test_quality_is_the_same_for_any_number_of_processes(quality, tmp_path, capsys):
-    figures = []
-    for jobs in (1, 2):
-        assert quality("-o", tmp_path / f"jobs-{jobs}", "--jobs", jobs) == 0, capsys.readouterr().err
-        entries = (tmp_path / f"jobs-{jobs}" / "journal.jsonl").read_text().splitlines()[1:]
-        figures.append([json.loads(entry)["figures"] for entry in entries])
-    assert figures[0] == figures[1]
 
 
 @pytest.fixture

@@ -18,8 +18,6 @@ from benchmarking.measuring import Measuring, System
 from benchmarking.search import Scorer, optimizer_batches
 from benchmarking.workers import start_workers
 from common.errors import InputError, run_command
-from model.checkpoint import save_weights
-from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule, fibonacci
 from model.samplers import DEFAULT_SAMPLER
 from tests.conftest import ROOT
@@ -216,14 +214,6 @@ def test_a_damaged_journal_is_refused_and_left_as_it_is(tmp_path, content, said)
     assert (tmp_path / "journal").read_text() == content
 
 
-def test_a_journal_that_was_killed_in_its_first_line_is_begun_anew(tmp_path):
-    (tmp_path / "journal").write_text('{"settings": {"se')
-    journal = Journal(tmp_path / "journal", {"seed": 0})
-    journal.append({"betas": [0.1], "score": 0.1})
-    journal.close()
-    assert Journal(tmp_path / "journal", {"seed": 0}).entries == [{"betas": [0.1], "score": 0.1}]
-
-
 HOLD_JOURNAL = """
 import sys, time
 from benchmarking.journal import Journal
@@ -378,31 +368,3 @@ def test_shorter_recordings_shorten_no_other_one(search, tiny_checkpoint, fileli
     assert "note: 2 of 4 recordings are shorter than 0.7 s, and taken whole: 0, 1\n" in capsys.readouterr().err
     scorer = scorer_of(tiny_checkpoint, filelist, n_recordings=4, seconds=0.7)(torch.device("cpu"))
     assert [len(excerpt.waveform) for excerpt in scorer.excerpts] == [4000, 4800, 5600, 5600]
-
-
-def test_a_second_search_for_the_same_file_is_refused(search, capsys):
-    status, output, journal = search("--candidates", "2")
-    before = journal.read_bytes(), output.read_bytes()
-    settings = json.loads(before[0].splitlines()[0])["settings"]
-    first = Journal(journal, settings)
-    capsys.readouterr()
-    assert search("--candidates", "2")[0] == 2
-    error = capsys.readouterr().err
-    assert "found.journal.jsonl: in use by another process" in error
-    first.close()
-    assert (journal.read_bytes(), output.read_bytes()) == before
-    assert search("--candidates", "2")[0] == 0
-
-
-def test_another_checkpoints_journal_is_refused(search, capsys, tiny_checkpoint, tiny_config):
-    status, output, _ = search("--candidates", "2")
-    assert status == 0, capsys.readouterr().err
-    torch.manual_seed(1)
-    save_weights(WaveGrad(tiny_config.network, tiny_config.mel.n_mels), tiny_config, tiny_checkpoint)
-    before = output.read_bytes()
-    capsys.readouterr()
-    status, output, _ = search("--candidates", "2")
-    assert status == 2
-    error = capsys.readouterr().err
-    assert "journal of another run, its checkpoint is" in error and error.count("\n") == 1
-    assert output.read_bytes() == before

@@ -175,12 +175,6 @@ def test_it_computes_in_float32_in_autocast():
     assert result.dtype == torch.float32
 
 
-def test_windows_that_hardly_overlap_are_refused():
-    config = tiny_config(win_length=80).mel
-    with pytest.raises(InputError, match=r"griffin_lim: mel.win_length is 80 \(wanted: more than twice mel.hop_length, which is 40"):
-        estimator(config)(noise(1, 400), torch.zeros(1, 20, 10), 1)
-
-
 @pytest.mark.parametrize("prior", [None, {"loudest": 2.0}])
 @pytest.mark.parametrize("name", ["ancestral", "ddim"])
 def test_sampling_starts_at_the_estimate(prior, name):
@@ -197,8 +191,7 @@ def test_without_an_estimate_it_starts_at_noise():
     assert make_start(NoiseSchedule([0.5]), tiny_config().mel) is None
 
 
-@pytest.mark.parametrize("n_iter, look_ahead", [(0, None), (2, None), (1, 0), (2, 0), (1, 5)])
-@pytest.mark.parametrize("piece", [1, 3, 40, 100])
+@pytest.mark.parametrize("n_iter, look_ahead, piece", [(0, None, 3), (2, None, 1), (2, None, 40), (1, 0, 3), (2, 0, 100), (1, 5, 7)])
 def test_pieces_give_the_whole(n_iter, look_ahead, piece):
     """Fails if the stream gives a frame before the frames that its estimate depends on, or mixes up the noises."""
     schedule = NoiseSchedule(SCHEDULE.betas, griffin_lim=n_iter, look_ahead=look_ahead)
@@ -216,8 +209,7 @@ def test_latency_counts_the_estimate():
     assert sum(len(stream.push(frame)) // 40 for frame in mel.split(1, dim=1)) == 80 - stream.latency_frames
 
 
-@pytest.mark.parametrize("piece", [1, 7])
-@pytest.mark.parametrize("look_ahead", [0, 3])
+@pytest.mark.parametrize("look_ahead, piece", [(0, 7), (3, 4)])
 def test_frame_by_frame_the_latency_does_not_grow_with_the_iterations(look_ahead, piece):
     """And what was returned does not depend on how the frames were grouped, to the last bit."""
     mel, latencies = speech_mel(tiny_config().mel)[0], {}
