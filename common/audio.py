@@ -206,7 +206,7 @@ def unusual(path, audio):
         lines.append(f"{path}: samples of up to {peak:.3g} (wanted: within [-1, 1])")
     if abs(offset) > MOST_OFFSET:
         lines.append(f"{path}: an offset of {offset:.2g}, which the mel has too (wanted: a mean of 0)")
-    with _SoundFile(path) as file:
+    with _quiet(path), _SoundFile(path) as file:
         channels = np.concatenate(list(file.blocks_until(UNKNOWN_LENGTH))) if file.channels > 1 else None
     if channels is not None and np.square(channels.mean(1)).mean() < LEAST_OF_A_MIX * np.square(channels).mean():
         lines.append(f"{path}: the channels cancel each other out, in opposite phase (wanted: one of them alone)")
