@@ -64,12 +64,12 @@ def test_integers_of_numpy_are_whole_numbers(vocoder):
 )
 def test_what_is_no_option_is_one_clear_error(tiny_network, tiny_config, options, words):
     with pytest.raises(InputError, match=words):
-        Vocoder(tiny_network, tiny_config.mel, linear(3, 1e-3, 0.6), **options)
+        Vocoder(tiny_network, tiny_config, linear(3, 1e-3, 0.6), **options)
 
 
 def test_no_device_is_the_one_that_there_is(tiny_network, tiny_config, gpus):
     gpus(0, usable=False)
-    assert Vocoder(tiny_network, tiny_config.mel, linear(3, 1e-3, 0.6), device=None).device.type == "cpu"
+    assert Vocoder(tiny_network, tiny_config, linear(3, 1e-3, 0.6), device=None).device.type == "cpu"
 
 
 @pytest.mark.parametrize("mel", [MEL.to("meta"), torch.nested.nested_tensor([MEL, MEL[:, :4]]), torch.empty(20, 9, dtype=torch.quint4x2)])
