@@ -66,7 +66,7 @@ def test_a_changed_schedule_file_is_said_when_a_run_goes_on(tmp_path):
     lines, _ = new_trainer(write_infer_grad_run(tmp_path, schedule='{"betas": [0.001, 0.6], "sampler": "ddim"}')).load_state_dict(state)
     assert lines == [
         "noise schedule three.json changed: betas was [0.001, 0.05, 0.6], is [0.001, 0.6]",
-        "noise schedule three.json changed: sampler was None, is ddim",
+        "noise schedule three.json changed: sampler was sde-dpm-solver, is ddim",
     ]
     del state["schedules"]
     assert new_trainer(write_infer_grad_run(tmp_path)).load_state_dict(state)[0] == []

@@ -176,7 +176,7 @@ def test_latencies_are_those_of_the_manual(name, schedule, gla_grad, frames, mil
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_stream_that_was_interrupted_refuses_to_go_on(network, monkeypatch, error):
     """Fails if the same piece again gives samples twice: some steps had taken it."""
-    stream, mel = SynthesisStream(network, SCHEDULE), torch.randn(20, 60)
+    stream, mel = SynthesisStream(Pipeline(network, SCHEDULE)), torch.randn(20, 60)
     stream.push(mel)
 
     def interrupted(*_):
@@ -189,4 +189,4 @@ def test_a_stream_that_was_interrupted_refuses_to_go_on(network, monkeypatch, er
         with pytest.raises(RuntimeError, match="an earlier push was interrupted"):
             stream.push(mel, last)
     with pytest.raises(InputError):
-        SynthesisStream(network, SCHEDULE).push(mel[:5])
+        SynthesisStream(Pipeline(network, SCHEDULE)).push(mel[:5])
