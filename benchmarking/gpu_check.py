@@ -111,6 +111,10 @@ def run_folder(folder, n_steps, training):
         soundfile.write(folder / f"{name}.wav", 0.1 * voice, rate)
         save_text(f"{name}.wav\n", folder / f"{name}.txt")
     config["data"] = {"train_filelist": "train.txt", "validation_filelist": "validation.txt", "segment_frames": 32, "n_workers": 0}
+    network = config["network"]  # a smaller one
+    for part, channels in (("upsampling", 24), ("downsampling", 12)):
+        network[f"{part}_preconv_channels"] = channels
+        network[f"{part}_channels"] = [channels] * len(network[f"{part}_channels"])
     config["training"] |= {"batch_size": 4, "n_steps": n_steps, "warmup_steps": 5, "log_every": 1, "n_previews": 1, "stages": None}
     config["training"] |= {"validate_every": n_steps, "save_every": max(n_steps // 2, 1), "infer_grad": None} | training
     save_text(json.dumps(config), folder / "config.json")
