@@ -49,7 +49,7 @@ def test_the_network_is_given_the_mel_of_the_file(tmp_path):
         config = write_pairs(tmp_path, of_list, change=lambda mel: mel + 1)
     trainer = Trainer(config, tmp_path)
     batch = next(iter(trainer.batches()))
-    _, mel, _ = trainer._given(batch)
+    _, mel = trainer._given(batch)
     computed = trainer.mel_transform.from_padded(batch.segment)
     torch.testing.assert_close(mel, computed + 1, atol=1e-4, rtol=0)
     [preview] = make_previews(trainer, preview_pipeline(trainer), 1)

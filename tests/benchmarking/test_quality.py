@@ -78,8 +78,8 @@ def test_the_audio_is_that_of_the_present_schedule(quality, tmp_path, capsys):
 
 
 def test_a_metric_that_cannot_judge_a_recording_counts_in_no_mean(quality, tmp_path, write_recording, capsys):
-    """Of a recording of 0.3 s STOI has no value, of one of 50 ms M-STFT has none: starred, as PESQ's are."""
-    for name, seconds in {"short": 0.3, "tiny": 0.05}.items():
+    """Of a recording of 0.3 s STOI has no value, of one of 0.1 s M-STFT has none: starred, as PESQ's are."""
+    for name, seconds in {"short": 0.3, "tiny": 0.1}.items():
         write_recording(tmp_path / f"{name}.wav", seconds=seconds)
     (tmp_path / "list.txt").write_text("recording 0.wav\nshort.wav\ntiny.wav\n")
     assert quality("--schedules", SCHEDULES[0], "--metrics", "stoi", "m_stft", "mcd") == 0, capsys.readouterr().err
