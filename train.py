@@ -3,23 +3,20 @@
 The same command again goes on where the run ended, however it ended.
 """
 
+import contextlib
 from pathlib import Path
 
 from common.errors import open_closed_streams, run_command
 from extensions.registry import read_checkpoint
 from model.config import load_config
 from training import distributed
+from training.checkpointing import RunFolder, changes, flat, take_in_changed_data
 from training.dry_run import dry_run
-from training.explained import explained_deaths, explained_out_of_memory
 from training.initial_weights import begin_with
 from training.launch import ended_well, train_parser
 from training.loop import Loop
-from training.memory import check_memory
 from training.monitor import Monitor
-from training.previews import preview_pipeline
-from training.run_folder import RunFolder
-from training.same_run import changes, flat
-from training.stop_signal import StopSignal
+from training.safety import StopSignal, explained_deaths, explained_out_of_memory
 from training.trainer import Trainer, versions
 
 
@@ -33,32 +30,22 @@ def train(config, config_folder, logdir, init_from=None, **init_options):
     Returns:
         exit status.
     """
-    with StopSignal() as stop_signal:
-        folder = RunFolder(logdir, config.training.keep_checkpoints)
-        try:
-            checkpoint, state, lines = distributed.from_first(distributed.agree(lambda: _open(folder, config)))
-            trainer = Trainer(config, config_folder)
-            lines = [*trainer.warnings(), *lines]
-            if state is not None:
-                going_on = distributed.agree(lambda: _go_on(trainer, folder, checkpoint, state))
-                going_on_lines, trainer.best_validation_loss = distributed.from_first(going_on)
-                lines += going_on_lines
-            elif init_from:
-                lines += begin(trainer, init_from, **init_options)
-            distributed.agree(lambda: check_memory(trainer))
-            preview_sampling = preview_pipeline(trainer)
-            monitor = Monitor(logdir, trainer, preview_sampling.schedule, enabled=trainer.rank == 0)
+    with StopSignal() as stop_signal, contextlib.closing(RunFolder(logdir, config.training.keep_checkpoints)) as folder:
+        trainer = Trainer(config, config_folder)
+        lines = trainer.data.warnings()
+        if init_from and not distributed.from_first(distributed.agree(lambda: trainer.rank == 0 and folder.checkpoints())):
+            lines += begin(trainer, init_from, **init_options)
+        checkpoint, state, said = distributed.from_first(distributed.agree(lambda: _open(folder, config)))
+        lines += said
+        if state is not None:
+            lines += distributed.agree(lambda: _go_on(trainer, checkpoint, state))
+        with contextlib.closing(Monitor(logdir, trainer, enabled=trainer.rank == 0)) as monitor:
             for line in lines:
                 monitor.say(line)
             if trainer.step >= config.training.n_steps:
                 monitor.say(f"nothing to do: training.n_steps is {config.training.n_steps}, and so many were done")
-            try:
-                with explained_out_of_memory(config.training):
-                    return Loop(trainer, folder, monitor, stop_signal, preview_sampling).run(is_new=state is None)
-            finally:
-                monitor.close()
-        finally:
-            folder.close()
+            with explained_out_of_memory(config.training):
+                return Loop(trainer, folder, monitor, stop_signal).run(is_new=state is None)
 
 
 def _open(folder, config):
@@ -89,23 +76,10 @@ def begin(trainer, path, **options):
     return distributed.agree(lambda: begin_with(trainer, checkpoint, path, **options))
 
 
-def _go_on(trainer, folder, checkpoint, state):
-    """Puts a trainer where a checkpoint was written.
-
-    Returns:
-        lines to say, and the best validation loss, that of the folder's `best.pt`: both count on the first process alone.
-    """
-    lines, other_validation = trainer.load_state_dict(state, checkpoint)
-    if trainer.rank == 0 and (other_validation or not folder.has_best_of(state)):
-        trainer.best_validation_loss = None
-        kept = folder.set_best_aside(trainer.step)
-        if other_validation:
-            lines += [f"best.pt of the validation data until now is kept as {kept}"] if kept else []
-        elif kept:
-            lines.append(f"best.pt is not that of {checkpoint.name}: it is kept as {kept}, and the best loss is looked for anew")
-        else:
-            lines.append(f"warning: the best.pt of {checkpoint.name} is not there: the best loss is looked for anew")
-    return [*lines, f"going on from {checkpoint}"], trainer.best_validation_loss
+def _go_on(trainer, checkpoint, state):
+    """Puts a trainer where a checkpoint was written; returns lines to say."""
+    trainer.load_state_dict(state, checkpoint)
+    return [*take_in_changed_data(state, trainer), f"going on from {checkpoint}"]
 
 
 def main():
@@ -118,7 +92,7 @@ def main():
         init_options = {"matching_only": arguments.init_from_matching, "step": arguments.init_step}
         if arguments.dry_run:
             trainer = Trainer(config, config_folder)
-            lines = trainer.warnings()
+            lines = trainer.data.warnings()
             if arguments.init_from:
                 lines += begin(trainer, arguments.init_from, **init_options)
             lines += dry_run(trainer)

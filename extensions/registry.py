@@ -1,31 +1,64 @@
 """What a configuration, a schedule or an option switches on, by name; vocoder, training and benchmarks take their parts from here."""
 
+import pkgutil
 from typing import Optional
 
+import torch
 from torch import nn
 
+from common.errors import InputError
+from extensions import velocity
 from extensions.griffin_lim.estimate import make_start
 from extensions.griffin_lim.gla_grad import GlaGrad
 from extensions.griffin_lim.spectrum import MelSpectrum
 from extensions.interop.published import load_published
 from extensions.priorgrad import EnergyPrior
+from extensions.specgrad import SpectralPrior
 from model import checkpoint
 from model.config import Config
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule
 from model.pipeline import Pipeline, StandardNormalPrior
 
-PRIORS = {"energy": EnergyPrior}  # `prior.kind` -> class, made as `PRIORS[kind](config.prior, config.mel)`
+PRIORS = {"energy": EnergyPrior, "spectral": SpectralPrior}  # `prior.kind` -> class
+NETWORKS = {"noise": WaveGrad, "velocity": velocity.VelocityWaveGrad}  # `network.prediction` -> class
+
+# `training.objective.name` -> class, imported when it is chosen and made as `OBJECTIVES[name](trainer, folder)`.
+OBJECTIVES = {
+    "diffusion": "training.objective.DiffusionObjective",
+    "infer_grad": "extensions.infer_grad.objective.InferGradObjective",
+}
+# Ends of the configuration's keys that stay the same in a whole run.
+SAME_IN_A_RUN = ("adversarial.windows", "adversarial.periods", "adversarial.channels")
+
+
+def make_objective(trainer, folder):
+    """The objective of a training, see `training.objective.DiffusionObjective`.
+
+    Raises:
+        OSError, InputError: there is none of this name, or its configuration cannot be used.
+    """
+    config = trainer.config.training.objective
+    has_infer_grad = any(stage.config.training.infer_grad for stage in trainer.stages)
+    name = config.name if config else "infer_grad" if has_infer_grad else "diffusion"
+    if name not in OBJECTIVES:
+        raise InputError(f"training.objective.name: expected one of {', '.join(OBJECTIVES)}, got '{name}'")
+    return pkgutil.resolve_name(OBJECTIVES[name])(trainer, folder)
+
+
+def loss_weight(config: Config):
+    """Noise levels `[B]` -> weights of the diffusion loss, `[B]`: 1 as in the paper, or those of what the network predicts."""
+    return velocity.loss_weight if config.network.prediction == "velocity" else torch.ones_like
 
 
 def make_network(config: Config) -> WaveGrad:
     """The untrained network of a configuration."""
-    return WaveGrad(config.network, config.mel.n_mels)
+    return NETWORKS[config.network.prediction](config.network, config.mel.n_mels)
 
 
-def make_prior(config: Config):
-    """The prior of a configuration, see `model.pipeline.StandardNormalPrior`."""
-    return StandardNormalPrior() if config.prior is None else PRIORS[config.prior.kind](config.prior, config.mel)
+def make_prior(config: Config, spectrum=MelSpectrum):
+    """The prior of a configuration, see `model.pipeline.StandardNormalPrior`; `spectrum` as in `make_pipeline`."""
+    return StandardNormalPrior() if config.prior is None else PRIORS[config.prior.kind](config.prior, config.mel, spectrum)
 
 
 def make_pipeline(
@@ -50,7 +83,7 @@ def make_pipeline(
     """
     start = make_start(schedule, config.mel, spectrum)
     correction = GlaGrad(config.mel, gla_grad, spectrum) if gla_grad else None
-    return Pipeline(network, schedule, sampler, make_prior(config), start, correction)
+    return Pipeline(network, schedule, sampler, make_prior(config, spectrum), start, correction)
 
 
 def read_checkpoint(path, config: Optional[Config] = None) -> checkpoint.Checkpoint:

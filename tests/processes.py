@@ -36,10 +36,16 @@ def start(*command, **options):
         "stderr": subprocess.PIPE,
         "text": True,
         "start_new_session": True,
-        "preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also where the tests run under nohup
+        "preexec_fn": _obey_signals,
     }
     _started.append(subprocess.Popen([str(part) for part in command], **usual | options))
     return _started[-1]
+
+
+def _obey_signals():
+    """Also where the tests run in the background or under nohup, which ignore these."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def run_to_end(*command, timeout=300, **options):

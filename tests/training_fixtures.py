@@ -1,17 +1,25 @@
 """A run so small that it trains in seconds: the tiny configuration, and three seconds of synthetic speech."""
 
+import contextlib
+import io
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
 
 import train
+from common.audio import read_audio
+from datasets import read_filelist
+from model.config import load_config
+from model.mel import LogMelSpectrogram
 from tests.conftest import tiny_config_values
 from tests.processes import finish, start_processes
 from tests.synthetic_speech import synthetic_speech
+from training.trainer import Trainer
 
 SAMPLE_RATE = tiny_config_values()["mel"]["sample_rate"]
 
@@ -49,10 +57,41 @@ def write_run(folder, **changes):
     return path
 
 
+def write_pairs(folder, name="train", change=lambda mel: mel):
+    """Turns a list of recordings into one of pairs, with `change(mel)` of their mels; returns the configuration."""
+    config = load_config(folder / "config.json")
+    mel = LogMelSpectrogram(config.mel)
+    lines = []
+    for path in read_filelist(folder / f"{name}.txt"):
+        np.save(path.with_suffix(".npy"), change(mel(read_audio(path, config.mel.sample_rate))).numpy())
+        lines.append(f"{path.name}|{path.stem}.npy|what is said\n")
+    (folder / f"{name}.txt").write_text("".join(lines))
+    return config
+
+
+def new_trainer(config):
+    """The `Trainer` of a configuration file."""
+    return Trainer(load_config(config), config.parent)
+
+
+def first_batch(trainer):
+    return next(iter(trainer.batches()))
+
+
+def train_steps(trainer, n_steps):
+    """Makes steps of the present stage; returns the `StepResult` of each."""
+    return [trainer.train_step(batch) for _, batch in zip(range(n_steps), trainer.batches())]
+
+
 def weights_of(path):
     """The training state in a checkpoint without what may differ: versions and the configuration."""
     state = torch.load(path, weights_only=True)
     return {key: value for key, value in state.items() if key not in ("versions", "config")}
+
+
+def last_step(logdir):
+    """The step of the newest checkpoint in a folder, or -1."""
+    return max((int(path.stem[-8:]) for path in logdir.glob("checkpoint-*.pt")), default=-1)
 
 
 def same(a, b):
@@ -75,8 +114,20 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+def train_here(config, logdir, **options):
+    """Trains in this process; returns the exit status and what was said. Options and errors: see `train.train`."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        status = train.train(load_config(config), Path(config).parent, logdir, **options)
+    return status, said.getvalue()
+
+
 def train_to_end(config, logdir, n_processes=1):
-    """Trains until the run is over, and returns what it said."""
+    """Trains until the run is over, and returns what it said; several processes beside this one, or one here."""
+    if n_processes == 1:
+        status, said = train_here(config, logdir)
+        assert status == 0, said
+        return said
     log = Path(f"{logdir}.log")
     statuses = finish(start_processes(train_command, config, logdir, n_processes=n_processes, log=log))
     assert statuses == [0] * n_processes, log.read_text()

@@ -35,7 +35,7 @@ def _take_gpu():
     if under_torchrun() and torch.cuda.is_available():
         local_rank, n_gpus = torchrun_place()[1], torch.cuda.device_count()
         if local_rank >= n_gpus:
-            raise InputError(f"process {local_rank} of this machine has no GPU (wanted: at most {n_gpus} processes)")
+            raise InputError(f"expected at most {n_gpus} processes on this machine, one for each GPU, got process {local_rank}")
         torch.cuda.set_device(local_rank)
 
 
@@ -152,4 +152,4 @@ def agree_on(items):
             if theirs.get(name) != first.get(name):
                 if rank() != 0:
                     raise SystemExit(2)
-                raise InputError(f"process {number}: {name} is {theirs.get(name)} (wanted: {first.get(name)}, as in process 0)")
+                raise InputError(f"process {number}: {name}: expected {first.get(name)}, as in process 0, got {theirs.get(name)}")

@@ -9,19 +9,17 @@ import torch
 from common.device import synchronized_time
 from common.errors import InputError
 from common.memory import peak_resident_bytes
-from training import distributed
-from training.explained import explained_out_of_memory
-from training.memory import check_memory, portion_size
+from training.safety import explained_out_of_memory
 from training.trainer import N_VALIDATION_EXAMPLES
 
 GIBIBYTE = 2**30
-WITH_INFERENCE, N_WITH_INFERENCE = "step with inference", 8  # how many of them are measured
+N_MEASURED = 8  # steps of a kind, where there are several kinds
 
 
 def dry_run(trainer):
     """Measures steps of each kind that the run has, after one to warm up; and one validation.
 
-    Steps with inference differ, by schedule and by whether the diffusion loss counts: the figure is the mean of the first few.
+    Steps of an objective with several kinds differ: the figure is the mean of the first few.
 
     Returns:
         list of lines.
@@ -31,16 +29,17 @@ def dry_run(trainer):
         OSError: a recording cannot be read.
     """
     training = trainer.config.training
-    recordings = trainer.recordings
+    recordings = trainer.data.training
     hours = sum(recordings.n_samples) / trainer.config.mel.sample_rate / 3600
-    lines, forecast = distributed.agree(lambda: check_memory(trainer)), 0.0
+    lines, forecast = [], 0.0
     with explained_out_of_memory(training):
         for stage in trainer.stages:
             trainer.step = stage.first
             batch = next(trainer.batches())
             lines += _lines_of_stage(trainer, stage)
-            for kind, steps in _kinds_of_step(stage).items():
-                seconds, loss = _measured(trainer, batch, steps[:N_WITH_INFERENCE] if kind == WITH_INFERENCE else steps[:1])
+            kinds = trainer.objective.kinds(stage)
+            for kind, steps in kinds.items():
+                seconds, loss = _measured(trainer, batch, steps[: 1 if kind == "step" else N_MEASURED])
                 lines.append(_line(kind, seconds, loss))
                 forecast += seconds * len(steps)
         start = synchronized_time(trainer.device)
@@ -50,7 +49,7 @@ def dry_run(trainer):
     return [
         f"{n_parameters:,} parameters, {training.precision}, {trainer.world_size} processes on {trainer.device.type}",
         f"{len(recordings)} recordings, {hours:.2f} hours; {N_VALIDATION_EXAMPLES} validation segments from "
-        f"{len(trainer.validation_examples.recordings)} recordings",
+        f"{len(trainer.data.validation)} recordings",
         *lines,
         f"forecast: {timedelta(seconds=round(forecast))} for {training.n_steps} steps, beside validation",
         f"peak memory of a process: {_peak_memory(trainer.device)}",
@@ -60,9 +59,9 @@ def dry_run(trainer):
 def _lines_of_stage(trainer, stage):
     training, mel = stage.config.training, trainer.config.mel
     segment_seconds = stage.config.data.segment_frames * mel.hop_length / mel.sample_rate
-    steps_per_epoch = len(trainer.recordings) / training.batch_size
+    steps_per_epoch = len(trainer.data.training) / training.batch_size
     lines = [
-        f"batch of {training.batch_size} segments of {segment_seconds:.3f} s, {portion_size(trainer, stage)} at once in each process",
+        f"batch of {training.batch_size} segments of {segment_seconds:.3f} s, {_portion_size(trainer, training)} at once in each process",
         f"{steps_per_epoch:.1f} steps per epoch (one segment of each recording), "
         f"{training.n_steps} steps are {training.n_steps / steps_per_epoch:.1f} epochs",
     ]
@@ -73,16 +72,14 @@ def _lines_of_stage(trainer, stage):
 
 def _line(kind, seconds, loss):
     if not math.isfinite(loss):
-        raise InputError(f"{kind}: the loss is {loss} (wanted: a finite one; look at the recordings and training.precision)")
+        raise InputError(f"{kind}: expected a finite loss, got {loss}; look at the recordings and training.precision")
     return f"measured {kind}: {seconds:.3f} s, loss {loss:.4f}"
 
 
-def _kinds_of_step(stage):
-    """Kind of step -> the numbers of its steps, of the kinds that the stage has."""
-    infer_grad, kinds = stage.config.training.infer_grad, {}
-    for step in range(stage.first, stage.end):
-        kinds.setdefault(WITH_INFERENCE if infer_grad and infer_grad.counts_at(step) else "step", []).append(step)
-    return kinds
+def _portion_size(trainer, training):
+    """Number of examples that a process has in memory at once."""
+    share = -(-training.batch_size // trainer.world_size)
+    return min(training.micro_batch_size or share, share)
 
 
 def _measured(trainer, batch, steps):

@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from common.errors import InputError
 from common.jobs import usable_cores
 from model.diffusion import sample_noise_level
-from training.order import EvenOverSpeakers, InTurn
-from training.stop_signal import STOPPING
+from training.safety import STOPPING
 
+LOWEST_CORNER = 0.25  # of the highest
+SLOPE = 0.05  # the gain falls from 1 at (1 - SLOPE) * corner to 0 at the corner
 SHUTDOWN_SECONDS = 10.0  # for data workers to end by themselves
 
 
@@ -25,7 +26,7 @@ class Batch(NamedTuple):
     """Examples of an optimiser step, or one of them, without the first axis.
 
     Keys:
-        segment: samples with the context that their mel needs, `[B, left + T + right]`.
+        segment: samples with the context that mel and prior need, `[B, left + T + right]`.
         noise: standard normal, `[B, T]`.
         noise_level: sqrt(alpha_bar), `[B]`.
         number: which examples these are, `[B]`.
@@ -48,28 +49,32 @@ class DiffusionExamples(Dataset):
 
     Args:
         recordings: a `datasets.Recordings`.
-        segment_frames: length of a segment in mel frames.
+        data: a `model.config.DataConfig`: its `segment_frames`, `even_over_speakers` and `low_pass_share`.
         context: samples to the left and right of the segment that its mel needs.
         schedule: the `NoiseSchedule` that noise levels are drawn from.
         seed: seed of all examples.
-        even_over_speakers: see `training.order`.
+        margin_frames: of signal to the left and right of the segment, as a prior needs them.
     """
 
-    def __init__(self, recordings, segment_frames, context, schedule, seed, even_over_speakers=False):
-        self.recordings = recordings
-        self.segment_frames = segment_frames
-        self.context = context
-        self.schedule = schedule
-        self.seed = seed
-        self.recording_of = EvenOverSpeakers(recordings.speakers, seed) if even_over_speakers else InTurn(len(recordings), seed)
+    def __init__(self, recordings, data, context, schedule, seed, margin_frames=0):
+        self.recordings, self.data, self.context = recordings, data, context
+        self.schedule, self.seed, self.margin_frames = schedule, seed, margin_frames
+        self.highest_corner = recordings.mel_config.f_max / (recordings.mel_config.sample_rate / 2)
+        speakers, n_recordings = recordings.speakers, len(recordings)
+        self.recording_of = EvenOverSpeakers(speakers, seed) if data.even_over_speakers else EpochShuffle(n_recordings, seed)
 
     def __getitem__(self, number):
         """Returns the example of a number, a `Batch` of one without its first axis."""
         epoch, place = divmod(number, len(self.recordings))
         seed = np.random.SeedSequence((self.seed, epoch, place)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed))
-        segment, mel = self.recordings.segment(self.recording_of(number), self.segment_frames, self.context, generator)
-        noise = torch.randn(len(segment) - sum(self.context), generator=generator)
+        n_frames = self.data.segment_frames + 2 * self.margin_frames
+        segment, mel = self.recordings.segment(self.recording_of(number), n_frames, self.context, generator)
+        if self.data.low_pass_share:
+            own = torch.Generator().manual_seed(int(seed) ^ 1)  # noise and noise level are those of a run without the filter
+            if torch.rand((), generator=own) < self.data.low_pass_share:
+                segment = random_low_pass(segment, self.highest_corner, own)
+        noise = torch.randn((len(segment) - sum(self.context)) // n_frames * self.data.segment_frames, generator=generator)
         noise_level = sample_noise_level(self.schedule, 1, generator)[0]
         return Batch(segment, noise, noise_level, torch.tensor(number), mel)
 
@@ -119,7 +124,7 @@ def batches(examples, numbers, n_workers=0, pin_memory=False):
 
     Raises:
         OSError, InputError: a recording cannot be read any more.
-        RuntimeError: a worker was killed, or has no shared memory; see `training.explained`.
+        RuntimeError: a worker was killed, or has no shared memory; see `training.safety.explained_deaths`.
     """
     n_workers = min(n_workers, usable_cores())
     loader = DataLoader(
@@ -168,3 +173,61 @@ def _leave_signals_to_parent(_):
     """Ctrl-C reaches every process of the terminal; data workers go on until the parent has saved and ends them."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+
+
+class EpochShuffle:
+    """Every epoch runs through all recordings in an order of its own.
+
+    Args:
+        n_recordings: number of the recordings.
+        seed: of the orders; a number, or several.
+    """
+
+    def __init__(self, n_recordings, seed):
+        self.n_recordings, self.seed = n_recordings, seed if isinstance(seed, tuple) else (seed,)
+
+    def __call__(self, number):
+        epoch, place = divmod(number, self.n_recordings)
+        return int(np.random.default_rng((*self.seed, epoch)).permutation(self.n_recordings)[place])
+
+
+class EvenOverSpeakers:
+    """Every round has one example of each speaker; the recordings of a speaker come in turn.
+
+    Args:
+        speakers: of each recording, the speaker's name.
+        seed: of the orders.
+    """
+
+    def __init__(self, speakers, seed):
+        self.seed = seed
+        self.recordings_of = [[i for i, name in enumerate(speakers) if name == speaker] for speaker in sorted(set(speakers))]
+        self.in_turn = [EpochShuffle(len(of_speaker), (seed, 1 + k)) for k, of_speaker in enumerate(self.recordings_of)]
+
+    def __call__(self, number):
+        n_speakers = len(self.recordings_of)
+        rounds, place = divmod(number, n_speakers)
+        speaker = np.random.default_rng((self.seed, 0, rounds)).permutation(n_speakers)[place]
+        return self.recordings_of[speaker][self.in_turn[speaker](rounds)]
+
+
+def low_pass(waveform, corner):
+    """Removes what is above a frequency.
+
+    Args:
+        waveform: `[T]`.
+        corner: the frequency, relative to half the sample rate.
+
+    Returns:
+        `[T]`.
+    """
+    spectrum = torch.fft.rfft(waveform)
+    frequencies = torch.linspace(0, 1, len(spectrum))
+    gain = ((corner - frequencies) / (SLOPE * corner)).clamp(0, 1)
+    return torch.fft.irfft(spectrum * gain, n=len(waveform))
+
+
+def random_low_pass(waveform, highest_corner, generator):
+    """Removes what is above a random frequency, uniform between a quarter of `highest_corner` and the whole; see `low_pass`."""
+    corner = torch.empty(()).uniform_(LOWEST_CORNER * highest_corner, highest_corner, generator=generator)
+    return low_pass(waveform, corner)

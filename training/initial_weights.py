@@ -2,7 +2,7 @@
 
 from common.errors import InputError
 from model.checkpoint import listed, weight_differences
-from training.same_run import flat
+from training.checkpointing import flat
 
 
 def begin_with(trainer, checkpoint, path, matching_only=False, step=0):
@@ -21,13 +21,13 @@ def begin_with(trainer, checkpoint, path, matching_only=False, step=0):
         InputError: weights do not fit, which the message lists, or the configuration has no such step.
     """
     if step >= trainer.config.training.n_steps:
-        raise InputError(f"--init_step is {step}, but training.n_steps is {trainer.config.training.n_steps} (wanted: less)")
+        raise InputError(f"--init_step: expected less than training.n_steps, {trainer.config.training.n_steps}, got {step}")
     differences = weight_differences(trainer.network, checkpoint.weights)
     if differences and not matching_only:
-        raise InputError(f"{path}: {listed(differences.values())} (wanted: the network of the configuration, or --init_from_matching)")
+        raise InputError(f"{path}: {listed(differences.values())}; expected the network of the configuration, or --init_from_matching")
     matching = {name: tensor for name, tensor in checkpoint.weights.items() if name not in differences}
     if not matching:
-        raise InputError(f"{path}: no weight fits the network of the configuration")
+        raise InputError(f"{path}: expected weights for the network of the configuration, got none that fit")
     for network in (trainer.network, trainer.ema.module):
         network.load_state_dict(matching, strict=False)
     lines = [f"beginning with {len(matching)} of {len(trainer.network.state_dict())} weights from {path}" + f" at step {step}" * (step > 0)]
@@ -41,8 +41,7 @@ def begin_with(trainer, checkpoint, path, matching_only=False, step=0):
     return lines
 
 
-def _differences(config, wanted_config, sections):
+def _differences(config, own_config, sections):
     """What is different in these sections of two configurations, in words."""
-    found, wanted = ({name: getattr(one, name) for name in sections} for one in (config, wanted_config))
-    found, wanted = (flat({name: value and value.model_dump() for name, value in one.items()}) for one in (found, wanted))
-    return [f"{key} is {found.get(key)} (here: {wanted.get(key)})" for key in found | wanted if found.get(key) != wanted.get(key)]
+    theirs, own = (flat(one.model_dump(include=set(sections))) for one in (config, own_config))
+    return [f"{key} is {theirs.get(key)} (here: {own.get(key)})" for key in own | theirs if theirs.get(key) != own.get(key)]

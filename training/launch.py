@@ -43,28 +43,24 @@ def parse_arguments(arguments):
     own, torchrun_options = arguments, []
     if "--" in arguments:
         own, torchrun_options = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
-    if not {"-h", "--help"}.isdisjoint(own):
-        _print_help()
-        sys.exit(0)
     parser = CommandParser(add_help=False, allow_abbrev=False)
-    _add_nproc(parser)
+    parser.add_argument("--nproc", type=positive_int, metavar="N", help="train on the CPU, with N processes that share its cores")
     options, train_options = parser.parse_known_args(own)
+    if not {"-h", "--help"}.isdisjoint(train_options):
+        _print_help(parser)
+        sys.exit(0)
     return options.nproc, torchrun_options, train_options
 
 
-def _add_nproc(parser):
-    parser.add_argument("--nproc", type=positive_int, metavar="N", help="train on the CPU, with N processes that share its cores")
-
-
-def _print_help():
+def _print_help(own_parser):
     parser = train_parser(
+        parents=[own_parser],
         usage="sh runs/train.sh -c CONFIG [-l LOGDIR] [--init_from WEIGHTS [--init_from_matching] [--init_step N]] [--dry-run] "
         "[--nproc N] [-- TORCHRUN_OPTIONS]",
         epilog="TORCHRUN_OPTIONS, for several machines: `-- --nnodes 2 --node_rank 0 --master_addr 10.0.0.1 --master_port 29400`. "
         "One process is started for each visible GPU, or one on the CPU: CUDA_VISIBLE_DEVICES=0,1 leaves GPUs 0 and 1 visible, "
         "CUDA_VISIBLE_DEVICES= none.",
     )
-    _add_nproc(parser)
     parser.print_help()
 
 
@@ -101,7 +97,7 @@ def _status_after_a_signal(n_ended, n_processes):
         return 0
     seconds = os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]
     print(
-        f"error: {n_ended} of {n_processes} processes saved and ended within {seconds} s of the signal (wanted: all); "
+        f"error: expected all {n_processes} processes to save and end within {seconds} s of the signal, got {n_ended}; "
         "the newest checkpoint may be an earlier one",
         file=sys.stderr,
     )

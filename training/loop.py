@@ -5,9 +5,9 @@ import math
 
 from common.errors import InputError, describe
 from training import distributed
-from training.previews import make_previews
-from training.run_folder import read_state
-from training.stability import WINDOW
+from training.checkpointing import read_state
+from training.previews import make_previews, preview_pipelines
+from training.safety import WINDOW
 from training.statistics import Interval
 
 GAVE_UP = 1  # exit status
@@ -21,15 +21,14 @@ class Loop:
         folder: an open `RunFolder`; only the first process uses it.
         monitor: a `Monitor`.
         stop_signal: an entered `StopSignal`.
-        preview_sampling: the `Pipeline` of the previews.
     """
 
-    def __init__(self, trainer, folder, monitor, stop_signal, preview_sampling):
+    def __init__(self, trainer, folder, monitor, stop_signal):
         self.trainer = trainer
         self.folder = folder
         self.monitor = monitor
         self.stop_signal = stop_signal
-        self.preview_sampling = preview_sampling
+        self.preview_pipelines = preview_pipelines(trainer)
         self.is_stopped = False
 
     def run(self, is_new):
@@ -52,19 +51,13 @@ class Loop:
 
     def _stage(self):
         """Steps until the end of the stage or a signal, and returns None; or until something has gone wrong, and returns what."""
-        if self.trainer.step == self.trainer.stage.first and len(self.trainer.stages) > 1:
-            self._begin_stage()
+        stage, n_stages = self.trainer.stage, len(self.trainer.stages)
+        if self.trainer.step == stage.first and n_stages > 1:
+            self.monitor.say(f"stage {stage.number} of {n_stages}: steps {stage.first + 1} to {stage.end}")
+            self.trainer.best_validation_loss = None  # losses of another stage are others
         self.monitor.begin_stage(self.trainer)
         with contextlib.closing(self.trainer.batches()) as batches:
             return self._steps(batches)
-
-    def _begin_stage(self):
-        """Says what the stage is; its losses are not those of the stage before, so the best one is looked for anew."""
-        trainer, stage = self.trainer, self.trainer.stage
-        self.monitor.say(f"stage {stage.number} of {len(trainer.stages)}: steps {stage.first + 1} to {stage.end}")
-        trainer.best_validation_loss = None
-        if trainer.rank == 0 and stage.number > 1 and (kept := self.folder.set_best_aside(trainer.step)):
-            self.monitor.say(f"best.pt of the stages until now is kept as {kept}")
 
     def _steps(self, batches):
         trainer, training = self.trainer, self.trainer.config.training
@@ -97,7 +90,7 @@ class Loop:
     def _validate(self):
         trainer, training = self.trainer, self.trainer.config.training
         loss, by_group = trainer.evaluate()
-        previews = make_previews(trainer, self.preview_sampling, training.n_previews)
+        previews = make_previews(trainer, self.preview_pipelines, training.n_previews)
         self.monitor.log_validation(trainer.step, loss, by_group, previews, trainer.config.mel)
         best = trainer.best_validation_loss
         if _is_better(loss, best):

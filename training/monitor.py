@@ -12,9 +12,8 @@ from tqdm import tqdm
 
 from common.errors import describe
 from common.mel_plot import mel_pair
-from training.figures import schedule_figure
-from training.previews import mean_figures, preview_names
-from training.standard_streams import unless_output_fails
+from training.safety import unless_output_fails
+from training.statistics import means_by_name
 
 
 class Monitor:
@@ -23,11 +22,10 @@ class Monitor:
     Args:
         path: where TensorBoard's files go.
         trainer: the `Trainer`, at the step that the run begins or goes on at.
-        preview_schedule: the noise schedule of the previews.
         enabled: whether this is the process that speaks.
     """
 
-    def __init__(self, path, trainer, preview_schedule, enabled=True):
+    def __init__(self, path, trainer, enabled=True):
         self.enabled = enabled
         self._previous_hook, threading.excepthook = threading.excepthook, self._leave_to_writer
         self.writer = None
@@ -48,8 +46,6 @@ class Monitor:
             self.writer = SummaryWriter(path, purge_step=trainer.step + 1, flush_secs=30)
             config = trainer.config.model_dump_json(indent=2)
             self.writer.add_text("config", f"```json\n{config}\n```", trainer.step)
-            figure = schedule_figure(trainer.schedule, preview_schedule)
-            self.writer.add_figure("noise_schedule", figure, trainer.step)
 
     def begin_stage(self, trainer):
         """The remaining time is that of the stage, from the speed since this call; the next stage has another speed."""
@@ -75,9 +71,10 @@ class Monitor:
         """Args: scalars: those of an `Interval`."""
         self._add_scalars(scalars, step)
         seconds = (time.monotonic() - self.start) / max(step - self.first_step, 1) * (self.last_step - step)
-        inference = f"InferGrad loss {scalars['train/infer_grad_loss']:.4f}  " if "train/infer_grad_loss" in scalars else ""
+        losses = [name for name in scalars if name.startswith("train/") and name.endswith("_loss")]
+        others = (f"{name.removeprefix('train/').replace('_', ' ')} {scalars[name]:.4f}  " for name in losses)
         self.say(
-            f"step {step}  loss {scalars.get('train/loss', float('nan')):.4f}  {inference}"
+            f"step {step}  loss {scalars.get('train/loss', float('nan')):.4f}  {''.join(others)}"
             f"gradient norm {scalars.get('train/gradient_norm', float('nan')):.3f}  "
             f"learning rate {scalars['train/learning_rate']:.2e}  "
             f"{scalars['speed/samples_per_second']:.1f} samples/s  remaining{self.stage_name} {timedelta(seconds=round(seconds))}"
@@ -85,7 +82,7 @@ class Monitor:
 
     def log_validation(self, step, loss, by_group, previews, mel_config):
         """Args: loss, by_group: as `Trainer.evaluate` returns them. previews: list of `Preview`."""
-        figures = mean_figures(previews)
+        figures = means_by_name(preview.figures for preview in previews)
         self.say("  ".join([f"step {step}", f"validation loss {loss:.4f}", *(f"{k} {v:.3f}" for k, v in figures.items())]))
         if "real_time_factor" in figures:
             self._add_scalars({"speed/real_time_factor": figures.pop("real_time_factor")}, step)
@@ -94,9 +91,11 @@ class Monitor:
         if self.writer is None:
             return
         with self._unless_disk_fails():
-            for name, preview in zip(preview_names(previews), previews):
+            for preview in previews:
+                name = f"{preview.index}-{preview.name}"  # names may come twice, in several folders
                 self.writer.add_audio(f"{name}/recording", preview.recording, step, mel_config.sample_rate)
-                self.writer.add_audio(f"{name}/result", preview.result, step, mel_config.sample_rate)
+                for result, waveform in preview.results.items():
+                    self.writer.add_audio(f"{name}/{result}", waveform, step, mel_config.sample_rate)
                 self.writer.add_figure(f"mel/{name}", mel_pair(preview.recording_mel, preview.result_mel, mel_config), step)
             self.writer.flush()
 

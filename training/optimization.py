@@ -9,31 +9,19 @@ from torch.utils.checkpoint import checkpoint
 from training.stages import stage_at
 
 
-def learning_rate(training, n):
-    """The learning rate of update `n` of a stage: linear warm-up, then cosine decay to the final learning rate.
+def learning_rate(stages, n):
+    """The learning rate of update `n` of a run: in each stage a linear warm-up, then cosine decay to the final learning rate.
 
     Args:
-        training: the stage's `model.config.TrainingConfig`.
+        stages: a list of `training.stages.Stage`.
     """
+    stage = stage_at(stages, n)
+    training, n = stage.config.training, n - stage.first
     first, final, warmup_steps = training.learning_rate, training.final_learning_rate, training.warmup_steps
     if n < warmup_steps:
         return first * (n + 1) / warmup_steps
     progress = (n - warmup_steps) / max(training.n_steps - warmup_steps, 1)
     return final + (first - final) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
-
-
-def learning_rate_factor(stages):
-    """Update of the run -> its learning rate, as a share of the first stage's.
-
-    Args:
-        stages: a list of `training.stages.Stage`.
-    """
-
-    def factor(n):
-        stage = stage_at(stages, n)
-        return learning_rate(stage.config.training, n - stage.first) / stages[0].config.training.learning_rate
-
-    return factor
 
 
 def ema_update(stages):

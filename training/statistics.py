@@ -1,12 +1,14 @@
-"""Means over the steps between two lines of the log, over bands of the noise level, and over speakers."""
+"""Means over the steps between two lines of the log, and validation losses by band of the noise level and by speaker."""
 
+import math
 import time
+from statistics import fmean
 
 import torch
 
 from training import distributed
 
-N_BANDS = 5  # of equal width in the noise level, from 0 (noise) to 1 (clean)
+N_BANDS = 4  # of equal width in the noise level, from 0 (noise) to 1 (clean)
 BAND_NAMES = [f"{band / N_BANDS:g}-{(band + 1) / N_BANDS:g}" for band in range(N_BANDS)]
 
 
@@ -38,6 +40,16 @@ def band_of(noise_levels):
     return (noise_levels * N_BANDS).long().clamp(max=N_BANDS - 1)
 
 
+def means_by_name(dictionaries):
+    """Means of numbers by name; NaN, such as PESQ of silence, is left out."""
+    values = {}
+    for dictionary in dictionaries:
+        for name, value in dictionary.items():
+            if not math.isnan(value):
+                values.setdefault(name, []).append(value)
+    return {name: fmean(of_name) for name, of_name in values.items()}
+
+
 class Interval:
     """What happened since the last line of the log; skipped updates count in none of the means.
 
@@ -46,11 +58,7 @@ class Interval:
     """
 
     def __init__(self, position):
-        self.position = position
-        self.by_band = LossByGroup(BAND_NAMES)
-        self.gradient_norms = []
-        self.infer_grad_losses = []
-        self.seconds = 0.0
+        self.position, self.seconds, self.results = position, 0.0, []
         self.resume_clock()
 
     def resume_clock(self):
@@ -63,27 +71,17 @@ class Interval:
         self.seconds += now - self.mark
         self.mark = now
         if result.updated:
-            self.by_band.add(result.losses, band_of(result.noise_levels))
-            self.gradient_norms.append(result.gradient_norm)
-            if result.infer_grad_loss is not None:
-                self.infer_grad_losses.append(result.infer_grad_loss)
+            self.results.append(result)
 
     def scalars(self, trainer):
         """Dictionary of figures, named as TensorBoard shows them; to be called on all processes."""
-        loss, bands = self.by_band.means(trainer.device)
+        steps = [{"loss": result.loss, "gradient_norm": result.gradient_norm, **result.others} for result in self.results]
         figures = {
             "train/learning_rate": trainer.optimizer.param_groups[0]["lr"],
             "train/skipped_updates": trainer.guard.n_skipped,
             "speed/samples_per_second": (trainer.position - self.position) / self.seconds,
+            **{f"train/{name}": value for name, value in (means_by_name(steps) | trainer.objective.figures()).items()},
         }
-        if self.gradient_norms:
-            figures["train/loss"] = loss
-            figures["train/gradient_norm"] = sum(self.gradient_norms) / len(self.gradient_norms)
-            figures.update({f"train_loss_by_noise_level/{name}": value for name, value in bands.items()})
-        if self.infer_grad_losses:
-            figures["train/infer_grad_loss"] = sum(self.infer_grad_losses) / len(self.infer_grad_losses)
-        if trainer.adversary and (loss := trainer.adversary.mean_loss()) is not None:
-            figures["train/discriminator_loss"] = loss
         if trainer.scaler.is_enabled():
             figures["train/loss_scale"] = trainer.scaler.get_scale()
         return figures

@@ -11,7 +11,6 @@ from extensions.infer_grad.discriminators import Discriminators, adversarial_los
 from training import distributed
 
 BETAS = (0.8, 0.99)  # of Adam, as in HiFi-GAN
-OF_DISCRIMINATORS = ("windows", "periods", "channels")  # keys of an `AdversarialConfig` that are the same in a whole run
 
 
 class Adversary:
@@ -28,11 +27,11 @@ class Adversary:
 
     def __init__(self, configs, seed, device):
         config = configs[0]
-        for key in OF_DISCRIMINATORS:
-            other = next((other for other in configs if getattr(other, key) != getattr(config, key)), None)
-            if other is not None:
-                found = f"{getattr(config, key)} and {getattr(other, key)}"
-                raise InputError(f"training.stages: adversarial.{key} are {found} (wanted: the same discriminators in all stages)")
+        for other in configs:
+            for key in ("windows", "periods", "channels"):
+                expected, found = getattr(config, key), getattr(other, key)
+                if found != expected:
+                    raise InputError(f"training.stages: adversarial.{key}: expected {expected} in all stages, got {found}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.discriminators = Discriminators(config.windows, config.periods, config.channels).to(device)
@@ -63,13 +62,13 @@ class Adversary:
         (losses.sum() * share).backward()
         self.totals += torch.stack([losses.detach().float().sum(), losses.new_tensor(len(losses), dtype=torch.float32)])
 
-    def step(self, config, wanted=True):
+    def step(self, config, updated=True):
         """Updates the discriminators by their gradients of all processes, or drops these.
 
         Args:
             config: the `AdversarialConfig` of the stage, which has the learning rate and the largest gradient norm.
         """
-        if wanted and self.parameters[0].grad is not None:
+        if updated and self.parameters[0].grad is not None:
             for parameter in self.parameters:
                 distributed.total(parameter.grad)
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)

@@ -42,11 +42,10 @@ class InferGradLoss:
             shortest = max(shortest, config.adversarial.shortest_waveform)
         if segment_samples < shortest:
             raise InputError(
-                f"data.segment_frames makes segments of {segment_samples} samples (wanted by training.infer_grad: {shortest} or more)"
+                f"data.segment_frames: expected segments of {shortest} samples or more for training.infer_grad, got {segment_samples}"
             )
         paths = [config.noise_schedule] if isinstance(config.noise_schedule, str) else config.noise_schedule
-        self.schedules = [NoiseSchedule.load(folder / path) for path in paths]
-        self.schedule_contents = {path: schedule.content for path, schedule in zip(paths, self.schedules)}
+        self.paths, self.schedules = paths, [NoiseSchedule.load(folder / path) for path in paths]
         self.config, self.model_config, self.device = config, model_config, device
         self._spectrum = functools.cache(MelSpectrum)  # the same for all schedules
         for schedule in self.schedules:  # what cannot be used is said now
@@ -63,14 +62,6 @@ class InferGradLoss:
         if not is_random or len(schedule) == 1:
             return schedule
         return random_along(schedule, int(rng.integers(*self.config.random_steps, endpoint=True)), rng)
-
-    @property
-    def longest_schedule(self):
-        """The schedule of the most steps that `schedule_at` may give: what takes the most memory."""
-        schedules, most = list(self.schedules), self.config.random_steps[1]
-        if self.config.random_share > 0:
-            schedules += [random_along(schedule, most, np.random.default_rng(0)) for schedule in schedules if len(schedule) > 1]
-        return max(schedules, key=len)
 
     def noises(self, numbers, n_steps, n_samples):
         """Standard normal noises of the denoising steps of examples, `[B, n_steps, n_samples]`, on the CPU.

@@ -18,7 +18,7 @@ MEL_FLOOR = 1e-5  # magnitude in a band, below which nothing is told apart; as i
 COMPRESSION = 0.3  # exponent of magnitudes that makes them about as loud as they sound (Braun & Tashev, 2020)
 POWER_FLOOR = 1e-5  # keeps the slope of the compression finite in silence
 MEL_CORNER = 700.0  # Hz, where the mel scale turns from linear to logarithmic: a line counts by its width in mel
-STFT_WEIGHT, MEL_WEIGHT, COMPRESSED_WEIGHT = 0.3, 1.0, 4.0  # chosen by the runs of docs/journal/2026-11-25-training-small.md
+STFT_WEIGHT, MEL_WEIGHT, COMPRESSED_WEIGHT = 0.3, 1.0, 4.0  # chosen by the runs of docs/journal/README.md
 
 
 def multi_resolution_stft_distance(reference, generated):

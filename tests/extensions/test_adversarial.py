@@ -6,13 +6,11 @@ import torch
 from common.errors import InputError
 from extensions.infer_grad.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_matching_loss
 from model.config import load_config
-from tests.extensions.test_infer_grad import first_batch, flat_gradient, new_trainer, write_infer_grad_run
-from tests.test_training_resume import train_with_kills
-from tests.training_fixtures import one_thread, same, train_to_end, weights_of  # noqa: F401
-from training.same_run import changes
+from tests.extensions.test_infer_grad import flat_gradient, loss_of, write_infer_grad_run
+from tests.training_fixtures import first_batch, new_trainer, one_thread, same  # noqa: F401
+from training.checkpointing import changes
 
 SMALL = {"windows": [64, 32], "periods": [2, 3], "channels": 4}
-N_STEPS = 6
 
 
 def write_adversarial_run(folder, adversarial=SMALL, **changes):
@@ -50,88 +48,53 @@ def test_discriminators_learn_to_tell_noise_from_a_tone():
 def test_the_network_gets_gradients_and_the_discriminators_do_not(tmp_path):
     """Fails if the network's step trains the discriminators to be deceived."""
     trainer = new_trainer(write_adversarial_run(tmp_path))
-    config = trainer.infer_grad_loss.config.adversarial
+    adversary, config = trainer.objective.adversary, loss_of(trainer).config.adversarial
     y_0, generated = torch.randn(2, 1200), torch.randn(2, 1200, requires_grad=True)
-    trainer.adversary.losses(y_0, generated, config).sum().backward()
+    adversary.losses(y_0, generated, config).sum().backward()
     assert generated.grad.abs().sum() > 0
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in trainer.adversary.parameters)
-    trainer.adversary.backward(y_0, generated.detach(), 0.5)
-    assert all(parameter.grad is not None for parameter in trainer.adversary.parameters)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in adversary.parameters)
+    adversary.backward(y_0, generated.detach(), 0.5)
+    assert all(parameter.grad is not None for parameter in adversary.parameters)
 
 
-def test_off_nothing_changes(tmp_path):
-    """Fails if discriminators draw from the run's random numbers, or count where they are left out."""
-    plain, adversarial = tmp_path / "plain", tmp_path / "adversarial"
-    plain.mkdir(), adversarial.mkdir()
-    first = new_trainer(write_infer_grad_run(plain))
-    second = new_trainer(write_adversarial_run(adversarial))
-    assert first.adversary is None and same(first.network.state_dict(), second.network.state_dict())
-    assert "adversary" not in first.state_dict()
-    batch = first_batch(first)
-    results = [trainer.train_step(batch) for trainer in (first, second)]  # before `from_step`
-    assert results[0].loss == results[1].loss and same(first.network.state_dict(), second.network.state_dict())
-
-
-def test_a_step_trains_both(tmp_path):
-    trainer = new_trainer(write_adversarial_run(tmp_path))
-    trainer.step = 3
-    before = [parameter.clone() for parameter in trainer.adversary.parameters]
-    plain = new_trainer(write_infer_grad_run(tmp_path))
-    plain.step = 3
-    batch = first_batch(trainer)
-    results = [some.train_step(batch) for some in (trainer, plain)]
-    assert results[0].infer_grad_loss == results[1].infer_grad_loss  # the distance alone
+def test_a_step_trains_both_and_before_its_step_nothing_changes(tmp_path):
+    """Fails if discriminators draw from the run's random numbers, count before `from_step`, or do not learn after it."""
+    plain, trainer = new_trainer(write_infer_grad_run(tmp_path)), new_trainer(write_adversarial_run(tmp_path))
+    adversary = trainer.objective.adversary
+    assert plain.objective.adversary is None and "adversary" not in plain.state_dict()
+    before, batch = [parameter.clone() for parameter in adversary.parameters], first_batch(plain)
+    results = [some.train_step(batch) for some in (plain, trainer)]
+    assert results[0].loss == results[1].loss and same(plain.network.state_dict(), trainer.network.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(before, adversary.parameters))
+    plain.step = trainer.step = 3
+    results = [some.train_step(batch) for some in (plain, trainer)]
+    assert results[0].others == results[1].others  # the distance alone
     assert not torch.equal(flat_gradient(trainer), flat_gradient(plain))
-    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.adversary.parameters))
-    assert 0 < trainer.adversary.mean_loss() < 5 and trainer.adversary.mean_loss() is None
+    assert any(not torch.equal(a, b) for a, b in zip(before, adversary.parameters))
+    assert 0 < trainer.objective.figures()["discriminator_loss"] < 5 and trainer.objective.figures() == {}
 
 
 def test_a_skipped_update_is_skipped_by_the_discriminators_too(tmp_path):
     trainer = new_trainer(write_adversarial_run(tmp_path))
-    trainer.step = 3
-    before = [parameter.clone() for parameter in trainer.adversary.parameters]
+    trainer.step, adversary = 3, trainer.objective.adversary
+    before = [parameter.clone() for parameter in adversary.parameters]
     batch = first_batch(trainer)
     batch.noise[0, 0] = float("nan")
     assert not trainer.train_step(batch).updated
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.adversary.parameters))
-    assert all(parameter.grad is None for parameter in trainer.adversary.parameters)
-
-
-@pytest.mark.parametrize("changes", [{}, {"training__micro_batch_size": 1}], ids=["whole", "portions"])
-def test_two_processes_train_as_one(tmp_path, changes):
-    """Fails if discriminators of processes or portions see gradients of their own alone."""
-    for n_processes, own in [(1, {}), (2, changes)]:
-        config = write_infer_grad_run(tmp_path, {"from_step": 0, "adversarial": SMALL}, training__n_steps=1, **own)
-        train_to_end(config, tmp_path / str(n_processes), n_processes=n_processes)
-    one, two = (weights_of(tmp_path / str(n) / "checkpoint-00000001.pt") for n in (1, 2))
-    for part in (lambda state: state["optimizer"], lambda state: state["adversary"]["optimizer"]):
-        for number, moments in part(one)["state"].items():  # the first moment after one step is a share of the gradient
-            torch.testing.assert_close(part(two)["state"][number]["exp_avg"], moments["exp_avg"], atol=1e-6, rtol=1e-3)
-
-
-def test_a_killed_run_ends_with_the_same_state(tmp_path):
-    """Fails if the discriminators or their optimiser are not saved."""
-    config = write_adversarial_run(tmp_path, training__save_every=1)
-    train_to_end(config, tmp_path / "whole")
-    train_with_kills(config, tmp_path / "killed", 1, kills=3, seed=2)
-    whole, killed = (weights_of(tmp_path / name / f"checkpoint-{N_STEPS:08d}.pt") for name in ("whole", "killed"))
-    assert [key for key in whole if not same(whole[key], killed[key])] == [] and "adversary" in whole
-
-
-def test_a_run_without_discriminators_is_refused(tmp_path):
-    with pytest.raises(InputError, match="windows and periods are empty"):
-        load_config(write_adversarial_run(tmp_path, {"windows": [], "periods": []}))
+    assert all(torch.equal(a, b) for a, b in zip(before, adversary.parameters))
+    assert all(parameter.grad is None for parameter in adversary.parameters)
 
 
 @pytest.mark.parametrize(
     "adversarial, message",
     [
+        ({"windows": [], "periods": []}, "windows and periods are empty"),
         ({"windows": [2]}, r"adversarial\.windows.0.*greater than or equal to 4"),
-        ({"windows": [4096], "periods": []}, r"segments of 1200 samples \(wanted by training\.infer_grad: 2049 or more\)"),
-        ({"windows": [], "periods": [1300]}, r"segments of 1200 samples \(wanted by training\.infer_grad: 1300 or more\)"),
+        ({"windows": [4096], "periods": []}, r"data\.segment_frames: expected segments of 2049 samples or more .*, got 1200"),
+        ({"windows": [], "periods": [1300]}, r"data\.segment_frames: expected segments of 1300 samples or more .*, got 1200"),
     ],
 )
-def test_discriminators_of_more_than_a_segment_are_refused(tmp_path, adversarial, message):
+def test_bad_discriminators_are_refused(tmp_path, adversarial, message):
     """Fails if a run finds out when its discriminators begin."""
     with pytest.raises(InputError, match=message):
         new_trainer(write_adversarial_run(tmp_path, {"channels": 4} | adversarial))
@@ -144,7 +107,7 @@ def test_a_run_that_goes_on_keeps_its_discriminators(tmp_path):
     )
     state = {"config": old.model_dump_json()}
     assert [key for key, *_ in changes(state, weaker, "a.pt")] == ["training.infer_grad.adversarial.adversarial_weight"]
-    with pytest.raises(InputError, match=r"a.pt: training.infer_grad.adversarial.periods is .* \(wanted by the configuration: \(3,\)\)"):
+    with pytest.raises(InputError, match=r"a.pt: training.infer_grad.adversarial.periods: expected \(2, 3\), .*, got \(3,\)"):
         changes(state, other, "a.pt")
 
 
@@ -159,13 +122,13 @@ def write_two_adversarial_stages(folder, **of_second):
 def test_each_stage_has_its_learning_rate_and_clip(tmp_path):
     """Fails if the first stage's, or those of a checkpoint, hold for all."""
     trainer = new_trainer(write_two_adversarial_stages(tmp_path, gradient_clip=1e-30))
-    rates, moved = [], []
+    adversary, rates, moved = trainer.objective.adversary, [], []
     for _ in range(2):
         for batch in trainer.batches():
-            before = [parameter.clone() for parameter in trainer.adversary.parameters]
+            before = [parameter.clone() for parameter in adversary.parameters]
             trainer.train_step(batch)
-            rates.append(trainer.adversary.optimizer.param_groups[0]["lr"])
-            moved.append(max((a - b).abs().max().item() for a, b in zip(before, trainer.adversary.parameters)))
+            rates.append(adversary.optimizer.param_groups[0]["lr"])
+            moved.append(max((a - b).abs().max().item() for a, b in zip(before, adversary.parameters)))
     assert rates == [1e-3, 1e-3, 1e-6, 1e-6] and min(moved[:2]) > 1e-4 and max(moved[2:]) < 1e-5
-    with pytest.raises(InputError, match=r"adversarial.channels are 4 and 8 \(wanted: the same discriminators in all stages\)"):
+    with pytest.raises(InputError, match=r"adversarial.channels: expected 4 in all stages, got 8"):
         new_trainer(write_two_adversarial_stages(tmp_path, channels=8))

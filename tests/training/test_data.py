@@ -1,0 +1,186 @@
+"""The recordings of a run: bad ones are one line, pairs with mel files train on these, speakers count evenly."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from common.errors import InputError, describe
+from datasets import Recordings, read_mel_paths
+from model.mel import LogMelSpectrogram
+from tests.training_fixtures import (
+    SAMPLE_RATE,
+    first_batch,
+    new_trainer,
+    speech,
+    train_steps,
+    train_to_end,
+    write_corpus,
+    write_pairs,
+    write_run,
+)  # fmt: skip
+from training.data import TrainingData
+from training.previews import make_previews, preview_pipelines
+from training.trainer import Trainer
+
+
+def folder_for_list(folder):
+    (folder / "train.txt").unlink()
+    (folder / "train.txt").mkdir()
+
+
+SPOILS = [
+    (lambda folder: (folder / "train_1.wav").unlink(), "train_1.wav: No such file"),
+    (lambda folder: soundfile.write(folder / "train_1.wav", speech(0.3, 0), 2 * SAMPLE_RATE), "sample rate is 16000 Hz"),
+    (lambda folder: soundfile.write(folder / "train_1.wav", np.zeros((4000, 2)), SAMPLE_RATE), "2 channels"),
+    (lambda folder: (folder / "train_1.wav").write_text("not audio"), "not a readable audio file"),
+    (lambda folder: (folder / "train.txt").write_text("\n"), "train.txt: the filelist is empty"),
+    (lambda folder: (folder / "train.txt").unlink(), "train.txt: No such filelist; `sh runs/make_filelists.sh FOLDER`"),
+    (folder_for_list, "train.txt: the folder holds no files to read"),
+]
+
+
+@pytest.mark.parametrize("spoil, words", SPOILS)
+def test_bad_data(tmp_path, spoil, words):
+    """Found before the first step, and named."""
+    config = write_run(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises((InputError, OSError)) as error:
+        new_trainer(config)
+    assert words in describe(error.value) and str(tmp_path) in describe(error.value)
+
+
+def test_recordings_of_another_form_are_trained_on_only_on_request(tmp_path):
+    """Fails if `data.resample` or `data.mix_to_mono` does not reach the recordings."""
+    write_run(tmp_path)
+    stereo = np.repeat(speech(0.6, 0)[:, None], 2, 1)
+    soundfile.write(tmp_path / "train_0.wav", stereo, 2 * SAMPLE_RATE)
+    for changes, said in [
+        ({}, "train_0.wav: sample rate is 16000 Hz .*data.resample"),
+        ({"data__resample": True}, "train_0.wav: 2 channels .*data.mix_to_mono"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            new_trainer(write_run(tmp_path, **changes))
+    trainer = new_trainer(write_run(tmp_path, data__resample=True, data__mix_to_mono=True))
+    assert len(trainer.data.training[0]) == len(stereo) // 2
+
+
+def test_validation_recordings_that_train_are_said(tmp_path):
+    """Fails if a copy under another name is not seen, or another recording of the same length is taken for one."""
+    config = write_run(tmp_path)
+    assert new_trainer(config).data.warnings() == []
+    (tmp_path / "copy.wav").write_bytes((tmp_path / "train_2.wav").read_bytes())
+    soundfile.write(tmp_path / "other.wav", speech(0.3, 20), SAMPLE_RATE)
+    (tmp_path / "validation.txt").write_text("copy.wav\nother.wav\nvalidation_0.wav\n")
+    [warning] = new_trainer(config).data.warnings()
+    assert warning.startswith("warning: 1 of 3 validation recordings are training recordings too: ")
+
+
+def test_a_segment_has_the_frames_of_its_samples(tmp_path):
+    """Fails if the mel is of another place than the samples, or past the end of the recording is not silence."""
+    write_run(tmp_path)
+    config = write_pairs(tmp_path)
+    recordings = Recordings(tmp_path / "train.txt", config.mel)
+    mel = LogMelSpectrogram(config.mel)
+    for seed in range(10):
+        segment, given = recordings.segment(seed % 6, 12, mel.context, torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(given, mel.from_padded(segment), atol=1e-4, rtol=0)
+    segment, given = recordings.segment(0, 90, (0, 0), torch.Generator())
+    assert given.shape == (20, 90) and segment.shape == (3600,)
+    assert (given[:, 60:] == recordings.mel(0).min()).all() and (segment[2400:] == 0).all()
+
+
+def test_the_network_is_given_the_mel_of_the_file(tmp_path):
+    """In training and in previews; and the statistics of the mels are theirs."""
+    plain = json.loads(new_trainer(write_run(tmp_path)).data.mel_statistics())
+    for of_list in ("validation", "train"):
+        config = write_pairs(tmp_path, of_list, change=lambda mel: mel + 1)
+    trainer = Trainer(config, tmp_path)
+    batch = first_batch(trainer)
+    torch.testing.assert_close(trainer.given(batch).mel, trainer.mel_transform.from_padded(batch.segment) + 1, atol=1e-4, rtol=0)
+    [preview] = make_previews(trainer, preview_pipelines(trainer), 1)
+    torch.testing.assert_close(preview.recording_mel, trainer.mel_transform(preview.recording) + 1, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(np.array(json.loads(trainer.data.mel_statistics())["mean"]) - 1, plain["mean"], atol=1e-4)
+
+
+def test_mels_that_fit_train_as_computed_ones_do(tmp_path):
+    """Fails if pairs draw other examples."""
+    plain = new_trainer(write_run(tmp_path))
+    pairs = Trainer(write_pairs(tmp_path), tmp_path)
+    for trainer in (plain, pairs):
+        train_steps(trainer, 2)
+    for key, tensor in plain.ema.module.state_dict().items():
+        torch.testing.assert_close(pairs.ema.module.state_dict()[key], tensor, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "change, n_frames",
+    [
+        (lambda mel: torch.cat([mel, mel[:, :1]], 1), 60),
+        (lambda mel: mel[:, 1:], 59),
+        (lambda mel: torch.cat([mel, mel[:, :3]], 1), "63 frames"),
+        (lambda mel: mel[:, 3:], "57 frames"),
+    ],
+)
+def test_a_mel_of_another_length(tmp_path, change, n_frames):
+    """A frame more or less is cut; more are refused."""
+    write_run(tmp_path)
+    config = write_pairs(tmp_path, change=change)
+    if isinstance(n_frames, int):
+        assert Recordings(tmp_path / "train.txt", config.mel).n_samples == [40 * n_frames] * 6
+        return
+    with pytest.raises(InputError, match=f"train_0.npy: {n_frames} of 40 samples, but .*train_0.wav has 2400 samples .*within 2 frames"):
+        Trainer(config, tmp_path)
+
+
+def test_mels_of_another_definition_are_said(tmp_path):
+    """Fails if a run trains on mels in decibels without a word."""
+    write_run(tmp_path)
+    warnings = []
+    for factor in (1, 20 / np.log(10)):
+        config = write_pairs(tmp_path, change=lambda mel: mel * factor)
+        schedule = new_trainer(tmp_path / "config.json").schedule
+        warnings.append(TrainingData(config, tmp_path, schedule).warnings())
+    assert warnings[0] == []
+    assert len(warnings[1]) == 1 and warnings[1][0].startswith("warning: 6 of 6 mel files: ") and "train_0.npy" in warnings[1][0]
+
+
+def test_mels_that_are_read_from_files_cannot_be_filtered(tmp_path):
+    write_run(tmp_path, data__low_pass_share=0.5)
+    config = write_pairs(tmp_path)
+    with pytest.raises(InputError, match=r"data.low_pass_share: expected 0 where mels are read from files, got 0.5"):
+        Trainer(config, tmp_path)
+
+
+def test_all_lines_of_a_list_are_pairs_or_none(tmp_path):
+    (tmp_path / "list.txt").write_text("a.wav|a.npy\nb.wav|what is said\n")
+    with pytest.raises(InputError, match="list.txt: line 2 names no mel file"):
+        read_mel_paths(tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("a.wav\nb.wav|b.pt\n")
+    with pytest.raises(InputError, match="list.txt: line 2 names a mel file"):
+        read_mel_paths(tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("a.wav|text\nb.wav\n")
+    assert read_mel_paths(tmp_path / "list.txt") is None
+    (tmp_path / "list.txt").write_text("a.wav|sub/a.NPY|text\n")
+    assert read_mel_paths(tmp_path / "list.txt") == [tmp_path / "sub" / "a.NPY"]
+
+
+def test_speakers_are_drawn_evenly_and_have_figures_of_their_own(tmp_path):
+    """Fails if `data.even_over_speakers` is not heeded, or a speaker's loss is not in TensorBoard."""
+    config = write_run(tmp_path, data__even_over_speakers=True, training__n_steps=2)
+    for name in ("train", "validation"):
+        lists = []
+        for k, (speaker, n_recordings) in enumerate({"anna": 5, "bert": 1}.items()):
+            stems = {f"{name}_{i}": speech(0.3, 10 * k + i) for i in range(n_recordings)}
+            lists += [f"{speaker}/{stem}.wav\n" for stem in stems]
+            write_corpus(tmp_path / speaker, stems)
+        (tmp_path / f"{name}.txt").write_text("".join(lists))
+    data = new_trainer(config).data
+    drawn = [data.training.speakers[data.examples(data.config.data).recording_of(number)] for number in range(40)]
+    assert drawn.count("anna") == drawn.count("bert") == 20
+    train_to_end(config, tmp_path / "log")
+    tags = EventAccumulator(str(tmp_path / "log")).Reload().Tags()["scalars"]
+    assert {"validation_loss_by_speaker/anna", "validation_loss_by_speaker/bert"} <= set(tags)

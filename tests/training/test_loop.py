@@ -1,0 +1,351 @@
+"""A run from its first step to its end: what it logs, keeps and survives."""
+
+import errno
+import math
+import os
+import re
+import resource
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from common.errors import InputError
+from model.checkpoint import load_training_state
+from tests.processes import children, finish, start_processes, wait_for
+from tests.training_fixtures import SAMPLE_RATE, same, train_command, train_here, train_to_end, weights_of, write_run
+from training import examples
+from training.checkpointing import RunFolder, read_state
+from training.loop import _is_better
+from training.objective import DiffusionObjective
+from training.statistics import BAND_NAMES
+from training.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of twenty steps, in `log` beside its configuration, with previews; and what it said."""
+    folder = tmp_path_factory.mktemp("trained")
+    changes = {"training__n_previews": 2, "training__validate_every": 7, "training__keep_checkpoints": 2, "training__milestone_every": 6}
+    config = write_run(folder, **changes)
+    return config, folder / "log", train_to_end(config, folder / "log")
+
+
+def test_old_checkpoints_go_and_milestones_stay(trained):
+    milestones = [f"milestone-{step:08d}.pt" for step in (6, 12, 18)]
+    assert sorted(path.name for path in trained[1].glob("*.pt")) == [
+        "best.pt", "checkpoint-00000018.pt", "checkpoint-00000020.pt", *milestones,
+    ]  # fmt: skip
+
+
+def test_plain_lines_where_there_is_no_terminal(trained):
+    said = trained[2]
+    assert "\r" not in said and "\x1b" not in said and "%|" not in said
+    assert "step 5  loss " in said and "remaining 0:00:0" in said
+
+
+def test_tensorboard_shows_everything(trained):
+    """Fails if a curve, a sound or a picture is missing or not finite."""
+    events = EventAccumulator(str(trained[1]), size_guidance={"images": 0, "audio": 0}).Reload()
+    tags = events.Tags()
+    assert set(tags["scalars"]) >= {
+        *("train/loss", "train/gradient_norm", "train/learning_rate", "train/skipped_updates"),
+        *("validation/loss", "validation/log_mel_l1", "validation/m_stft"),
+        *("speed/samples_per_second", "speed/real_time_factor"),
+        *(f"validation_loss_by_noise_level/{name}" for name in BAND_NAMES),
+    }
+    for tag in tags["scalars"]:
+        assert all(abs(event.value) < 1e6 for event in events.Scalars(tag)), tag
+    assert set(tags["audio"]) == {f"{i}-validation_{i}/{what}" for i in range(2) for what in ("recording", "result")}
+    assert set(tags["images"]) == {"mel/0-validation_0", "mel/1-validation_1"}
+    assert tags["tensors"] == ["config/text_summary"]
+    assert events.Audio("0-validation_0/result")[0].sample_rate == SAMPLE_RATE
+    assert [event.step for event in events.Scalars("validation/loss")] == [7, 14, 20]
+
+
+def test_finished_run_is_left_alone(trained):
+    before = {path: path.read_bytes() for path in trained[1].glob("*.pt")}
+    assert "nothing to do" in train_to_end(*trained[:2])
+    assert before == {path: path.read_bytes() for path in trained[1].glob("*.pt")}
+
+
+def test_damaged_checkpoint_in_a_real_run(trained, tmp_path):
+    """The run says which file is damaged, ends as it would have, and shows each step once."""
+    logdir = shutil.copytree(trained[1], tmp_path / "log")
+    newest = logdir / "checkpoint-00000020.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert f"warning: {newest}: not a checkpoint, or a damaged one" in train_to_end(trained[0], logdir)
+    assert same(weights_of(newest), weights_of(trained[1] / newest.name))
+    assert [event.step for event in EventAccumulator(str(logdir)).Reload().Scalars("train/loss")] == [5, 10, 15, 20]
+
+
+def test_best_is_the_one_with_the_lowest_validation_loss(tmp_path):
+    config = write_run(tmp_path, training__validate_every=5, training__learning_rate=0.3, training__final_learning_rate=0.3)
+    said = train_to_end(config, tmp_path / "log")
+    losses = {int(step): float(loss) for step, loss in re.findall(r"step (\d+)  validation loss ([\d.]+)", said)}
+    best = load_training_state(tmp_path / "log" / "best.pt")
+    assert best["step"] == min(losses, key=losses.get)
+    assert best["best_validation_loss"] == pytest.approx(min(losses.values()), abs=1e-4)
+
+
+NAN, INF = math.nan, math.inf
+
+
+def test_loss_that_is_not_finite_is_never_the_best():
+    """Fails if one such loss is kept as the best for ever: no comparison with NaN is true."""
+    assert all(_is_better(0.5, best) for best in (None, 0.6, NAN, INF))
+    assert not any(_is_better(loss, best) for loss, best in [(0.6, 0.5), (0.5, 0.5), (NAN, None), (NAN, 0.5), (NAN, NAN), (INF, None)])
+
+
+@pytest.fixture
+def run_breaking(tmp_path, monkeypatch):
+    """run_breaking(broken_at, factor, changes): a run whose weights are ruined at certain batches; status, last state and output."""
+
+    def run(broken_at, factor=2.0, **changes):
+        train_step = Trainer.train_step
+
+        def breaking(trainer, batch):
+            if trainer.position // trainer.config.training.batch_size in broken_at:
+                with torch.no_grad():
+                    for parameter in trainer.network.parameters():
+                        parameter.mul_(factor)
+            return train_step(trainer, batch)
+
+        monkeypatch.setattr(Trainer, "train_step", breaking)
+        status, said = train_here(write_run(tmp_path, **changes), tmp_path / "log")
+        return status, RunFolder(tmp_path / "log", 3).newest()[1], said
+
+    return run
+
+
+def test_explosion_goes_back_with_a_lower_learning_rate(run_breaking):
+    """Fails if the run goes on with ruined weights, repeats the examples that ruined them, or keeps the learning rate."""
+    changes = {"n_steps": 150, "save_every": 20, "log_every": 50, "keep_checkpoints": 5}
+    status, state, said = run_breaking([90], **{f"training__{key}": value for key, value in changes.items()})
+    assert status == 0
+    assert "times its lowest value" in said and "(1 of 3)" in said
+    assert re.search(r"back to \S*checkpoint-000000[0-8]0\.pt", said)  # before step 90
+    assert (state["step"], state["n_rollbacks"]) == (150, 1)
+    assert state["position"] > 150 * 4  # behind the examples of the divergence
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.5e-4)  # half the final one
+    assert state["stability"]["calm"] and state["stability"]["lowest"] < 3
+
+
+RUINED = {"training__n_steps": 16, "training__skip_limit": 3}  # by NaN in the seventh batch, so that the run goes back
+
+
+def test_failed_saves_leave_the_first_checkpoint_to_go_back_to(run_breaking, monkeypatch):
+    """Fails if a rollback looks for a checkpoint that was never written; or for the best loss, which the first one does not know."""
+    save, losses = RunFolder.save, iter([0.3, *[0.7] * 10])
+
+    def save_first_and_last(folder, state, milestone=False):
+        if 0 < state["step"] < 16:
+            raise OSError(errno.ENOSPC, "cannot save: No space left on device", "checkpoint")
+        return save(folder, state, milestone)
+
+    monkeypatch.setattr(RunFolder, "save", save_first_and_last)
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: (next(losses), {}))
+    status, state, said = run_breaking([6], math.nan, **RUINED, training__save_every=4, training__validate_every=4)
+    assert (status, state["step"], state["n_rollbacks"]) == (0, 16, 1)
+    assert "warning: checkpoint: cannot save: No space left on device; training goes on" in said
+    assert re.search(r"back to \S*checkpoint-00000000\.pt", said)
+    assert "validation loss 0.7" in said and state["best_validation_loss"] == 0.3
+
+
+def test_after_a_return_to_an_earlier_stage_the_remaining_time_is_of_that_stage(run_breaking):
+    stages = {"training__stages": [{"n_steps": 5}, {"n_steps": 11}]}
+    *_, said = run_breaking([6], math.nan, **RUINED, **stages, training__save_every=2, training__log_every=1)
+    assert re.search(r"back to \S*checkpoint-00000004\.pt.*\nstep 5 .* remaining in stage 1 0:00:00\n", said), said
+    assert "stage 1 of 2: steps 1 to 5\n" in said and "stage 2 of 2: steps 6 to 16\n" in said
+
+
+def test_no_checkpoint_to_go_back_to_is_one_line(run_breaking, monkeypatch):
+    """As when somebody removes them from under the run."""
+    monkeypatch.setattr(RunFolder, "checkpoints", lambda self: [])
+    with pytest.raises(InputError, match="log: no checkpoint is left to go back to"):
+        run_breaking([6], math.nan, **RUINED)
+
+
+def test_best_is_what_was_written(tmp_path, monkeypatch):
+    """Fails if a best loss is remembered whose `best.pt` a full disk refused."""
+    losses, save_best = iter([0.3, 0.1, 0.2, 0.4]), RunFolder.save_best
+
+    def refuse_one(folder, state):
+        if state["best_validation_loss"] == 0.1:
+            raise OSError(errno.ENOSPC, "cannot save: No space left on device", "best.pt")
+        save_best(folder, state)
+
+    monkeypatch.setattr(RunFolder, "save_best", refuse_one)
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: (next(losses), {}))
+    train_to_end(write_run(tmp_path, training__n_steps=8, training__validate_every=2), tmp_path / "log")
+    best = read_state(tmp_path / "log" / "best.pt")
+    assert (best["step"], best["best_validation_loss"]) == (6, 0.2)
+
+
+def test_lasting_divergence_gives_up(tmp_path, monkeypatch):
+    """Fails if the run loops for ever, or ends as if it had succeeded."""
+    config = write_run(tmp_path, training__skip_limit=4, training__max_rollbacks=2, training__save_every=10)
+    diffusion = DiffusionObjective.diffusion
+    monkeypatch.setattr(DiffusionObjective, "diffusion", lambda *arguments: diffusion(*arguments) * math.nan)
+    status, said = train_here(config, tmp_path / "log")
+    assert status == 1
+    assert said.count("back to") == 2 and "giving up after 2 returns" in said
+    assert "not finite 4 times in a row" in said
+
+
+def limited_train_command(limit, *arguments):
+    """Trains on a disk where no file can grow beyond `limit` bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    train_command(*arguments)
+
+
+@pytest.mark.parametrize("on_failed_save, last_logged", [("stop", 10), ("continue", 20)])
+def test_disk_full(trained, tmp_path, on_failed_save, last_logged):
+    """Fails if a failed save damages the checkpoint before it, passes in silence, or does not do as configured."""
+    logdir, log = tmp_path / "log", tmp_path / "output"
+    config = write_run(tmp_path, training__n_steps=5)
+    train_to_end(config, logdir)
+    good = (logdir / "checkpoint-00000005.pt").read_bytes()
+    config = write_run(tmp_path, training__on_failed_save=on_failed_save)
+    assert finish(start_processes(limited_train_command, len(good) // 2, config, logdir, log=log)) == [2]
+    said = log.read_text()
+    assert f"step {last_logged} " in said and f"step {last_logged + 5} " not in said
+    assert said.splitlines()[-1].startswith("error: ") and "cannot save: File too large" in said and "Traceback" not in said
+    assert (logdir / "checkpoint-00000005.pt").read_bytes() == good
+    assert not list(logdir.glob(".*.tmp"))
+    train_to_end(config, logdir)  # once there is room again
+    assert (logdir / "checkpoint-00000020.pt").exists()
+
+
+def test_first_checkpoint_must_be_written(tmp_path):
+    """Fails if a run trains with nothing to go back to."""
+    logdir, log = tmp_path / "log", tmp_path / "output"
+    assert finish(start_processes(limited_train_command, 10_000, write_run(tmp_path), logdir, log=log)) == [2]
+    *lines, last = log.read_text().splitlines()
+    assert last == f"error: {logdir / 'checkpoint-00000000.pt'}: cannot save: File too large"
+    assert not lines or (len(lines) == 1 and "TensorBoard's files cannot be written any more" in lines[0])
+
+
+def train_command_without(output, *arguments):
+    """Trains with nowhere to print: a pipe that nobody reads any more, or no standard output and error at all."""
+    if output == "pipe":
+        reader, writer = os.pipe()
+        os.dup2(writer, 1)
+        os.close(reader)
+        sys.stdout = open(1, "w", closefd=False)  # the one for a file would look for its position
+    else:
+        os.close(1), os.close(2)
+        sys.stdout = sys.stderr = None  # as Python begins then
+    train_command(*arguments)
+
+
+@pytest.mark.parametrize("output", ["pipe", "closed"])
+def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path, output):
+    """Fails if a line of the log ends a run, or counts as a save that failed."""
+    logdir, log = tmp_path / "log", tmp_path / "output"
+    config = write_run(tmp_path, training__n_steps=5, training__validate_every=5)
+    assert finish(start_processes(train_command_without, output, config, logdir, log=log)) == [0]
+    assert log.read_text() == ""
+    assert read_state(logdir / "checkpoint-00000005.pt")["step"] == 5 and (logdir / "best.pt").exists()
+
+
+def start_endless(tmp_path, target=train_command, n_workers=2):
+    """Starts an endless run; returns its process and its log once it has saved, and the ids of its data workers."""
+    config = write_run(tmp_path, training__n_steps=100_000, data__n_workers=n_workers)
+    log, logdir = tmp_path / "output", tmp_path / "log"
+    processes = start_processes(target, config, logdir, log=log)
+    wait_for((logdir / "checkpoint-00000005.pt").exists)
+    return processes, log, children(processes[0].pid)
+
+
+def test_killed_data_worker_ends_the_run(tmp_path):
+    """Fails if the process waits for its other workers for ever, or shows a traceback."""
+    processes, log, workers = start_endless(tmp_path)
+    os.kill(workers[0], signal.SIGKILL)
+    assert finish(processes, timeout=60) == [2]
+    assert re.match(r"error: process 0: a data worker ended: .*shared memory.*data.n_workers 0", log.read_text().splitlines()[-1])
+    assert "Traceback" not in log.read_text()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def hasty_train_command(*arguments):
+    examples.SHUTDOWN_SECONDS = 0.5
+    train_command(*arguments)
+
+
+def test_data_worker_that_hangs_is_killed(tmp_path):
+    """Fails if the end of a run waits for a worker that will not end: they ignore SIGTERM."""
+    processes, log, workers = start_endless(tmp_path, hasty_train_command)
+    os.kill(workers[0], signal.SIGSTOP)
+    os.kill(processes[0].pid, signal.SIGTERM)
+    assert finish(processes, timeout=60) == [0]
+    assert "stopped by SIGTERM" in log.read_text()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_no_shared_memory_for_data_workers(tmp_path):
+    """As with a small /dev/shm: the batch, 2 MB, is larger than a file may be, and the checkpoints are not."""
+    config, log = write_run(tmp_path, data__n_workers=1, data__segment_frames=240, training__batch_size=100), tmp_path / "output"
+    assert finish(start_processes(limited_train_command, 1_000_000, config, tmp_path / "log", log=log), timeout=60) == [2]
+    assert log.read_text().splitlines()[-1].startswith("error: process 0: a data worker ended: ")
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_recording_that_vanishes_mid_run(tmp_path, n_workers):
+    """Fails if a traceback, PyTorch's data worker's among them, hides the file's name."""
+    processes, log, _ = start_endless(tmp_path, n_workers=n_workers)
+    (tmp_path / "train_3.wav").unlink()
+    assert finish(processes) == [2]
+    assert log.read_text().splitlines()[-1] == f"error: {tmp_path}/train_3.wav: No such file or directory"
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"training__precision": "fp16"}, "training.precision: expected fp32 or bf16 on a CPU, got fp16"),
+        ({"training__bach_size": 4}, "unknown key 'training.bach_size'"),
+        ({"data__train_filelist": "none.txt"}, "none.txt: No such filelist"),
+    ],
+)
+def test_bad_configuration(tmp_path, command, changes, words):
+    status, output, errors = command("-c", write_run(tmp_path, **changes), "-l", tmp_path / "log")
+    assert (status, output) == (2, "")
+    assert errors.startswith("error: ") and errors.count("\n") == 1 and words in errors
+    assert not (tmp_path / "log").exists()
+
+
+def test_dry_run(tmp_path, command):
+    """Says what a run would be like, of each stage and kind of step, and leaves nothing behind."""
+    (tmp_path / "3.json").write_text('{"betas": [0.001, 0.05, 0.6]}')
+    stages = [{"n_steps": 15}, {"n_steps": 5, "segment_frames": 30, "infer_grad": {"noise_schedule": "3.json", "every": 2}}]
+    config = write_run(tmp_path, training__micro_batch_size=2, training__stages=stages)
+    status, output, errors = command("-c", config, "-l", tmp_path / "log", "--dry-run")
+    assert (status, errors) == (0, "")
+    words = [
+        *("5,829 parameters, fp32, 1 processes on cpu", "6 recordings, 0.00 hours"),
+        *("stage 1 of 2:", "batch of 4 segments of 0.040 s, 2 at once", "1.5 steps per epoch", "15 steps are 10.0 epochs"),
+        *("measured step: ", "stage 2 of 2:", "segments of 0.150 s", "measured step", "measured step with inference: "),
+        *("measured validation: ", "forecast: ", "for 20 steps", "peak memory of a process: "),
+    ]
+    assert re.search(".*".join(map(re.escape, words)), output, re.DOTALL), output
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("kind, value", [("step", "nan"), ("validation", "inf")])
+def test_dry_run_with_a_loss_that_is_not_finite(tmp_path, monkeypatch, command, kind, value):
+    """Fails if a run that will come to nothing is called a good one."""
+    diffusion = DiffusionObjective.diffusion
+
+    def spoilt(objective, network, batch):
+        return diffusion(objective, network, batch) * (float(value) if (kind == "step") == network.training else 1)
+
+    monkeypatch.setattr(DiffusionObjective, "diffusion", spoilt)
+    status, output, errors = command("-c", write_run(tmp_path), "--dry-run")
+    assert (status, output) == (2, "")
+    assert errors.startswith(f"error: {kind}: expected a finite loss, got {value}") and errors.count("\n") == 1

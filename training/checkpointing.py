@@ -1,0 +1,301 @@
+"""The folder of one run, and resuming: its checkpoints, which of them are kept, and whether a run can go on from one.
+
+checkpoint-00012000.pt   the last few
+milestone-00100000.pt    one every `milestone_every` steps
+best.pt                  the one with the lowest validation loss
+events.out.tfevents.*    TensorBoard's
+"""
+
+import io
+import os
+import re
+import time
+from pathlib import Path
+from typing import Optional
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+
+from common.errors import InputError, describe, shortened
+from common.files import NOT_SUPPORTED, save_atomically
+from common.validation import validating
+from extensions.registry import SAME_IN_A_RUN
+from model.checkpoint import check_same, load_training_state
+from model.config import parse_config
+from training.data import in_words
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps two processes from training in one folder
+    fcntl = None
+
+
+CHECKPOINT = re.compile(r"checkpoint-([0-9]{8,})\.pt")
+TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp")  # as `common.files.replacing` names them
+WEIGHTS_SUFFIXES = {".pt", ".safetensors"}
+LOCK = ".lock"
+NO_LONGER_THE_SAME_RUN = ("noise_schedule", "training.seed")  # beside network and mel
+LOCK_PATIENCE = 15  # seconds; the processes of a run that was killed a moment ago may take a few to end
+
+
+class RunFolder:
+    """The folder of one run, held by one process.
+
+    Args:
+        path: the folder; made by `open`.
+        keep: how many of the last checkpoints are kept.
+    """
+
+    def __init__(self, path, keep):
+        self.path = Path(path)
+        self.keep = keep
+        self._lock = None
+        self.warnings = []  # lines on what `open` found
+
+    def open(self):
+        """Makes the folder, or takes over that of an earlier part of the same run; one process alone can hold it.
+
+        Raises:
+            OSError: the folder cannot be made, or not be written.
+            InputError: it holds something else, or weights that the run cannot go on from, or a run that is still going on.
+        """
+        if self.path.is_dir() and not self.checkpoints():
+            _refuse_strangers(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while not self._take_lock():
+            if time.monotonic() > deadline:
+                raise InputError(f"{self.path}: another process is training there")
+            time.sleep(0.2)
+        for path in self.path.iterdir():
+            if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink()
+
+    def _take_lock(self):
+        """Whether this process now holds the folder."""
+        lock = open(self.path / LOCK, "a")
+        try:
+            # A lock of the process, not of the file: data workers do not inherit it, and it ends with the process.
+            if fcntl is not None:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return False
+        except OSError as error:
+            if error.errno not in NOT_SUPPORTED:
+                raise
+            self.warnings = [f"warning: {self.path}: this drive has no locks, so nothing stops a second run from writing there"]
+        self._lock = lock
+        return True
+
+    def close(self):
+        """Lets go of the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def checkpoints(self):
+        """Paths of the checkpoints that a run can go on from, oldest first; files with names of the user's own are not looked at."""
+        if not self.path.is_dir():
+            return []
+        paths = [path for path in self.path.iterdir() if CHECKPOINT.fullmatch(path.name) and path.is_file()]
+        return sorted(paths, key=_step_of)
+
+    def newest(self, fits=lambda state: True):
+        """The newest undamaged checkpoint.
+
+        Args:
+            fits: called with its state; refuses it by returning False.
+
+        Returns:
+            path and state, or None and None where there is none; and a list of lines about those that are damaged.
+
+        Raises:
+            InputError: there are checkpoints, but all are damaged.
+        """
+        damaged = []
+        paths = self.checkpoints()
+        for path in reversed(paths):
+            try:
+                state = read_state(path)
+            except (InputError, OSError) as error:
+                damaged.append(describe(error))
+                continue
+            if fits(state):
+                return path, state, [f"warning: {line}; the one before is used" for line in damaged]
+        if damaged and len(damaged) == len(paths):
+            raise InputError(f"{self.path}: none of the {len(paths)} checkpoints can be used; the newest: {damaged[0]}")
+        return None, None, damaged
+
+    def save(self, state, milestone=False):
+        """Writes a checkpoint durably, then removes the oldest beyond `keep`; returns its path.
+
+        Files of later steps are none of this run's, or damaged; they are neither counted nor removed.
+
+        Raises:
+            OSError: it cannot be written; those before are untouched.
+        """
+        path = self.path / f"checkpoint-{state['step']:08d}.pt"
+        _write_state(state, path)
+        if milestone:
+            _write_state(state, self.path / f"milestone-{state['step']:08d}.pt")
+        for old in [path for path in self.checkpoints() if _step_of(path) <= state["step"]][: -self.keep]:
+            old.unlink()
+        return path
+
+    def save_best(self, state):
+        """Writes `best.pt`. Raises OSError as `save` does."""
+        _write_state(state, self.path / "best.pt")
+
+    def discard_after(self, path, step):
+        """Removes the checkpoints after `path`, up to those of `step`: of a part of the run that went wrong."""
+        for newer in self.checkpoints():
+            if _step_of(path) < _step_of(newer) <= step:
+                newer.unlink()
+
+
+def read_state(path):
+    """Reads a training state that a run can go on from.
+
+    Raises:
+        OSError: the file cannot be read.
+        InputError: the file is damaged or not a training state, or that of another step than its name says.
+    """
+    state = load_training_state(path)
+    with validating(f"{path}: training cannot go on from it"):
+        TrainingState.model_validate(state)
+    path = Path(path)
+    if CHECKPOINT.fullmatch(path.name) and _step_of(path) != state["step"]:
+        raise InputError(f"{path}: expected step {_step_of(path)}, as in its name, got step {state['step']}")
+    return state
+
+
+def _step_of(path):
+    return int(CHECKPOINT.fullmatch(path.name)[1])
+
+
+def _write_state(state, path):
+    # In memory first: PyTorch reports a full disk as an internal error, without the file's name.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    try:
+        save_atomically(lambda temporary: temporary.write_bytes(buffer.getbuffer()), path)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot save: {os.strerror(error.errno)}", str(path)) from None
+
+
+def _refuse_strangers(folder):
+    """Refuses a folder without checkpoints that holds weights, or files but neither a lock nor TensorBoard's."""
+    names = sorted(path.name for path in folder.iterdir())
+    weights = [name for name in names if Path(name).suffix in WEIGHTS_SUFFIXES]
+    if weights:
+        raise InputError(
+            f"{folder}: expected checkpoint-*.pt to go on from, or no weights, got '{weights[0]}', which a new run might overwrite; "
+            "move the file, or choose another -l"
+        )
+    ours = [name for name in names if name == LOCK or name.startswith("events.out.tfevents")]
+    if names and not ours:
+        raise InputError(f"{folder}: expected a new folder, or that of this run, got one with '{names[0]}' and no training run")
+
+
+class _Entries(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class Stability(_Entries):
+    calm: bool
+    n_skipped: NonNegativeInt
+    skipped_in_a_row: NonNegativeInt
+    recent: list[float]
+    lowest: Optional[float]
+
+
+class DataSummary(_Entries):
+    """One list of `TrainingData.summary`."""
+
+    files: Optional[str] = None  # missing in states of older versions
+    recordings: NonNegativeInt
+    seconds: float = Field(ge=0)
+
+
+class TrainingState(_Entries):
+    """What is read of a training state beside `Trainer.load_state_dict`. What is optional here, older versions did not write."""
+
+    network: dict
+    ema: dict
+    optimizer: dict
+    scaler: dict
+    step: NonNegativeInt
+    n_updates: Optional[NonNegativeInt] = None
+    lr_scheduler: Optional[dict] = None  # of older versions
+    position: NonNegativeInt
+    n_rollbacks: NonNegativeInt
+    stability: Stability
+    best_validation_loss: Optional[float]
+    rng: dict
+    config: str
+    versions: dict[str, str]
+    adversary: Optional[dict] = None
+    mel_statistics: Optional[str] = None
+    data: Optional[dict[str, DataSummary]] = None
+    schedules: Optional[dict[str, dict]] = None
+
+
+def changes(state, config, path):
+    """Compares the configuration of a checkpoint with the present one.
+
+    Args:
+        state: a training state.
+        config: the present `Config`.
+        path: the checkpoint, for messages.
+
+    Returns:
+        list of (key, old value, new value) that differ and may.
+
+    Raises:
+        InputError: a key differs that makes it another run; names it with both values.
+    """
+    found = parse_config(state["config"], f"{path} (configuration in the checkpoint)")
+    check_same(found, config, path)
+    old, new = flat(found.model_dump()), flat(config.model_dump())
+    keys = old | new  # sections that were left out in one of them
+    differing = [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
+    for key, old_value, new_value in differing:
+        another_model = key.endswith(SAME_IN_A_RUN) and None not in (old_value, new_value)
+        if key.startswith(NO_LONGER_THE_SAME_RUN) or another_model:
+            raise InputError(f"{path}: {key}: expected {old_value}, as in the checkpoint, got {new_value}; another run needs another -l")
+    return [change for change in differing if not change[0].startswith(("network.", "mel."))]
+
+
+def flat(section, prefix=""):
+    """Nested dictionaries, and lists of them, as one dictionary, with keys such as 'training.seed' and 'training.stages.1.n_steps'."""
+    values = {}
+    for key, value in section.items():
+        if isinstance(value, (list, tuple)) and value and all(isinstance(item, dict) for item in value):
+            value = {str(number): item for number, item in enumerate(value, 1)}
+        values.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return values
+
+
+def take_in_changed_data(state, trainer):
+    """Lines on recordings and noise schedules that differ from those of a training state.
+
+    With other training data the guard begins anew, with other validation data the best loss.
+    """
+    before, lines = state.get("data") or {}, []  # missing in states from before there were any
+    for name, now in trainer.data.summary().items():
+        was = before.get(name, {})
+        if was.get("files", now["files"]) != now["files"]:
+            lines.append(f"{name} data changed: {in_words(now)}, were {in_words(was)}")
+            if name == "training":
+                trainer.guard.begin_anew()
+            else:
+                trainer.best_validation_loss = None
+    schedules = state.get("schedules") or {}
+    for path, schedule in trainer.objective.schedules(trainer.step).items():
+        now, was = schedule.content, schedules.get(path, schedule.content)
+        lines += [
+            f"noise schedule {path} changed: {key} was {shortened(was.get(key))}, is {shortened(now.get(key))}"
+            for key in sorted(now | was)
+            if was.get(key) != now.get(key)
+        ]
+    return lines
