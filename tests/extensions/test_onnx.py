@@ -25,6 +25,7 @@ from tests.processes import PYTHON, run_to_end
 SYNTHESES = {
     "noise": (NoiseSchedule([1e-3, 0.1, 0.5], sampler="ancestral"), 0, 3),
     "second order, GLA-Grad": (NoiseSchedule([1e-3, 0.1, 0.5], sampler="sde-dpm-solver"), 2, 3),
+    "spectral prior": (NoiseSchedule([1e-3, 0.1, 0.5], sampler="ddim"), 0, 1),
     "estimate, prior": (NoiseSchedule([0.1, 0.5], sampler="ddim", griffin_lim=3), 1, 1),
 }
 
@@ -32,7 +33,10 @@ SYNTHESES = {
 def synthesis_config(name):
     """A configuration, with a window shorter than its spectrum, frames in the middle of their hop, and a prior."""
     values = tiny_config_values()
-    if "prior" in name:
+    if "spectral" in name:
+        values["prior"] = {"kind": "spectral", "relative_floor": 0.01, "floor": 0.001}
+        values["network"]["prediction"] = "velocity"
+    elif "prior" in name:
         values["mel"] |= {"win_length": 120, "padding": "same", "log": "ln", "mean": -4.0, "std": 2.0, "power": 1.0}
         values["prior"] = {"loudest": 2.0}
     elif "GLA-Grad" not in name:
@@ -62,9 +66,9 @@ def test_one_graph_is_the_whole_synthesis(synthesis, batch, frames):
     network, config, schedule, gla_grad, module, path = synthesis
     assert (batch, frames) != EXAMPLE_SIZE and EXAMPLE_SIZE not in CHECKED_SIZES
     mel, noise = example(module, batch, frames, config.mel, seed=3)
-    wanted = make_pipeline(network, config, schedule, gla_grad=gla_grad)(mel, noises=noise.unbind(1))
-    assert wanted.abs().mean() > 1e-3 and (wanted.abs() == 1).float().mean() < 0.1
-    torch.testing.assert_close(OnnxSynthesis(path)(mel, noise), wanted, atol=1e-3, rtol=0)
+    expected = make_pipeline(network, config, schedule, gla_grad=gla_grad)(mel, noises=noise.unbind(1))
+    assert expected.abs().mean() > 1e-3 and (expected.abs() == 1).float().mean() < 0.1
+    torch.testing.assert_close(OnnxSynthesis(path)(mel, noise), expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["ivanvovk", "lmnt"])
@@ -200,7 +204,7 @@ def test_the_command_checks_what_it_wrote(tiny_checkpoint, tmp_path, capsys, mon
     graph = OnnxSynthesis(path)
     assert (graph.n_steps, graph.n_noises, graph.fewest_frames) == (2, 1, 3)
     monkeypatch.setattr(extensions.onnx.export, "LEAST_SNR", 1000)
-    with pytest.raises(InputError, match=r"a.onnx: is .* dB to PyTorch .wanted: 1000 or more"):
+    with pytest.raises(InputError, match=r"a.onnx: is .* dB to PyTorch .expected: 1000 or more"):
         main([str(tiny_checkpoint), path, "-ns", "linear:3:1e-3:0.6"])
     assert OnnxSynthesis(path).n_steps == 2, "a graph that does not agree has replaced one that does"
     assert not list(tmp_path.glob(".*"))

@@ -83,7 +83,7 @@ def test_training_is_of_whitened_waveforms(tmp_path, write_recording):
         (tmp_path / f"{name}.txt").write_text("a.wav\n")
     trainer, seen = Trainer(with_prior(loudest=1e3, floor=1e-6), tmp_path), []
     batch = next(iter(trainer.batches()))
-    trainer.losses(lambda y_n, mel, noise_level: seen.append((y_n, mel)) or torch.zeros_like(y_n), batch)
+    trainer.objective.diffusion(lambda y_n, mel, noise_level: seen.append((y_n, mel)) or torch.zeros_like(y_n), trainer.given(batch))
     left, right = trainer.mel_transform.context
     segment, noise, level = batch[:3]
     [(y_n, mel)] = seen
@@ -125,7 +125,7 @@ def test_goes_with_the_checkpoint(tmp_path, tiny_config):
     config, path = with_prior(), tmp_path / "a.safetensors"
     save_weights(seeded_network(config), config, path)
     assert load_network(path)[1].prior == config.prior
-    with pytest.raises(InputError, match=r"a\.safetensors: prior is .*loudest=2\.0.*wanted by the configuration: None"):
+    with pytest.raises(InputError, match=r"a\.safetensors: prior is .*loudest=2\.0.*expected by the configuration: None"):
         read_checkpoint(path, tiny_config)
 
 
