@@ -52,12 +52,12 @@ def test_quality_measures_every_system_and_remembers(quality, tmp_path, capsys, 
     """Fails if a system is left out, has the calls or the correction of another, or is measured twice."""
     assert quality("--gla_grad", 0, 2) == 0, capsys.readouterr().err
     rows = rows_of(tmp_path)
-    networks = [name + end for name in ("wg-3 sde-dpm-solver", "wg-6 ddim") for end in ("", " gla-grad-2")]
+    networks = [name + end for name in ("wg-3 ancestral", "wg-6 ddim") for end in ("", " gla-grad-2")]
     assert list(rows) == ["recording", "griffin-lim-32", *networks]
     assert [row["network_calls"] for row in rows.values()] == [0, 0, 3, 3, 6, 6]
     assert rows["recording"]["means"]["mcd"] == pytest.approx(0, abs=1e-6)
     l1 = {name: row["means"]["log_mel_l1"] for name, row in rows.items()}
-    assert l1["griffin-lim-32"] < l1["wg-3 sde-dpm-solver"] and l1["wg-6 ddim gla-grad-2"] < 0.5 * l1["wg-6 ddim"]
+    assert l1["griffin-lim-32"] < l1["wg-3 ancestral"] and l1["wg-6 ddim gla-grad-2"] < 0.5 * l1["wg-6 ddim"]
     table = (tmp_path / "quality" / "quality.md").read_text()
     assert table in capsys.readouterr().out and table.count("\n") == 8
 
@@ -106,7 +106,7 @@ def test_a_waveform_that_is_not_finite_has_no_figures_and_no_audio(quality, comm
         assert (tmp_path / "quality" / "journal.jsonl").read_text().count("\n") == 1 + 3 * 4
     rows = rows_of(tmp_path)
     assert set(rows["broken ddim"]["means"].values()) == {None} and rows["broken ddim"]["without_value"]["mcd"] == 3
-    assert None not in rows["wg-3 sde-dpm-solver"]["means"].values()
+    assert None not in rows["wg-3 ancestral"]["means"].values()
     assert not list((tmp_path / "quality").rglob("broken*")) and len(list((tmp_path / "quality").rglob("*.flac"))) == 2 * 3
     assert command("report", tmp_path / "quality", "-o", tmp_path / "report") == 0, capsys.readouterr().err
     page = (tmp_path / "report" / "index.html").read_text()
@@ -183,7 +183,7 @@ def test_a_report_leaves_out_recordings_that_are_not_to_be_published(quality, co
     assert page.count("<audio") == 3 * 4 - 2 and page.count("not published") == 2 and page.count("<img") == 3 * 4
     capsys.readouterr()
     assert command("report", tmp_path / "quality", "-o", tmp_path / "other", "--only_mel_of", "carla") == 2
-    assert "--only_mel_of 'carla': not in the result (wanted: anna, boris)" in capsys.readouterr().err
+    assert "--only_mel_of 'carla': not in the result (expected: anna, boris)" in capsys.readouterr().err
     assert command("report", folder, "-o", folder, "--only_mel_of", "anna") == 2
     assert "holds the recordings that --only_mel_of leaves out" in capsys.readouterr().err
     assert not (tmp_path / "other").exists() and len(list(folder.rglob("recording.flac"))) == 3
@@ -217,7 +217,7 @@ def test_recordings_of_another_rate_are_converted_on_request(quality, write_reco
     """Fails if they are measured at their own rate, or converted without being asked for."""
     write_recording(tmp_path / "16k" / "a.wav", seconds=1.0, sample_rate=16000)
     options = ["--filelist", tmp_path / "16k", "--schedules", SCHEDULES[0], "--metrics", "mcd", "--griffin_lim", 0]
-    assert quality(*options) == 2 and "sample rate is 16000 Hz (wanted: 8000 Hz; --resample" in capsys.readouterr().err
+    assert quality(*options) == 2 and "sample rate is 16000 Hz (expected: 8000 Hz; --resample" in capsys.readouterr().err
     assert quality(*options, "--resample") == 0, capsys.readouterr().err
     assert json.loads((tmp_path / "quality" / "quality.json").read_text())["audio_seconds"] == pytest.approx(1.0, abs=0.01)
 
@@ -225,7 +225,7 @@ def test_recordings_of_another_rate_are_converted_on_request(quality, write_reco
 def test_a_recording_that_is_listed_twice_is_refused(quality, speakers, tmp_path, capsys):
     (tmp_path / "list.txt").write_text("anna/1.wav\nboris/1.wav\nanna/1.wav\n")
     assert quality() == 2
-    assert "list.txt: 2 recordings are anna/1 (wanted: other file names, " in capsys.readouterr().err
+    assert "list.txt: 2 recordings are anna/1 (expected: other file names, " in capsys.readouterr().err
 
 
 def test_slow_metrics_are_measured_when_they_are_asked_for(command, capsys, monkeypatch):
@@ -241,7 +241,7 @@ def test_slow_metrics_are_measured_when_they_are_asked_for(command, capsys, monk
 def test_other_settings_do_not_mix(quality, tmp_path, capsys):
     assert quality() == 0
     assert quality("--seed", 1) == 2
-    assert "journal of another run, its seed is 0 (wanted: 1)" in capsys.readouterr().err
+    assert "journal of another run, its seed is 0 (expected: 1)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
