@@ -1,7 +1,7 @@
 """Predictions of what listeners say: of quality (PESQ, ViSQOL, DNSMOS, DistillMOS) and of intelligibility (STOI).
 
-The packages of ViSQOL, DNSMOS and DistillMOS take seconds to import, and training does not need them: they are imported when used.
-Their weights are part of the packages.
+Their packages, those of requirements-dev.txt, are imported when used: training and inference do not need them, and some take seconds.
+Weights are part of the packages.
 """
 
 import contextlib
@@ -11,9 +11,7 @@ import logging
 import warnings
 
 import numpy as np
-import pystoi
 import torch
-from pesq import PesqError, pesq
 
 from metrics.speech_rate import SPEECH_SAMPLE_RATE, at_speech_rate
 
@@ -23,6 +21,8 @@ VISQOL_SHORTEST = 10240  # samples, 0.64 s: nine frames that ViSQOL skips, and a
 
 def pesq_wideband(reference, degraded, sample_rate):
     """PESQ, wideband (ITU-T P.862.2), from 1.04 (bad) to 4.64; NaN where PESQ finds no speech."""
+    from pesq import PesqError, pesq
+
     reference, degraded = (at_speech_rate(waveform, sample_rate).numpy() for waveform in (reference, degraded))
     if not degraded.any():
         return float("nan")
@@ -35,6 +35,8 @@ def stoi(reference, degraded, sample_rate, extended=False):
 
     NaN where the reference has less than 30 frames, 0.4 s, that are not silent.
     """
+    import pystoi
+
     if not reference.any() or len(reference) < STOI_WINDOW * sample_rate:
         return float("nan")
     if not degraded.any():

@@ -2,6 +2,7 @@
 
 import math
 import time
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -30,10 +31,13 @@ def measure(recording, mel, waveform, seconds, mel_transform):
         seconds: what it took.
         mel_transform: the `LogMelSpectrogram`.
     """
-    sample_rate, no_value = mel_transform.config.sample_rate, float("nan")
+    sample_rate = mel_transform.config.sample_rate
+    judged = {"pesq": pesq_wideband, "pystoi": stoi}  # package -> metric; they are of requirements-dev.txt
     return [
-        no_value if recording is None else pesq_wideband(recording, waveform, sample_rate),
-        no_value if recording is None else stoi(recording, waveform, sample_rate),
+        *(
+            metric(recording, waveform, sample_rate) if recording is not None and find_spec(package) else math.nan
+            for package, metric in judged.items()
+        ),
         log_mel_l1(mel, mel_transform(waveform)) * mel_transform.config.std,
         seconds / (len(waveform) / sample_rate),
     ]
@@ -66,7 +70,7 @@ def main():
     CommandParser(description=__doc__).parse_args()
     mel_paths = sorted(VOICES.glob("*.npy"))
     if not mel_paths:
-        raise InputError(f"{VOICES}: no mels (wanted: the .npy files that the repository has there)")
+        raise InputError(f"{VOICES}: no mels (expected: the .npy files that the repository has there)")
     vocoder = Vocoder.load(CHECKPOINT, SCHEDULE)
     mel_transform, config = vocoder.mel_transform, vocoder.mel_transform.config
     n_steps = len(vocoder.schedule)

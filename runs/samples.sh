@@ -7,6 +7,7 @@
 set -eu
 . "$(dirname "$0")/usage.sh"
 no_arguments "$@"
+needs=requirements-dev.txt
 . "$(dirname "$0")/setup.sh"
 cd "$root"
 one=schedules/universal-22k-1.json

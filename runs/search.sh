@@ -3,6 +3,7 @@
 # Killed and started again, it goes on where it was. Writes logs/search/small-16k-6.json and its journal.
 # Usage: sh runs/search.sh [OPTIONS]     options of 'benchmark.py search' that replace the ones below
 set -eu
+needs=requirements-dev.txt
 . "$(dirname "$0")/setup.sh"
 needs_corpus=yes
 for argument in "$@"; do

@@ -3,6 +3,7 @@
 # Usage: sh runs/test.sh [pytest arguments, such as tests/test_network.py; all tests without a path]
 set -eu
 . "$(dirname "$0")/usage.sh"
+needs=requirements-dev.txt
 . "$(dirname "$0")/setup.sh"
 cd "$root"
 "$venv/bin/ruff" check --quiet . && "$venv/bin/ruff" format --check --quiet . || {
