@@ -28,5 +28,10 @@ def main():
     return arguments.run(arguments)
 
 
-if __name__ == "__main__":
+def command():
+    """Runs the command and exits."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()

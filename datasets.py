@@ -40,7 +40,7 @@ def read_filelist(path, suffixes: set = AUDIO_SUFFIXES) -> list[Path]:
     if path.is_dir():
         paths = scan(path, suffixes)
         if not paths:
-            raise InputError(f"{path}: the folder holds no files to read (wanted: {', '.join(sorted(suffixes))})")
+            raise InputError(f"{path}: the folder holds no files to read (expected: {', '.join(sorted(suffixes))})")
         return paths
     if path.suffix.lower() in suffixes:
         check_regular(path)
@@ -62,7 +62,7 @@ def _lines(path):
     check_regular(path)
     content = path.read_bytes()
     if b"\0" in content:
-        raise InputError(f"{path}: not a text file (wanted: a filelist, one path a line)")
+        raise InputError(f"{path}: not a text file (expected: a filelist, one path a line)")
     text = os.fsdecode(content.removeprefix(codecs.BOM_UTF8))  # whatever encoding the names have, the files have it too
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -86,7 +86,9 @@ def read_mel_paths(path) -> Optional[list[Path]]:
         name = f"{line}|".split("|")[1].strip()
         paths.append(path.parent / name if Path(name).suffix.lower() in MEL_SUFFIXES else None)
         if (paths[-1] is None) != (paths[0] is None):
-            raise InputError(f"{path}: line {number} names {'no' if paths[0] else 'a'} mel file, unlike those before (wanted: all or none)")
+            raise InputError(
+                f"{path}: line {number} names {'no' if paths[0] else 'a'} mel file, unlike those before (expected: all or none)"
+            )
     return paths if paths[0] else None
 
 
@@ -120,7 +122,7 @@ class Recordings(Dataset):
     Args:
         filelist: path of a filelist.
         mel_config: a `model.config.MelConfig`; recordings must have its sample rate.
-        conversions: what may be done to recordings that are not as wanted; see `common.audio.Conversions`.
+        conversions: what may be done to recordings that are not as expected; see `common.audio.Conversions`.
 
     Attributes:
         paths, n_samples: of each recording.
@@ -141,7 +143,7 @@ class Recordings(Dataset):
         shortest = mel_config.n_fft // 2 + mel_config.hop_length
         for path, n_samples in zip(self.paths, self.n_samples):
             if n_samples < shortest:
-                raise InputError(f"{path}: {n_samples} samples are too short (wanted: {shortest} or more)")
+                raise InputError(f"{path}: {n_samples} samples are too short (expected: {shortest} or more)")
         self.speakers = [Path(os.path.abspath(path)).parent.name for path in self.paths]
         self.mel_paths = read_mel_paths(filelist)
         for index in range(len(self.paths)) if self.mel_paths else ():
@@ -156,7 +158,7 @@ class Recordings(Dataset):
         if abs(n_frames - self.n_samples[index] / hop_length) > MOST_FRAMES_APART:
             raise InputError(
                 f"{self.mel_paths[index]}: {n_frames} frames of {hop_length} samples, but {self.paths[index]} has {self.n_samples[index]} "
-                f"samples (wanted: a mel of the same length, within {MOST_FRAMES_APART} frames)"
+                f"samples (expected: a mel of the same length, within {MOST_FRAMES_APART} frames)"
             )
         self.n_samples[index] = min(self.n_samples[index], n_frames * hop_length)
 
@@ -182,7 +184,7 @@ class Recordings(Dataset):
 
         Args:
             n_frames: length of the segment in mel frames. A shorter recording is followed by silence.
-            context: samples wanted to the left and right of the segment, so that its mel can be that of the whole
+            context: samples expected to the left and right of the segment, so that its mel can be that of the whole
                 recording. Beyond the recording's ends stands what the mel's padding says, as it does for the whole.
             generator: source of the position.
 
@@ -194,15 +196,15 @@ class Recordings(Dataset):
         total = max(n_samples, length)
         last_frame = (total - length) // self.mel_config.hop_length
         start = int(torch.randint(last_frame + 1, (1,), generator=generator)) * self.mel_config.hop_length
-        wanted = np.arange(start - context[0], start + length + context[1])
-        places, is_inside = wanted, (wanted >= 0) & (wanted < total)
+        expected = np.arange(start - context[0], start + length + context[1])
+        places, is_inside = expected, (expected >= 0) & (expected < total)
         if self.mel_config.pad_mode == "reflect":
             period = 2 * (total - 1)
-            places = np.minimum(wanted % period, -wanted % period)  # there and back again
+            places = np.minimum(expected % period, -expected % period)  # there and back again
             is_inside = np.ones_like(is_inside)
         is_inside &= places < n_samples
         first, last = places[is_inside].min(), places[is_inside].max()
-        segment = torch.zeros(len(wanted))
+        segment = torch.zeros(len(expected))
         segment[is_inside] = self._read(index, int(first), int(last) + 1)[places[is_inside] - first]
         return segment, self._mel_segment(index, start // self.mel_config.hop_length, n_frames)
 

@@ -47,7 +47,7 @@ def read_inputs(filelist, output_dir) -> list:
         results = Path(os.path.realpath(output_dir))
         listed = [path for path in listed if not (entry(path).is_relative_to(results) and is_own_wav(path))]
         if not listed:
-            raise InputError(f"{filelist}: the folder holds no files but results (wanted: mels or recordings)")
+            raise InputError(f"{filelist}: the folder holds no files but results (expected: mels or recordings)")
     inputs = distinct(listed)
     if len(inputs) < len(listed):
         warn(f"{filelist}: {len(listed) - len(inputs)} lines name a file again; it is vocoded once")
@@ -69,7 +69,7 @@ def features(path, vocoder: Vocoder, conversions: Conversions = NO_CONVERSIONS) 
             warn(line)
         with naming(path):
             return vocoder.mel_transform(audio)
-    raise InputError(f"{path}: unknown kind of file '{path.suffix}' (wanted: one of {names(MEL_SUFFIXES | AUDIO_SUFFIXES)})")
+    raise InputError(f"{path}: unknown kind of file '{path.suffix}' (expected: one of {names(MEL_SUFFIXES | AUDIO_SUFFIXES)})")
 
 
 def warn(message):
@@ -291,5 +291,10 @@ def main(argv=None) -> int:
     return 1 if n_failures else 0
 
 
-if __name__ == "__main__":
+def command():
+    """Runs the command and exits."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()

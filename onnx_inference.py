@@ -42,11 +42,11 @@ def read_mel(path, n_mels, fewest_frames):
     with reading(path, "a NumPy array of numbers (.npy)"), open(path, "rb") as file:
         mel = np.lib.format.read_array(file, allow_pickle=False)
         if mel.dtype.kind not in "fiu":
-            raise InputError(f"{path}: holds {mel.dtype} (wanted: real numbers)")
+            raise InputError(f"{path}: holds {mel.dtype} (expected: real numbers)")
         mel = mel[0] if mel.ndim == 3 and len(mel) == 1 else mel
         mel = mel.astype(np.float32)
     if mel.ndim != 2 or mel.shape[0] != n_mels or mel.shape[1] < fewest_frames or not np.isfinite(mel).all():
-        raise InputError(f"{path}: shape {list(mel.shape)} (wanted: [{n_mels}, {fewest_frames} frames or more], finite)")
+        raise InputError(f"{path}: shape {list(mel.shape)} (expected: [{n_mels}, {fewest_frames} frames or more], finite)")
     return mel
 
 
@@ -69,7 +69,7 @@ def main(argv=None):
     except Exception as error:
         raise InputError(f"{arguments.graph}: fails for {mel.shape[1]} frames ({type(error).__name__})") from None
     if not np.isfinite(waveform).all():
-        raise InputError(f"{arguments.mel}: the waveform holds NaN or infinity (wanted: other weights, another schedule or sampler)")
+        raise InputError(f"{arguments.mel}: the waveform holds NaN or infinity (expected: other weights, another schedule or sampler)")
     samples = np.round(waveform.clip(-1, 1) * 32767).astype(np.int16)
     save_atomically(lambda path: soundfile.write(path, samples, facts["sample_rate"], subtype="PCM_16", format="WAV"), arguments.output)
     return 0

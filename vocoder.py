@@ -49,7 +49,7 @@ class WaveformCheck:
             InputError: it holds NaN or infinity.
         """
         if not waveform.isfinite().all():
-            raise InputError(f"{self.name}: the waveform holds NaN or infinity (wanted: other weights, another schedule or sampler)")
+            raise InputError(f"{self.name}: the waveform holds NaN or infinity (expected: other weights, another schedule or sampler)")
         self.n_samples += len(waveform)
         self.n_clipped += int((waveform.abs() >= 1).sum())
 
@@ -76,7 +76,7 @@ def compiled(network: WaveGrad, device: torch.device):
         return torch.compile(network, dynamic=True)  # without CUDA graphs, which would be recorded and kept for every length
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
-        raise InputError(f"--compile: {compiler} is not found (wanted: a C++ compiler; Debian and Ubuntu: apt install g++)")
+        raise InputError(f"--compile: {compiler} is not found (expected: a C++ compiler; Debian and Ubuntu: apt install g++)")
     return torch.compile(network, dynamic=True, options={"freezing": True})
 
 
@@ -87,7 +87,7 @@ def _is_whole(number):
 
 def _check_seed(seed):
     if not (_is_whole(seed) and 0 <= seed <= LARGEST_SEED):
-        raise InputError(f"seed is {shown(seed)} (wanted: a whole number, 0 to {LARGEST_SEED})")
+        raise InputError(f"seed is {shown(seed)} (expected: a whole number, 0 to {LARGEST_SEED})")
 
 
 class VocoderStream:
@@ -171,11 +171,11 @@ class Vocoder:
     ):
         for name, number, least in (("chunk_frames", chunk_frames, 1), ("gla_grad", gla_grad, 0)):
             if not (_is_whole(number) and least <= number <= LARGEST_COUNT):
-                raise InputError(f"{name} is {shown(number)} (wanted: a whole number, {least} to {LARGEST_COUNT})")
+                raise InputError(f"{name} is {shown(number)} (expected: a whole number, {least} to {LARGEST_COUNT})")
         if not (sampler is None or isinstance(sampler, str)):
-            raise InputError(f"sampler is {shown(sampler)} (wanted: the name of one, or None)")
+            raise InputError(f"sampler is {shown(sampler)} (expected: the name of one, or None)")
         if dtype not in (None, *DTYPES.values()):
-            raise InputError(f"dtype is {shown(dtype)} (wanted: None, {', '.join(map(str, DTYPES.values()))})")
+            raise InputError(f"dtype is {shown(dtype)} (expected: None, {', '.join(map(str, DTYPES.values()))})")
         self.device = pick_device(device if device is None else str(device))
         self.dtype = dtype or fastest_dtype(self.device)
         network = network.to(self.device)
@@ -221,7 +221,7 @@ class Vocoder:
         """`synthesize` for tensors: mel `[n_mels, frames]` -> `[T]`, or `[B, n_mels, frames]` -> `[B, T]`; T = frames * hop_length."""
         if getattr(mel, "is_nested", False) or getattr(mel, "ndim", 0) not in (2, 3) or len(mel) == 0:
             n_mels = self.mel_transform.config.n_mels
-            raise InputError(f"mel is {shown(mel)} (wanted: a tensor or array [{n_mels}, frames] or [B, {n_mels}, frames])")
+            raise InputError(f"mel is {shown(mel)} (expected: a tensor or array [{n_mels}, frames] or [B, {n_mels}, frames])")
         waveforms = self.synthesize(mel, seed)
         return torch.stack(waveforms) if mel.ndim == 3 else waveforms[0]
 
@@ -241,7 +241,7 @@ class Vocoder:
             InputError: it is no recording, or too short; or there is no such sample rate.
         """
         if not (_is_whole(sample_rate) and LOWEST_RATE <= sample_rate <= HIGHEST_RATE):
-            raise InputError(f"sample_rate is {shown(sample_rate)} (wanted: a whole number of Hz, {LOWEST_RATE} to {HIGHEST_RATE})")
+            raise InputError(f"sample_rate is {shown(sample_rate)} (expected: a whole number of Hz, {LOWEST_RATE} to {HIGHEST_RATE})")
         waveform = resample(as_audio(waveform), int(sample_rate), self.mel_transform.config.sample_rate)
         return self(self.mel_transform(waveform), seed)
 
@@ -295,7 +295,7 @@ class Vocoder:
 
     def _mel(self, mel, name):
         if getattr(mel, "is_meta", False):
-            raise InputError(f"{name}: mel is a meta tensor, which has no values (wanted: real numbers)")
+            raise InputError(f"{name}: mel is a meta tensor, which has no values (expected: real numbers)")
         with naming(name):
             return as_mel(mel, self.mel_transform.config.n_mels)
 

@@ -118,9 +118,9 @@ def grid_candidates(ladder, n_candidates=None, seed=0, non_decreasing=False, fin
         InputError: the ladder or the number is impossible, or too few candidates meet the constraints.
     """
     if not len(ladder) or not all(0 < value < 1 for value in ladder):
-        raise InputError(f"the ladder is {list(ladder)} (wanted: one or more values inside (0, 1))")
+        raise InputError(f"the ladder is {list(ladder)} (expected: one or more values inside (0, 1))")
     if n_candidates is not None and n_candidates < 1:
-        raise InputError(f"{n_candidates} candidates are asked for (wanted: 1 or more)")
+        raise InputError(f"{n_candidates} candidates are asked for (expected: 1 or more)")
     size = N_MULTIPLIERS ** len(ladder)
     generator = np.random.default_rng(seed)
     if size <= LARGEST_WHOLE_GRID:
@@ -129,10 +129,10 @@ def grid_candidates(ladder, n_candidates=None, seed=0, non_decreasing=False, fin
         if n_candidates is None and len(numbers):
             return _betas(numbers, ladder)
         if len(numbers) < (n_candidates or 1):
-            raise InputError(f"{len(numbers)} candidates of the grid meet the constraints (wanted: {n_candidates or 1})")
+            raise InputError(f"{len(numbers)} candidates of the grid meet the constraints (expected: {n_candidates or 1})")
         return _betas(generator.permutation(numbers)[:n_candidates], ladder)
     if n_candidates is None:
-        raise InputError(f"the grid has {size} candidates, too many to try them all (wanted: a number of candidates)")
+        raise InputError(f"the grid has {size} candidates, too many to try them all (expected: a number of candidates)")
     found = {}
     for _ in range(MOST_DRAWS):
         multipliers = generator.integers(1, N_MULTIPLIERS + 1, (n_candidates, len(ladder)))
@@ -141,7 +141,7 @@ def grid_candidates(ladder, n_candidates=None, seed=0, non_decreasing=False, fin
             found.setdefault(row.tobytes(), row)
         if len(found) >= n_candidates:
             return np.stack(list(found.values())[:n_candidates])
-    raise InputError(f"{len(found)} candidates were found that meet the constraints (wanted: {n_candidates})")
+    raise InputError(f"{len(found)} candidates were found that meet the constraints (expected: {n_candidates})")
 
 
 # Optimisers: generators of batches of points in a unit box. `batch = next(search)`, then `batch = search.send(losses)`, one loss a point,

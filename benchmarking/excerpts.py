@@ -66,7 +66,7 @@ def load_excerpts(filelist, mel_transform, n_recordings=None, seconds=None, conv
     if per_speaker:
         indices = of_each_speaker(recordings.speakers, n_recordings)
     elif n_recordings > len(recordings):
-        raise InputError(f"{filelist}: {len(recordings)} recordings (wanted: {n_recordings})")
+        raise InputError(f"{filelist}: {len(recordings)} recordings (expected: {n_recordings})")
     else:
         indices = spread(len(recordings), n_recordings)
     hop_length = mel_transform.config.hop_length
@@ -91,7 +91,7 @@ def longest_excerpt(seconds, mel_config):
     shortest = mel_config.n_fft // 2 + mel_config.hop_length
     if n_samples < shortest:
         least = -(-shortest // mel_config.hop_length) * mel_config.hop_length / mel_config.sample_rate
-        raise InputError(f"--seconds is {seconds:g}, too short for this model's mels (wanted: {least:g} or more)")
+        raise InputError(f"--seconds is {seconds:g}, too short for this model's mels (expected: {least:g} or more)")
     return n_samples
 
 

@@ -156,7 +156,7 @@ def add_arguments(parser):
 def run(arguments):
     device = pick_device(arguments.device)
     if str(device) not in ("cuda", "cpu"):
-        raise InputError(f"--device {arguments.device} (wanted: cuda, or cpu for a rehearsal; CUDA_VISIBLE_DEVICES chooses the card)")
+        raise InputError(f"--device {arguments.device} (expected: cuda, or cpu for a rehearsal; CUDA_VISIBLE_DEVICES chooses the card)")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     began, rows = time.monotonic(), []
 

@@ -57,7 +57,7 @@ class Journal:
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{self.path}: in use by another process (wanted: another output, or wait for it)") from None
+            raise InputError(f"{self.path}: in use by another process (expected: another output, or wait for it)") from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):  # a file system without locks
                 raise
@@ -79,7 +79,7 @@ class Journal:
             if found.get(key) != settings.get(key):
                 raise InputError(
                     f"{self.path}: journal of another run, its {key} is {shortened(found.get(key))} "
-                    f"(wanted: {shortened(settings.get(key))}); remove it to start anew"
+                    f"(expected: {shortened(settings.get(key))}); remove it to start anew"
                 )
         self.entries = lines[1:]
         if len(whole) < len(content):  # killed in the middle of a line

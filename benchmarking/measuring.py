@@ -98,7 +98,7 @@ def make_systems(schedules, samplers, gla_grads=(0,), griffin_lim=32):
     by_stem = {}  # the audio of both would go to one file
     for system in systems:
         if by_stem.setdefault(system.file_stem, system) is not system:
-            raise InputError(f"'{system.name}' is asked for twice (wanted: schedules of different names)")
+            raise InputError(f"'{system.name}' is asked for twice (expected: schedules of different names)")
     return systems
 
 

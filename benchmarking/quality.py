@@ -79,7 +79,7 @@ def run(arguments):
     excerpts = measurer.excerpts
     name, count = Counter(excerpt.name for excerpt in excerpts).most_common(1)[0]
     if count > 1:
-        raise InputError(f"{arguments.filelist}: {count} recordings are {name} (wanted: other file names, or folders of other names)")
+        raise InputError(f"{arguments.filelist}: {count} recordings are {name} (expected: other file names, or folders of other names)")
     say_which_are_shorter(excerpts, arguments.seconds, measurer.config.mel)
     settings = {"checkpoint": file_digest(arguments.checkpoint), "recordings": fingerprint(excerpts)}
     settings |= {"metrics": arguments.metrics, "seed": arguments.seed, "dtype": arguments.dtype}

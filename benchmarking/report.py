@@ -28,7 +28,7 @@ def load_quality(folder):
     """
     path = folder / "quality.json"
     if not path.exists() and (folder / "journal.jsonl").is_file():
-        raise InputError(f"{folder}: 'benchmark.py quality' has not finished there (wanted: the same command once more, which goes on)")
+        raise InputError(f"{folder}: 'benchmark.py quality' has not finished there (expected: the same command once more, which goes on)")
     quality = read_json(path, "a result of 'benchmark.py quality'")
     try:
         quality = {"speakers": {}} | quality
@@ -61,7 +61,7 @@ def inside(folder, path):
     """
     place = folder / path
     if not place.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{place}: leads out of {folder} (wanted: a file in it)")
+        raise InputError(f"{place}: leads out of {folder} (expected: a file in it)")
     return place
 
 
@@ -82,7 +82,7 @@ def _example(example, titles, mel_transform, source, folder, only_mel, wanted):
     Args:
         titles: of the systems, by their names.
         only_mel: the recording itself stays where it is.
-        wanted: names of the systems, or None for all.
+        expected: names of the systems, or None for all.
     """
     systems, limits = [], None
     for system in example["systems"]:
@@ -120,7 +120,7 @@ def add_arguments(parser):
 
 def _check_names(option, names, known, other):
     for name in sorted(set(names) - set(known)):
-        raise InputError(f"{option} '{name}': not in the result (wanted: {', '.join(sorted(known)) or other})")
+        raise InputError(f"{option} '{name}': not in the result (expected: {', '.join(sorted(known)) or other})")
 
 
 def run(arguments):
@@ -130,7 +130,7 @@ def run(arguments):
     _check_names("--audio_of", arguments.audio_of or [], {system["system"] for one in examples for system in one["systems"]}, other)
     _check_names("--only_mel_of", arguments.only_mel_of, {example["speaker"] for example in examples} - {""}, other)
     if arguments.only_mel_of and arguments.output.resolve() == arguments.quality.resolve():
-        raise InputError(f"{arguments.output}: holds the recordings that --only_mel_of leaves out (wanted: another --output)")
+        raise InputError(f"{arguments.output}: holds the recordings that --only_mel_of leaves out (expected: another --output)")
     for system in (system for example in examples for system in example["systems"]):
         if system["audio"] is not None:
             _spectrogram(inside(arguments.quality, system["audio"]), mel_transform)  # what is wrong is said before anything is written

@@ -52,7 +52,7 @@ def split_case(text):
     match = re.fullmatch(r"([^:]+):([^:]+):(.+?)(?:\+([0-9]{1,4}))?", text)
     if not match or match[2] not in VARIANTS:
         names = ", ".join(VARIANTS)
-        raise InputError(f"{text}: no case (wanted: NETWORK:VARIANT:STEPS or NETWORK:VARIANT:STEPS+N, VARIANT one of {names})")
+        raise InputError(f"{text}: no case (expected: NETWORK:VARIANT:STEPS or NETWORK:VARIANT:STEPS+N, VARIANT one of {names})")
     return match[1], match[2], match[3], int(match[4] or 0)
 
 

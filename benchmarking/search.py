@@ -139,22 +139,22 @@ def _check(arguments):
     if arguments.output.suffix != ".json":
         raise InputError(f"{arguments.output}: a schedule file ends in .json")
     if arguments.output.is_dir():
-        raise InputError(f"{arguments.output}: cannot be written (wanted: the name of a file)")
+        raise InputError(f"{arguments.output}: cannot be written (expected: the name of a file)")
     start = split_text(arguments.start)[0] if arguments.start else None
     check_not_input(arguments.output, [start, arguments.checkpoint, arguments.filelist])
     journal = _journal_path(arguments)
     if arguments.output.exists() and not journal.exists():
-        raise InputError(f"{arguments.output}: is there already, and not of this search: {journal} is missing (wanted: another --output)")
+        raise InputError(f"{arguments.output}: is there already, and not of this search: {journal} is missing (expected: another --output)")
     if arguments.candidates != "all":
         try:
             arguments.candidates = int(arguments.candidates)
         except ValueError:
-            raise InputError(f"--candidates is '{arguments.candidates}' (wanted: a number, or 'all')") from None
+            raise InputError(f"--candidates is '{arguments.candidates}' (expected: a number, or 'all')") from None
         if arguments.candidates < 1:
-            raise InputError(f"--candidates is {arguments.candidates} (wanted: 1 or more)")
+            raise InputError(f"--candidates is {arguments.candidates} (expected: 1 or more)")
     levels = arguments.final_noise_level
     if levels is not None and not 0.001 <= levels[0] < levels[1] <= 0.999:
-        raise InputError(f"--final_noise_level is {levels[0]:g} {levels[1]:g} (wanted: two rising numbers, .001 to .999)")
+        raise InputError(f"--final_noise_level is {levels[0]:g} {levels[1]:g} (expected: two rising numbers, .001 to .999)")
 
 
 def _batches(arguments):
@@ -166,14 +166,14 @@ def _batches(arguments):
             raise InputError("--start is for the optimisers, a grid has no start")
         ladder = default_ladder(arguments.steps) if arguments.ladder is None else arguments.ladder
         if len(ladder) != arguments.steps:
-            raise InputError(f"--ladder has {len(ladder)} values (wanted: {arguments.steps}, one a step)")
+            raise InputError(f"--ladder has {len(ladder)} values (expected: {arguments.steps}, one a step)")
         settings |= {"ladder": ladder, "non_decreasing": arguments.non_decreasing}
         candidates = grid_candidates(ladder, n_candidates, arguments.seed, **{k: v for k, v in settings.items() if k != "ladder"})
         return (betas for betas in [candidates.tolist()]), len(candidates), settings
     if n_candidates is None or arguments.ladder is not None or arguments.non_decreasing:
         raise InputError(f"--candidates all, --ladder and --non_decreasing are for the grid, not for {arguments.method}")
     if arguments.knots < 2:
-        raise InputError(f"--knots is {arguments.knots} (wanted: 2 or more)")
+        raise InputError(f"--knots is {arguments.knots} (expected: 2 or more)")
     curves = ScheduleCurves(arguments.steps, arguments.knots, arguments.final_noise_level or FINAL_NOISE_LEVEL)
     start = curves.point(find_schedule(arguments.start)) if arguments.start else curves.middle
     settings |= {"knots": arguments.knots, "start": start.tolist()}
@@ -195,7 +195,7 @@ def run(arguments):
     if silent := [excerpt.name for excerpt, score in zip(excerpts, scores) if not math.isfinite(score)]:
         raise InputError(
             f"{arguments.filelist}: {scorer.metric.label} has no value for {len(silent)} of {len(excerpts)} excerpts, too short or silent: "
-            f"{listed(silent)} (wanted: other recordings, more --seconds, or another --metric)"
+            f"{listed(silent)} (expected: other recordings, more --seconds, or another --metric)"
         )
     checkpoint = file_digest(arguments.checkpoint)
     keys = ("steps", "method", "candidates", "metric", "sampler", "seed", "noise_seed")

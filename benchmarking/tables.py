@@ -33,12 +33,15 @@ def save_json(content, path):
 
 
 def device_name(device):
-    """The device in words."""
+    """The device in words; of a CPU the widest instructions that PyTorch uses too, and its hardware for bfloat16."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    bfloat16 = [label for key, label in (("avx512_bf16", "AVX-512 BF16"), ("amx_bf16", "AMX")) if found.get(key)]
+    return f"{name} ({', '.join([torch.backends.cpu.get_cpu_capability(), *bfloat16])})"
 
 
 def summarize(system, entries, metrics):

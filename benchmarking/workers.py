@@ -77,7 +77,7 @@ def start_workers(make_worker, jobs):
         InputError: fewer than one job, PyTorch cannot use the GPUs that are there, or a process was killed.
     """
     if jobs < 1:
-        raise InputError(f"{jobs} jobs are asked for (wanted: 1 or more)")
+        raise InputError(f"{jobs} jobs are asked for (expected: 1 or more)")
     if problem := unusable_gpus():
         raise InputError(problem)
     if jobs == 1:
@@ -97,7 +97,7 @@ def start_workers(make_worker, jobs):
         for process in set(active_children()) - others:  # nobody waits for their answers
             process.terminate()
         if isinstance(error, BrokenProcessPool):
-            raise InputError("a worker process was killed, for want of memory perhaps (wanted: fewer --jobs)") from None
+            raise InputError("a worker process was killed, for want of memory perhaps (expected: fewer --jobs)") from None
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

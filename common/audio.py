@@ -84,14 +84,14 @@ def _quiet(path):
 def _check_header(file, path, sample_rate, conversions):
     if file.samplerate != sample_rate and not conversions.resample:
         raise InputError(
-            f"{path}: sample rate is {file.samplerate} Hz (wanted: {sample_rate} Hz; --resample, or data.resample in a configuration, "
+            f"{path}: sample rate is {file.samplerate} Hz (expected: {sample_rate} Hz; --resample, or data.resample in a configuration, "
             "converts it)"
         )
     if file.samplerate < LOWEST_RATE:
-        raise InputError(f"{path}: sample rate is {file.samplerate} Hz (wanted: {LOWEST_RATE} Hz or more)")
+        raise InputError(f"{path}: sample rate is {file.samplerate} Hz (expected: {LOWEST_RATE} Hz or more)")
     if file.channels != 1 and not conversions.mix_to_mono:
         raise InputError(
-            f"{path}: {file.channels} channels (wanted: 1; --mix_to_mono, or data.mix_to_mono in a configuration, averages them)"
+            f"{path}: {file.channels} channels (expected: 1; --mix_to_mono, or data.mix_to_mono in a configuration, averages them)"
         )
     if file.frames == 0:
         raise InputError(f"{path}: the recording is empty")
@@ -108,7 +108,7 @@ def _check_data_chunk(path):
             if head[:4] == b"data":
                 # Encoders that write into a pipe leave the largest number, or one near half of it.
                 if size < MOST_DATA and file.tell() + size > end:
-                    raise InputError(f"{path}: ends after {end - file.tell()} bytes of samples (wanted: {size}; damaged?)")
+                    raise InputError(f"{path}: ends after {end - file.tell()} bytes of samples (expected: {size}; damaged?)")
                 return
             file.seek(size + size % 2, os.SEEK_CUR)
 
@@ -119,7 +119,7 @@ def _check_samples(audio):
     if not np.isfinite(peak):
         raise InputError("the recording holds NaN or infinity")
     if peak > LARGEST_SAMPLE:
-        raise InputError(f"samples of up to {peak:g} (wanted: within [-1, 1]; floats scaled as integers?)")
+        raise InputError(f"samples of up to {peak:g} (expected: within [-1, 1]; floats scaled as integers?)")
 
 
 def as_audio(audio):
@@ -135,11 +135,11 @@ def as_audio(audio):
         audio = torch.from_numpy(np.ascontiguousarray(audio, np.float32))
     is_plain = torch.is_tensor(audio) and audio.layout == torch.strided and not (audio.is_meta or audio.is_nested)
     if not (is_plain and audio.is_floating_point()):
-        raise InputError(f"the recording is {shown(audio)} (wanted: a tensor or array of floats within [-1, 1])")
+        raise InputError(f"the recording is {shown(audio)} (expected: a tensor or array of floats within [-1, 1])")
     if audio.ndim == 2 and len(audio) == 1:
         audio = audio[0]
     if audio.ndim != 1 or len(audio) == 0:
-        raise InputError(f"the recording has shape {list(audio.shape)} (wanted: [T] or [1, T])")
+        raise InputError(f"the recording has shape {list(audio.shape)} (expected: [T] or [1, T])")
     audio = audio.detach().cpu().float()
     _check_samples(audio)
     return audio
@@ -203,13 +203,13 @@ def unusual(path, audio):
     """Lines on what is odd about a recording from `read_audio`: louder than full scale, an offset, channels that cancel out."""
     lines, offset = [], audio.mean().item()
     if (peak := audio.abs().max().item()) > 1:
-        lines.append(f"{path}: samples of up to {peak:.3g} (wanted: within [-1, 1])")
+        lines.append(f"{path}: samples of up to {peak:.3g} (expected: within [-1, 1])")
     if abs(offset) > MOST_OFFSET:
-        lines.append(f"{path}: an offset of {offset:.2g}, which the mel has too (wanted: a mean of 0)")
+        lines.append(f"{path}: an offset of {offset:.2g}, which the mel has too (expected: a mean of 0)")
     with _quiet(path), _SoundFile(path) as file:
         channels = np.concatenate(list(file.blocks_until(UNKNOWN_LENGTH))) if file.channels > 1 else None
     if channels is not None and np.square(channels.mean(1)).mean() < LEAST_OF_A_MIX * np.square(channels).mean():
-        lines.append(f"{path}: the channels cancel each other out, in opposite phase (wanted: one of them alone)")
+        lines.append(f"{path}: the channels cancel each other out, in opposite phase (expected: one of them alone)")
     return lines
 
 
@@ -222,7 +222,7 @@ def _read(file, path, start, stop):
     blocks = [block.mean(axis=1) for block in file.blocks_until(stop - start + skip)]
     audio = torch.from_numpy(np.concatenate(blocks)[skip:]) if blocks else torch.empty(0)
     if len(audio) < stop - start and stop < UNKNOWN_LENGTH:
-        raise InputError(f"{path}: ends after {start + len(audio)} samples (wanted: {stop}; damaged, or changed meanwhile)")
+        raise InputError(f"{path}: ends after {start + len(audio)} samples (expected: {stop}; damaged, or changed meanwhile)")
     return audio
 
 
@@ -273,4 +273,4 @@ def wav_writer(path, sample_rate):
                 yield lambda waveform: wav.writeframesraw(np.round(waveform.numpy() * 32767).astype(np.int16).tobytes())
             _sign(file)
         except struct.error:
-            raise InputError(f"{path}: more than the 4 GiB that a wav file can hold (wanted: a shorter mel)") from None
+            raise InputError(f"{path}: more than the 4 GiB that a wav file can hold (expected: a shorter mel)") from None

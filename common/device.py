@@ -74,7 +74,7 @@ def unusable_gpus():
         if not torch.cuda.is_available():
             return (
                 f"{n_gpus} GPUs are there, but their driver is too old for this PyTorch, built for CUDA {torch.version.cuda} "
-                "(wanted: a newer driver, or an older PyTorch; on the CPU: CUDA_VISIBLE_DEVICES= )"
+                "(expected: a newer driver, or an older PyTorch; on the CPU: CUDA_VISIBLE_DEVICES= )"
             )
         built_for = [int(re.sub(r"\D", "", name)) for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
         for number in range(n_gpus):
@@ -84,7 +84,7 @@ def unusable_gpus():
                 if not any(name.startswith("compute_") and int(name[8:]) <= 10 * major + minor for name in torch.cuda.get_arch_list()):
                     return (
                         f"cuda:{number}, {torch.cuda.get_device_name(number)}, has the architecture sm_{major}{minor}, which this "
-                        f"PyTorch is not built for (wanted: {', '.join(torch.cuda.get_arch_list())}; others, or none, are chosen by "
+                        f"PyTorch is not built for (expected: {', '.join(torch.cuda.get_arch_list())}; others, or none, are chosen by "
                         "CUDA_VISIBLE_DEVICES)"
                     )
     return None
@@ -102,7 +102,7 @@ def pick_device(name=None):
             raise InputError(problem)
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?|mps", name):
-        raise InputError(f"--device: '{shortened(name)}' (wanted: cpu, cuda, cuda:N or mps)")
+        raise InputError(f"--device: '{shortened(name)}' (expected: cpu, cuda, cuda:N or mps)")
     if name.startswith("cuda") and problem:
         raise InputError(f"--device {name}: {problem}")
     try:

@@ -10,13 +10,14 @@ import signal
 import sys
 import threading
 
+OPTIONAL_PACKAGES = f"{sys.executable} -m pip install -r requirements-dev.txt"
 LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**47 - 1  # the noise of a stream is seeded by this and 16 bits for its step: `extensions.streaming.FrameNoise`
 ASCII = {"±": "+-", "→": "->", "↑": "(up)", "↓": "(down)", "×": "x", "–": "-", "—": "-"}
 
 
 class InputError(ValueError):
-    """Something given from outside cannot be used; the message is one line that names it, what was found and what was wanted."""
+    """Something given from outside cannot be used; the message is one line that names it, what was found and what was expected."""
 
 
 @contextlib.contextmanager
@@ -50,7 +51,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         if "" in (sys.argv[1:] if args is None else args):
-            self.error("an empty argument (wanted: none; an unset variable in a script?)")
+            self.error("an empty argument (expected: none; an unset variable in a script?)")
         return super().parse_known_args(args, namespace)
 
     def error(self, message):
@@ -66,7 +67,7 @@ def positive_int(text, least=1, most=LARGEST_COUNT):
     except ValueError:  # more than 4,300 digits among others
         value = None
     if value is None or not least <= value <= most:
-        raise argparse.ArgumentTypeError(f"is {shortened(text)} (wanted: a whole number, {least} to {most})")
+        raise argparse.ArgumentTypeError(f"is {shortened(text)} (expected: a whole number, {least} to {most})")
     return value
 
 
@@ -87,7 +88,7 @@ def positive_float(text):
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"is {shortened(text)} (wanted: a number above 0)")
+        raise argparse.ArgumentTypeError(f"is {shortened(text)} (expected: a number above 0)")
     return value
 
 
@@ -164,6 +165,9 @@ def run_command(main):
         except (InputError, OSError) as error:
             with contextlib.suppress(OSError):  # standard error on a full disk
                 print(f"error: {describe(error)}", file=sys.stderr, flush=True)
+            status = 2
+        except ModuleNotFoundError as error:
+            print(f"error: package {error.name} is missing (expected: {OPTIONAL_PACKAGES})", file=sys.stderr)
             status = 2
         except KeyboardInterrupt:
             status = 130

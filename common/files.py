@@ -32,7 +32,7 @@ def check_regular(path):
         raise IsADirectoryError(21, "Is a directory", str(path))
     for is_kind, kind in _KINDS.items():
         if is_kind(mode):
-            raise InputError(f"{path}: {kind} (wanted: a regular file)")
+            raise InputError(f"{path}: {kind} (expected: a regular file)")
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def reading(path, kind):
 
     Args:
         path: the file.
-        kind: what was wanted of it, in words.
+        kind: what was expected of it, in words.
 
     Raises:
         OSError: the file cannot be read.
@@ -62,7 +62,7 @@ def reading(path, kind):
             raise InputError(f"{path}: not {kind}, or a damaged one") from None
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
     except MemoryError:
-        raise InputError(f"{path}: does not fit into memory, or is damaged (wanted: {kind})") from None
+        raise InputError(f"{path}: does not fit into memory, or is damaged (expected: {kind})") from None
     except Exception:
         raise InputError(f"{path}: not {kind}, or a damaged one") from None
 
@@ -100,7 +100,7 @@ def read_text(path, kind):
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file in UTF-8 (wanted: {kind})") from None
+        raise InputError(f"{path}: not a text file in UTF-8 (expected: {kind})") from None
 
 
 def read_json(path, kind):
@@ -115,7 +115,7 @@ def read_json(path, kind):
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-        raise InputError(f"{path}: not JSON, {reason} (wanted: {kind})") from None
+        raise InputError(f"{path}: not JSON, {reason} (expected: {kind})") from None
 
 
 def check_not_input(path, inputs):
@@ -126,7 +126,7 @@ def check_not_input(path, inputs):
     """
     for source in inputs:
         if source is not None and os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
-            raise InputError(f"{path}: the result would overwrite {source} (wanted: another name)")
+            raise InputError(f"{path}: the result would overwrite {source} (expected: another name)")
 
 
 @contextlib.contextmanager
@@ -139,7 +139,7 @@ def replacing(path):
     """
     path = Path(path)
     if not path.name or (path.exists() and not path.is_file()):
-        raise InputError(f"{path}: cannot be written (wanted: the name of a file)")
+        raise InputError(f"{path}: cannot be written (expected: the name of a file)")
     # Short and unique: a name of its own for each writer, and never longer than a file's name may be.
     temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
     try:

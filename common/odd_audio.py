@@ -40,7 +40,7 @@ def mended(path):
         return io.BytesIO(_finished_wav(content))
     parts = [_decoded(part) for part in _parts(content)]
     if len({(rate, samples.shape[1]) for samples, rate in parts}) > 1:
-        raise InputError(f"{path}: joined of recordings of several sample rates or numbers of channels (wanted: one)")
+        raise InputError(f"{path}: joined of recordings of several sample rates or numbers of channels (expected: one)")
     file = io.BytesIO()
     soundfile.write(file, np.concatenate([samples for samples, _ in parts]), parts[0][1], "FLOAT", format="W64")
     file.seek(0)

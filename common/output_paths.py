@@ -65,9 +65,9 @@ def check_output(path, output, sources):
         InputError: names both files.
     """
     if source := sources.get(_identity(output)):
-        raise InputError(f"{path}: the result would overwrite {source} (wanted: another --output_dir)")
+        raise InputError(f"{path}: the result would overwrite {source} (expected: another --output_dir)")
     if os.path.isfile(output) and not is_own_wav(output):
-        raise InputError(f"{path}: {output} is there already, and not made by this program (wanted: another --output_dir)")
+        raise InputError(f"{path}: {output} is there already, and not made by this program (expected: another --output_dir)")
 
 
 def _identity(path):

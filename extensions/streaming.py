@@ -187,7 +187,7 @@ def push_together(streams, mels, lasts):
     if any((stream.before or stream.steps)[0].closed for stream in streams):
         raise RuntimeError("the stream has ended")
     if any(stream.interrupted for stream in streams):
-        raise RuntimeError("an earlier push was interrupted, so the stream cannot go on (wanted: a new stream)")
+        raise RuntimeError("an earlier push was interrupted, so the stream cannot go on (expected: a new stream)")
     for stream in streams:
         stream.interrupted = True  # until the end: some stages may have taken the frames, and others not
     waveforms = _push_together(streams, mels, lasts)

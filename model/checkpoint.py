@@ -1,8 +1,8 @@
 """Checkpoints: training states in `.pt`, released weights in `.safetensors`, each with its configuration.
 
-A training state is a dictionary of `network`, `ema`, `optimizer`, `lr_scheduler`, `step`, `config` (JSON text); released
-weights are the EMA alone, with the configuration and a digest of all as metadata. Either may hold `mel_statistics` (JSON text) and
-`starts` beside the configuration.
+A training state is a dictionary of `network`, `ema`, `optimizer`, `step`, `config` (JSON text); released weights are the EMA alone,
+with the configuration and a digest of all as metadata. Either may hold `mel_statistics` (JSON text) and `starts` beside the
+configuration.
 
 `python -m runs.convert IN OUT` writes any of these as released weights.
 """
@@ -53,7 +53,7 @@ def load_training_state(path) -> dict:
     """
     state = _load_plain_tensors(path)
     if not _is_training_state(state):
-        raise InputError(f"{path}: not a checkpoint of this project (wanted: keys 'config' and 'ema')")
+        raise InputError(f"{path}: not a checkpoint of this project (expected: keys 'config' and 'ema')")
     return state
 
 
@@ -113,8 +113,8 @@ def schedule_warnings(schedule: NoiseSchedule, starts: Optional[str]) -> list:
         return lines
     names = {"noise": "noise", "estimate": "an estimate by Griffin-Lim"}
     lines.append(
-        f"noise schedule {schedule.name} starts from {names[schedule.start]}, and the weights were not trained for that (wanted: one that "
-        f"starts from {names[starts]}, {'without' if starts == 'noise' else 'with'} griffin_lim)"
+        f"noise schedule {schedule.name} starts from {names[schedule.start]}, and the weights were not trained for that (expected: one "
+        f"that starts from {names[starts]}, {'without' if starts == 'noise' else 'with'} griffin_lim)"
     )
     return lines
 
@@ -145,7 +145,7 @@ def read_checkpoint(path, config: Optional[Config] = None, load_other: Optional[
     _check_weights(weights, path)
     for key in ("config", "mel_statistics", "starts"):
         if not isinstance(metadata.get(key, ""), str):
-            raise InputError(f"{path}: '{key}' is a {type(metadata[key]).__name__} (wanted: text)")
+            raise InputError(f"{path}: '{key}' is a {type(metadata[key]).__name__} (expected: text)")
     if metadata:
         own_config = parse_config(metadata["config"], f"{path} (configuration in the checkpoint)")
     if config is not None:
@@ -155,21 +155,21 @@ def read_checkpoint(path, config: Optional[Config] = None, load_other: Optional[
         statistics = parse_mel_statistics(statistics, own_config.mel.n_mels, f"{path} (mel statistics in the checkpoint)")
     starts = metadata.get("starts")
     if starts not in (None, "noise", "estimate", "estimate,noise"):
-        raise InputError(f"{path}: starts is '{shortened(starts)}' (wanted: noise, estimate, or estimate,noise)")
+        raise InputError(f"{path}: starts is '{shortened(starts)}' (expected: noise, estimate, or estimate,noise)")
     return Checkpoint(weights, own_config, statistics, starts or _starts_of_config(own_config))
 
 
 def _check_weights(weights, path):
     """Raises an `InputError` if the weights are no dictionary of dense tensors of floating-point numbers by name."""
     if not isinstance(weights, dict):
-        raise InputError(f"{path}: the weights are a {type(weights).__name__} (wanted: a dictionary of tensors by name)")
+        raise InputError(f"{path}: the weights are a {type(weights).__name__} (expected: a dictionary of tensors by name)")
     for name, tensor in weights.items():
         kind = f"a {type(tensor).__name__}"
         if torch.is_tensor(tensor):
             if tensor.layout == torch.strided and tensor.is_floating_point() and not (tensor.is_meta or tensor.is_nested):
                 continue
             kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
-        raise InputError(f"{path}: weight '{shortened(name)}' is {kind} (wanted: a dense tensor of floating-point numbers)")
+        raise InputError(f"{path}: weight '{shortened(name)}' is {kind} (expected: a dense tensor of floating-point numbers)")
 
 
 def _read_safetensors(path):
@@ -181,7 +181,7 @@ def _read_safetensors(path):
     if not is_whole:
         raise InputError(f"{path}: the digest is not that of the weights: damaged, or changed by another program")
     if "config" not in metadata:
-        raise InputError(f"{path}: carries no configuration (wanted: metadata 'config')")
+        raise InputError(f"{path}: carries no configuration (expected: metadata 'config')")
     return tensors, metadata
 
 
@@ -203,10 +203,10 @@ def build_network(checkpoint: Checkpoint, path, make_network: Callable) -> WaveG
 def weight_differences(network: nn.Module, weights: dict) -> dict:
     """Differences between a network's weights and given ones: name -> description; empty if they fit."""
     expected = network.state_dict()
-    missing = {name: f"weight '{name}' is missing (wanted: {list(expected[name].shape)})" for name in expected if name not in weights}
+    missing = {name: f"weight '{name}' is missing (expected: {list(expected[name].shape)})" for name in expected if name not in weights}
     unknown = {name: f"unknown weight '{name}'" for name in sorted(set(weights) - set(expected))}
     other_shapes = {
-        name: f"weight '{name}' has shape {list(weights[name].shape)} (wanted: {list(tensor.shape)})"
+        name: f"weight '{name}' has shape {list(weights[name].shape)} (expected: {list(tensor.shape)})"
         for name, tensor in expected.items()
         if name in weights and weights[name].shape != tensor.shape
     }
@@ -231,16 +231,16 @@ def load_strictly(network: nn.Module, weights: dict, path):
     network.load_state_dict(weights)
 
 
-def check_same(found: Config, wanted: Config, path):
-    """Refuses a checkpoint whose network, mel definition or prior is not the wanted one.
+def check_same(found: Config, expected: Config, path):
+    """Refuses a checkpoint whose network, mel definition or prior is not the expected one.
 
     Raises:
         InputError: names the first key that differs, with both values.
     """
     for section in ("network", "mel"):
-        ours, theirs = getattr(wanted, section).model_dump(), getattr(found, section).model_dump()
+        ours, theirs = getattr(expected, section).model_dump(), getattr(found, section).model_dump()
         for key, value in ours.items():
             if theirs[key] != value and key != "zero_output":
-                raise InputError(f"{path}: {section}.{key} is {theirs[key]} (wanted by the configuration: {value})")
-    if found.prior != wanted.prior:
-        raise InputError(f"{path}: prior is {found.prior!r} (wanted by the configuration: {wanted.prior!r})")
+                raise InputError(f"{path}: {section}.{key} is {theirs[key]} (expected by the configuration: {value})")
+    if found.prior != expected.prior:
+        raise InputError(f"{path}: prior is {found.prior!r} (expected by the configuration: {expected.prior!r})")

@@ -69,7 +69,7 @@ class LogMelSpectrogram(nn.Module):
         """
         samples = waveform.shape[-1] // self.config.hop_length * self.config.hop_length
         if samples <= max(self.context):
-            raise InputError(f"{waveform.shape[-1]} samples are too short for a mel spectrogram (wanted: more than {max(self.context)})")
+            raise InputError(f"{waveform.shape[-1]} samples are too short for a mel spectrogram (expected: more than {max(self.context)})")
         waveform = waveform[..., :samples]
         batched = waveform.reshape(1, -1, samples)  # reflection needs three dimensions
         padded = F.pad(batched, self.context, mode=self.config.pad_mode).reshape(*waveform.shape[:-1], -1)
@@ -98,7 +98,9 @@ class LogMelSpectrogram(nn.Module):
         if n_empty == 0:
             return None
         config = self.config
-        return f"{n_empty} of {config.n_mels} mel bands are empty (wanted: a smaller mel.n_mels, or a larger mel.n_fft than {config.n_fft})"
+        return (
+            f"{n_empty} of {config.n_mels} mel bands are empty (expected: a smaller mel.n_mels, or a larger mel.n_fft than {config.n_fft})"
+        )
 
     def range(self) -> tuple[float, float]:
         """The smallest and largest value that the mel of a waveform within [-1, 1] can have.
@@ -118,7 +120,7 @@ class LogMelSpectrogram(nn.Module):
             return None
         return (
             f"values from {found_low:.3g} to {found_high:.3g} cannot be on the model's mel scale "
-            f"(wanted: within {low:.3g} to {high:.3g}, {self.config.log} of mel power {self.config.power:g})"
+            f"(expected: within {low:.3g} to {high:.3g}, {self.config.log} of mel power {self.config.power:g})"
         )
 
 
@@ -135,16 +137,16 @@ def as_mel(mel: Union[Tensor, np.ndarray], n_mels: int, fewest_frames: int = 1) 
         mel = torch.from_numpy(mel.astype(np.float64 if mel.dtype.itemsize > 8 else mel.dtype.newbyteorder("="), order="C"))
     elif not torch.is_tensor(mel):
         kind = f"an array of {mel.dtype}" if type(mel) is np.ndarray else f"a {type(mel).__name__}"
-        raise InputError(f"mel is {shortened(kind)} (wanted: one tensor or array of real numbers)")
+        raise InputError(f"mel is {shortened(kind)} (expected: one tensor or array of real numbers)")
     if mel.layout != torch.strided or mel.is_quantized or mel.is_nested or mel.is_complex() or mel.dtype == torch.bool:
         kind = mel.dtype if mel.layout == torch.strided else f"a {mel.layout}"
-        raise InputError(f"mel holds {kind} (wanted: real numbers, in a plain dense tensor)")
+        raise InputError(f"mel holds {kind} (expected: real numbers, in a plain dense tensor)")
     shape = list(mel.shape)
     if mel.ndim == 3 and shape[0] == 1:
         mel = mel[0]
     if mel.ndim != 2 or mel.shape[0] != n_mels:
         hint = "; frames along the first axis?" if mel.ndim == 2 and mel.shape[1] == n_mels else ""
-        raise InputError(f"mel has shape {shape} (wanted: [{n_mels}, frames] or [1, {n_mels}, frames]{hint})")
+        raise InputError(f"mel has shape {shape} (expected: [{n_mels}, frames] or [1, {n_mels}, frames]{hint})")
     if mel.shape[1] < fewest_frames:
         raise InputError("mel has no frames")
     mel = mel.detach().float()
@@ -169,7 +171,7 @@ def read_mel(path, n_mels: int) -> Tensor:
         else:
             mel = torch.load(checked(file), map_location="cpu", weights_only=True)
         if torch.is_tensor(mel) and mel.is_meta:
-            raise InputError(f"{path}: mel is a meta tensor, which has no values (wanted: real numbers)")
+            raise InputError(f"{path}: mel is a meta tensor, which has no values (expected: real numbers)")
         with naming(path):
             return as_mel(mel, n_mels)  # here, as a small file may hold a tensor that fits into no memory
 
@@ -243,5 +245,5 @@ def parse_mel_statistics(text: str, n_mels: int, origin) -> MelStatistics:
     with validating(origin):
         statistics = MelStatistics.model_validate_json(text)
     if len(statistics.mean) != n_mels:
-        raise InputError(f"{origin}: {len(statistics.mean)} bands (wanted: {n_mels}, as in the configuration)")
+        raise InputError(f"{origin}: {len(statistics.mean)} bands (expected: {n_mels}, as in the configuration)")
     return statistics

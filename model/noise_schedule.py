@@ -10,15 +10,13 @@ from typing import Optional
 
 import numpy as np
 import torch
-from scipy.interpolate import PchipInterpolator
-from scipy.special import expit
 
 from common.errors import InputError, naming, shortened, shown
 from common.files import checked, read_json, reading, save_text
 
 SUFFIXES = (".json", ".npy", ".pt")
 JSON_KEYS = ("name", "source", "sampler", "many_steps_sampler", "griffin_lim", "look_ahead", "betas")
-MANY_STEPS = 12  # from here on small-16k is better with its `many_steps_sampler`: docs/journal/2026-11-25-training-small.md
+MANY_STEPS = 12  # from here on small-16k is better with its `many_steps_sampler`: docs/journal/README.md
 MOST_STEPS = 1_000_000  # of a schedule from a text, `interpolate` or `repeat`
 MOST_GRIFFIN_LIM = 1000  # iterations for the estimate of a schedule
 MOST_LOOK_AHEAD = 100  # frames
@@ -78,7 +76,7 @@ class NoiseSchedule:
                 _check_whole(key, value, most, least=0)
                 object.__setattr__(self, key, int(value))
         if self.look_ahead is not None and not self.griffin_lim:
-            raise InputError(f"look_ahead is {self.look_ahead} and griffin_lim is {self.griffin_lim} (wanted with look_ahead: 1 or more)")
+            raise InputError(f"look_ahead is {self.look_ahead} and griffin_lim is {self.griffin_lim} (expected with look_ahead: 1 or more)")
         betas = _numbers(self.betas)
         if betas.ndim != 1:
             raise InputError(f"betas must be one list of numbers, found shape {list(betas.shape)}")
@@ -128,14 +126,14 @@ class NoiseSchedule:
         final, n_steps = self.noise_levels[-1], len(self)
         # The first beta may be the largest where the first step leads far, as from one noise level to clean speech.
         if self.betas[min(1, n_steps - 2)] > self.betas[-1] and (n_steps > 2 or self.griffin_lim is None):
-            return f"noise schedule {self.name}: betas that fall from the first to the last (wanted: that of the least noise first)"
+            return f"noise schedule {self.name}: betas that fall from the first to the last (expected: that of the least noise first)"
         if 1 < n_steps < FEW_STEPS and np.ptp(self.betas) < 1e-3 * self.betas[0]:
-            return f"noise schedule {self.name}: {n_steps} equal betas, poor in so few steps (wanted: rising ones)"
+            return f"noise schedule {self.name}: {n_steps} equal betas, poor in so few steps (expected: rising ones)"
         if final <= MOST_SIGNAL_LEFT or self.griffin_lim is not None:
             return None
         return (
             f"noise schedule {self.name}: final noise level {final:.3f} leaves most of the signal in place, but sampling "
-            f"starts from pure noise (wanted: at most {MOST_SIGNAL_LEFT})"
+            f"starts from pure noise (expected: at most {MOST_SIGNAL_LEFT})"
         )
 
     @property
@@ -184,10 +182,10 @@ def _read_json(path):
     if isinstance(content, list):
         content = {"betas": content}
     if not isinstance(content, dict) or "betas" not in content:
-        raise InputError(f"{path}: no key 'betas' (wanted: {', '.join(JSON_KEYS)})")
+        raise InputError(f"{path}: no key 'betas' (expected: {', '.join(JSON_KEYS)})")
     unknown = sorted(set(content) - set(JSON_KEYS))
     if unknown:
-        raise InputError(f"{path}: unknown key '{shortened(unknown[0])}' (wanted: {', '.join(JSON_KEYS)})")
+        raise InputError(f"{path}: unknown key '{shortened(unknown[0])}' (expected: {', '.join(JSON_KEYS)})")
     return content
 
 
@@ -242,6 +240,8 @@ def from_log_snr(log_snr, name: str = "unnamed", source: str = "") -> NoiseSched
     log_snr = np.asarray(log_snr, dtype=np.float64)
     if not (np.diff(log_snr) < 0).all():
         raise InputError("a log-SNR must fall from step to step")
+    from scipy.special import expit  # likewise
+
     # 1 - alpha_bar by the logistic function itself: a difference from 1 would lose the digits of a beta near 1e-6.
     variances = np.concatenate([[0.0], expit(-log_snr)])
     return NoiseSchedule(np.diff(variances) / (1 - variances[:-1]), name, source)
@@ -293,9 +293,11 @@ def random_along(schedule: NoiseSchedule, n_steps: int, rng: np.random.Generator
 def _along(schedule, places):
     """The schedule at places along another's curve: 0 is the step nearest to the clean waveform, 1 the first step of sampling."""
     if min(len(places), len(schedule)) < 2:
-        raise InputError(f"a schedule of {len(schedule)} steps has no curve to take {len(places)} from (wanted: 2 or more)")
+        raise InputError(f"a schedule of {len(schedule)} steps has no curve to take {len(places)} from (expected: 2 or more)")
     if not np.isfinite(schedule.log_snr).all():
-        raise InputError("a beta that vanishes beside 1 has no log-SNR to interpolate (wanted: 1e-15 or more)")
+        raise InputError("a beta that vanishes beside 1 has no log-SNR to interpolate (expected: 1e-15 or more)")
+    from scipy.interpolate import PchipInterpolator  # only here: it takes long to import
+
     curve = PchipInterpolator(np.linspace(0, 1, len(schedule)), schedule.log_snr)
     source = f"interpolated in log-SNR from {schedule.name} ({schedule.source})"
     return _derived(schedule, from_log_snr(curve(places)).betas, f"{schedule.name}-in-{len(places)}", source)
@@ -309,7 +311,7 @@ def _derived(schedule, betas, name, source):
 
 def _check_whole(what, number, most, least=1):
     if not (isinstance(number, (int, np.integer)) and not isinstance(number, bool) and least <= number <= most):
-        raise InputError(f"{what} is {shortened(number)} (wanted: a whole number, {least} to {most})")
+        raise InputError(f"{what} is {shortened(number)} (expected: a whole number, {least} to {most})")
 
 
 def find_schedule(text, n_steps: Optional[int] = None, times: Optional[int] = None) -> NoiseSchedule:
@@ -346,7 +348,7 @@ def split_text(text):
     """
     match = _TEXT.fullmatch(str(text))
     if not match:
-        raise InputError(f"{text}: no noise schedule (wanted: {FORMS})")
+        raise InputError(f"{text}: no noise schedule (expected: {FORMS})")
     return match.groups()
 
 
@@ -358,6 +360,6 @@ def _build(text):
     except ValueError:
         n_steps, ends = 0, []
     if not (1 <= n_steps <= MOST_STEPS and all(0 < end < 1 for end in ends)):
-        raise InputError(f"{text}: no noise schedule (wanted: 1 to {MOST_STEPS} steps, and betas inside (0, 1))")
+        raise InputError(f"{text}: no noise schedule (expected: 1 to {MOST_STEPS} steps, and betas inside (0, 1))")
     with naming(text):
         return BUILDERS[name](n_steps, *ends)

@@ -4,7 +4,7 @@
 debian_package() {
     for command in apt-get dpkg-deb; do
         if ! command -v "$command" >/dev/null; then
-            echo "error: $command not found (wanted: Debian or Ubuntu, or recordings of your own: runs/make_filelists.sh)" >&2
+            echo "error: $command not found (expected: Debian or Ubuntu, or recordings of your own: runs/make_filelists.sh)" >&2
             exit 2
         fi
     done

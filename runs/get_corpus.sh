@@ -23,7 +23,7 @@ fi
 
 found=$(find "$corpus" -name 'ru_*.wav' | wc -l)
 if [ "$found" -ne "$n_recordings" ]; then
-    echo "error: $corpus: $found recordings (wanted: $n_recordings); remove the folder and start again" >&2
+    echo "error: $corpus: $found recordings (expected: $n_recordings); remove the folder and start again" >&2
     exit 2
 fi
 "$python" -m runs.make_filelists "$corpus" "$root/filelists/festvox-ru" --test 20 --validation 20 \

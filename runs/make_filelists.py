@@ -42,7 +42,7 @@ def split_by_speaker(paths, n_validation, n_test, last=False, validation_speaker
         by_speaker.setdefault(path.parent.name, []).append(path)
     for name in [*validation_speakers, *unseen]:
         if name not in by_speaker:
-            raise InputError(f"speaker '{name}' has no folder of recordings (wanted: one of {', '.join(by_speaker)})")
+            raise InputError(f"speaker '{name}' has no folder of recordings (expected: one of {', '.join(by_speaker)})")
     parts = {"train": [], "validation": [], "test": []} | ({"unseen": []} if unseen else {})
     for name, of_speaker in by_speaker.items():
         if name in unseen:
@@ -52,7 +52,7 @@ def split_by_speaker(paths, n_validation, n_test, last=False, validation_speaker
         elif len(of_speaker) <= n_validation + n_test:
             raise InputError(
                 f"speaker '{name}': {len(of_speaker)} recordings are too few for --validation {n_validation}, --test {n_test} and one to "
-                f"train on (wanted: {n_validation + n_test + 1} or more, or --unseen {name})"
+                f"train on (expected: {n_validation + n_test + 1} or more, or --unseen {name})"
             )
         else:
             for part, some in split(of_speaker, n_validation, n_test, last).items():
@@ -74,7 +74,9 @@ def is_listed(path, recordings):
     *lines, rest = [os.fsdecode(line) for line in content.split(b"\n")]
     is_other = rest or b"\0" in content or len(lines) != len(recordings)
     if is_other or any(os.path.realpath(path.parent / line) != os.path.realpath(other) for line, other in zip(lines, recordings)):
-        raise InputError(f"{path}: is there already, of other recordings or another split (wanted: remove it, or give another OUTPUT_DIR)")
+        raise InputError(
+            f"{path}: is there already, of other recordings or another split (expected: remove it, or give another OUTPUT_DIR)"
+        )
     return True
 
 
@@ -95,10 +97,10 @@ def make_parser():
 def main():
     arguments = make_parser().parse_args()
     if (arguments.unseen or arguments.validation_speakers) and not arguments.by_folder:
-        raise InputError("--unseen and --validation_speakers name folders (wanted: --by_folder too)")
+        raise InputError("--unseen and --validation_speakers name folders (expected: --by_folder too)")
     folder = arguments.folder.resolve()
     if not folder.is_dir():
-        raise InputError(f"{arguments.folder}: not a folder (wanted: a folder of recordings)")
+        raise InputError(f"{arguments.folder}: not a folder (expected: a folder of recordings)")
     output = (arguments.output or ROOT / "filelists" / folder.name).resolve()
     paths = scan(folder, AUDIO_SUFFIXES)
     default = 1 if arguments.by_folder else 20
@@ -107,12 +109,12 @@ def main():
     if len(paths) < wanted:
         raise InputError(
             f"{arguments.folder}: {len(paths)} recordings ({', '.join(sorted(AUDIO_SUFFIXES))}) are too few for "
-            f"--validation {n_validation}, --test {n_test} and one to train on (wanted: {wanted} or more, or a smaller --validation and "
+            f"--validation {n_validation}, --test {n_test} and one to train on (expected: {wanted} or more, or a smaller --validation and "
             "--test)"
         )
     for path in paths:
         if any(character in os.path.relpath(path, output) for character in "\r\n"):
-            raise InputError(f"{os.fspath(path)!r}: a line break in its name, which no list can hold (wanted: another name)")
+            raise InputError(f"{os.fspath(path)!r}: a line break in its name, which no list can hold (expected: another name)")
     if arguments.sample_rate:
         for path in paths:
             check_audio(path, arguments.sample_rate)

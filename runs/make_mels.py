@@ -24,7 +24,7 @@ def save_mel(mel, path):
         with contextlib.suppress(InputError, OSError), reading(path, "a mel"):
             same = np.array_equal(np.load(path, allow_pickle=False), mel)
         if not same:
-            raise InputError(f"{path}: is there already, and holds something else (wanted: another --output_dir)")
+            raise InputError(f"{path}: is there already, and holds something else (expected: another --output_dir)")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
 

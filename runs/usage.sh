@@ -9,6 +9,6 @@ esac
 # no_arguments "$@": ends a script that takes none and was given some.
 no_arguments() {
     [ $# -eq 0 ] && return
-    echo "error: $(basename "$0"): unknown argument '$1' (wanted: none, or --help)" >&2
+    echo "error: $(basename "$0"): unknown argument '$1' (expected: none, or --help)" >&2
     exit 2
 }

@@ -58,7 +58,7 @@ def test_a_folder_is_a_list_of_its_recordings(ljspeech):
     wavs = [ljspeech / "wavs" / "LJ001-0001.wav", ljspeech / "wavs" / "LJ001-0002.wav"]
     assert read_filelist(ljspeech) == [ljspeech / "B.WAV", *wavs]
     assert read_filelist(ljspeech, {".npy"}) == [ljspeech / "a.npy"]
-    with pytest.raises(InputError, match="LJSpeech-1.1: the folder holds no files to read .wanted: .pt"):
+    with pytest.raises(InputError, match="LJSpeech-1.1: the folder holds no files to read .expected: .pt"):
         read_filelist(ljspeech, {".pt"})
 
 
@@ -174,7 +174,7 @@ def test_pipes_and_devices_are_no_files(tmp_path, tiny_config, name):
     filelist = tmp_path / "list.txt"
     if name != "list.txt":
         write_list(filelist, name)
-    with pytest.raises(InputError, match=f"{name}: a named pipe .wanted: a regular file"):
+    with pytest.raises(InputError, match=f"{name}: a named pipe .expected: a regular file"):
         Recordings(filelist, tiny_config.mel)
     with pytest.raises(InputError, match="/dev/zero: a device"):
         Recordings(write_list(tmp_path / "zero.txt", "/dev/zero"), tiny_config.mel)

@@ -59,7 +59,7 @@ def test_the_device_is_chosen_as_the_command_line_does(tiny_checkpoint, monkeypa
 
 
 def test_what_is_not_there_is_one_clear_error(tmp_path):
-    with pytest.raises(InputError, match="no such device|wanted: cpu, cuda"):
+    with pytest.raises(InputError, match="no such device|expected: cpu, cuda"):
         hubconf.wavegrad(device="tpu")
     with pytest.raises((OSError, InputError), match="none.safetensors"):
         hubconf.wavegrad(tmp_path / "none.safetensors", device="cpu")

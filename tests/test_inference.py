@@ -191,7 +191,7 @@ def test_gla_grad_corrects_what_is_written(setup, run):
         waveforms.append(soundfile.read(folder / "out" / "b.wav")[0])
     assert np.abs(waveforms[0] - waveforms[1]).max() < 1e-3 < np.abs(waveforms[0] - waveforms[2]).max()
     refused = run(*arguments, "--gla_grad", "-1")
-    assert refused.returncode == 2 and "--gla_grad is -1 (wanted: a whole number, 0 to" in refused.err
+    assert refused.returncode == 2 and "--gla_grad is -1 (expected: a whole number, 0 to" in refused.err
 
 
 def test_one_bad_file_does_not_stop_the_others(setup, run):
@@ -266,7 +266,7 @@ def corrupt(path, content):
         (lambda d: ["--sampler", "euler"], "sampler 'euler'"),
         (lambda d: ["--batch_size", "0"], "--batch_size is 0"),
         (lambda d: ["--chunk_frames", "-1"], "--chunk_frames is -1"),
-        (lambda d: ["--device", "nonsense"], "--device: 'nonsense' .wanted: cpu, cuda"),
+        (lambda d: ["--device", "nonsense"], "--device: 'nonsense' .expected: cpu, cuda"),
         (lambda d: ["--device", "cuda:99"], "--device cuda:99: not available"),
         (lambda d: ["-v", "maybe"], "invalid choice: 'maybe'"),
     ],

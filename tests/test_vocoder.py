@@ -34,7 +34,7 @@ def test_other_defaults_of_the_program_change_nothing(tmp_path, tiny_network, ti
         pieces = vocoder.synthesize_stream([MEL[:, :5], MEL[:, 5:]])
         return [vocoder(MEL, seed=3), vocoder.resynthesize(speech, 8000), *pieces, *(piece for _, piece in vocoder.stream([MEL]))]
 
-    wanted, before = results(), torch.get_default_dtype()
+    expected, before = results(), torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
@@ -42,7 +42,7 @@ def test_other_defaults_of_the_program_change_nothing(tmp_path, tiny_network, ti
             assert torch.empty(0).device.type == device and torch.get_default_dtype() == dtype
     finally:
         torch.set_default_dtype(before)
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_integers_of_numpy_are_whole_numbers(vocoder):
@@ -79,10 +79,10 @@ def test_tensors_without_values_are_one_clear_error(vocoder, mel):
 
 
 def test_mels_of_any_kind_give_the_same(vocoder):
-    [wanted] = vocoder.synthesize([MEL])
+    [expected] = vocoder.synthesize([MEL])
     for mels in (MEL, MEL[None], MEL.numpy(), [MEL.numpy()], [MEL[None].numpy()], MEL.double(), MEL[None].numpy().astype(">f8")):
         [found] = vocoder.synthesize(mels)
-        assert torch.equal(found, wanted)
+        assert torch.equal(found, expected)
     assert len(vocoder.synthesize([MEL.half()])[0]) == len(vocoder.synthesize(torch.stack([MEL, MEL]).bfloat16())[1]) == 360
     assert vocoder.synthesize([]) == []
 
@@ -112,9 +112,9 @@ def test_options_that_cannot_be_are_one_clear_error(tiny_network, tiny_config, o
 
 def test_loads_a_schedule_in_another_number_of_steps(tiny_checkpoint, tmp_path):
     linear(3, 1e-3, 0.6).save(tmp_path / "s.json")
-    wanted = interpolate(linear(3, 1e-3, 0.6), 5).betas
+    expected = interpolate(linear(3, 1e-3, 0.6), 5).betas
     for schedule, options in [(tmp_path / "s.json", {"steps": 5}), (f"{tmp_path}/s.json:5", {}), ("linear:3:1e-3:0.6", {"steps": 5})]:
-        assert np.array_equal(Vocoder.load(tiny_checkpoint, schedule, **options).schedule.betas, wanted)
+        assert np.array_equal(Vocoder.load(tiny_checkpoint, schedule, **options).schedule.betas, expected)
     with pytest.raises(InputError, match="s.json: number of steps is 2.5"):
         Vocoder.load(tiny_checkpoint, tmp_path / "s.json", steps=2.5)
 
@@ -126,8 +126,8 @@ def test_seeds_that_cannot_be_are_one_clear_error(vocoder, seed):
 
 
 def test_arrays_that_lie_backwards_in_memory(vocoder):
-    [wanted] = vocoder.synthesize([MEL.flip(1)])
-    assert torch.equal(vocoder.synthesize([MEL.numpy()[:, ::-1]])[0], wanted)
+    [expected] = vocoder.synthesize([MEL.flip(1)])
+    assert torch.equal(vocoder.synthesize([MEL.numpy()[:, ::-1]])[0], expected)
     with pytest.raises(InputError, match=r"mels\[0\]: mel is a MaskedArray"):
         vocoder.synthesize([np.ma.masked_greater(MEL.numpy(), 0)])
 
@@ -168,11 +168,11 @@ def test_a_waveform_at_full_scale_is_an_error_where_its_mel_is_on_no_scale():
 
 
 def test_a_call_gives_tensors(vocoder):
-    [wanted] = vocoder.synthesize([MEL])
-    assert torch.equal(vocoder(MEL), wanted) and torch.equal(vocoder(MEL.numpy()), wanted)
+    [expected] = vocoder.synthesize([MEL])
+    assert torch.equal(vocoder(MEL), expected) and torch.equal(vocoder(MEL.numpy()), expected)
     assert vocoder(torch.stack([MEL, MEL])).shape == (2, 360)
     for mel in (MEL[0], MEL.tolist(), [MEL], torch.empty(0, 20, 9), None):
-        with pytest.raises(InputError, match=r"mel is .*wanted: a tensor or array \[20, frames\] or \[B, 20, frames\]"):
+        with pytest.raises(InputError, match=r"mel is .*expected: a tensor or array \[20, frames\] or \[B, 20, frames\]"):
             vocoder(mel)
 
 
@@ -183,13 +183,13 @@ def test_it_says_what_it_takes_and_gives(vocoder):
 def test_resynthesis_is_that_of_the_recordings_mel(vocoder):
     """Fails if another rate is taken for the network's."""
     recording = 0.1 * torch.randn(1600, generator=torch.Generator().manual_seed(0))
-    wanted = vocoder(vocoder.mel_transform(recording))
-    assert torch.equal(vocoder.resynthesize(recording, 8000), wanted)
-    assert torch.equal(vocoder.resynthesize(recording[None].double().numpy(), 8000), wanted)
-    assert torch.equal(vocoder.resynthesize(recording.numpy().astype(">f4"), 8000), wanted)
-    assert len(vocoder.resynthesize(recording, 16000)) == len(wanted) // 2
+    expected = vocoder(vocoder.mel_transform(recording))
+    assert torch.equal(vocoder.resynthesize(recording, 8000), expected)
+    assert torch.equal(vocoder.resynthesize(recording[None].double().numpy(), 8000), expected)
+    assert torch.equal(vocoder.resynthesize(recording.numpy().astype(">f4"), 8000), expected)
+    assert len(vocoder.resynthesize(recording, 16000)) == len(expected) // 2
     for sample_rate in (None, "8000", 0, -1, True, 8000.0, 10**9):
-        with pytest.raises(InputError, match="sample_rate is .* .wanted: a whole number of Hz"):
+        with pytest.raises(InputError, match="sample_rate is .* .expected: a whole number of Hz"):
             vocoder.resynthesize(recording, sample_rate)
     for audio, words in [
         (torch.zeros(0), "shape"),
@@ -208,15 +208,15 @@ def test_a_stream_gives_what_synthesis_gives(tiny_network, tiny_config, options,
     """Fails if a stream has another sampler, correction, seed or noise than the vocoder."""
     mel = torch.rand(20, 60, generator=torch.Generator().manual_seed(1)) * 4 - 6
     vocoder = Vocoder(tiny_network, tiny_config, linear(3, 1e-3, 0.6), dtype=torch.float32, **options)
-    [wanted] = vocoder.synthesize([mel], seed=5)
+    [expected] = vocoder.synthesize([mel], seed=5)
     found = list(vocoder.synthesize_stream(mel.split(piece, dim=1), seed=5))
-    torch.testing.assert_close(torch.cat(found), wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.cat(found), expected, atol=1e-4, rtol=0)
     stream = vocoder.open_stream()
     assert stream.latency_seconds == stream.latency_frames * 40 / 8000
     received = [len(stream.push(frames)) // 40 for frames in mel.numpy().reshape(20, 4, 15).transpose(1, 0, 2)]
     assert sum(received) == max(60 - stream.latency_frames, 0)
     assert list(vocoder.synthesize_stream([])) == []
-    for waveform in [*found, wanted]:
+    for waveform in [*found, expected]:
         waveform.mul_(0.5)  # as a player does
 
 

@@ -33,7 +33,7 @@ class MelSpectrum(nn.Module):
         super().__init__()
         if config.win_length <= 2 * config.hop_length:
             raise InputError(
-                f"{user}: mel.win_length is {config.win_length} (wanted: more than twice mel.hop_length, which is {config.hop_length})"
+                f"{user}: mel.win_length is {config.win_length} (expected: more than twice mel.hop_length, which is {config.hop_length})"
             )
         self.config = config
         mel_transform = LogMelSpectrogram(config)

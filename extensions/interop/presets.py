@@ -52,5 +52,5 @@ def preset(name):
         InputError: there is none; the message names those that there are.
     """
     if name not in PRESETS:
-        raise InputError(f"no mel definition is called '{name}' (wanted: one of {', '.join(PRESETS)})")
+        raise InputError(f"no mel definition is called '{name}' (expected: one of {', '.join(PRESETS)})")
     return PRESETS[name]

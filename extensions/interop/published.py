@@ -163,7 +163,7 @@ def _weight(weights, name, path):
     if name not in weights:
         raise InputError(f"{path}: weight '{name}' is missing, so the shape of the network cannot be told")
     if weights[name].ndim != 4:
-        raise InputError(f"{path}: weight '{name}' has {weights[name].ndim} axes (wanted: that of a convolution)")
+        raise InputError(f"{path}: weight '{name}' has {weights[name].ndim} axes (expected: that of a convolution)")
     return weights[name]
 
 
@@ -184,7 +184,7 @@ def _network_config(weights, path, config, behaviour):
     if len(upsampling) != len(factors):
         raise InputError(
             f"{path}: {len(upsampling)} UBlocks, but {len(factors)} factors {list(factors)} "
-            "(wanted: a configuration with the factors that it was trained with)"
+            "(expected: a configuration with the factors that it was trained with)"
         )
     with validating(path):
         return NetworkConfig(

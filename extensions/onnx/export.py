@@ -127,8 +127,8 @@ def main(argv=None):
         export(synthesis, config, unchecked)
         found = least_snr(synthesis, OnnxSynthesis(unchecked), config)
         if not found >= LEAST_SNR:
-            raise InputError(f"{arguments.output}: is {found:.2g} dB to PyTorch (wanted: {LEAST_SNR} or more)")
-    print(f"{arguments.output}: agrees with PyTorch at batches and lengths {CHECKED_SIZES} ({found:.2g} dB; wanted: {LEAST_SNR} or more)")
+            raise InputError(f"{arguments.output}: is {found:.2g} dB to PyTorch (expected: {LEAST_SNR} or more)")
+    print(f"{arguments.output}: agrees with PyTorch at batches and lengths {CHECKED_SIZES} ({found:.2g} dB; expected: {LEAST_SNR} or more)")
     return 0
 
 

@@ -76,7 +76,7 @@ class Synthesis(nn.Module):
         if schedule.look_ahead is not None:
             raise InputError(
                 f"noise schedule {schedule.name}: look_ahead is {schedule.look_ahead}, and a graph has no loop over frames "
-                "(wanted: a schedule with griffin_lim alone, such as schedules/universal-22k-graph.json)"
+                "(expected: a schedule with griffin_lim alone, such as schedules/universal-22k-graph.json)"
             )
         self.pipeline = make_pipeline(network, config, schedule, sampler, gla_grad, RealSpectrum)
         spectra = [part.spectrum for part in (self.pipeline.start, self.pipeline.correction) if part is not None]

@@ -56,8 +56,8 @@ def test_networks_side_by_side(rtf, tiny_checkpoint, tiny_config, tmp_path):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["--cases", "a.json"], "no case (wanted: NETWORK:VARIANT:STEPS"),
-        (["--cases", "CHECKPOINT:fast:6"], "no case (wanted: NETWORK:VARIANT:STEPS"),
+        (["--cases", "a.json"], "no case (expected: NETWORK:VARIANT:STEPS"),
+        (["--cases", "CHECKPOINT:fast:6"], "no case (expected: NETWORK:VARIANT:STEPS"),
         (["--cases", "CHECKPOINT:float32:0"], "0: no noise schedule"),
         (["--cases", "CHECKPOINT.onnx"], "not a synthesis written by extensions.onnx.export"),
         (["-ch", "CHECKPOINT", "-o", "none/rtf"], "none: No such folder"),

@@ -300,24 +300,24 @@ def test_an_interrupted_search_has_saved_its_best(tmp_path, tiny_checkpoint, fil
     [
         (["--steps", "0"], "--steps is 0"),
         (["--method", "grid", "--ladder"], "--ladder has 0 values"),
-        (["--method", "grid", "--ladder", "0.1", "0.2"], "--ladder has 2 values (wanted: 3"),
+        (["--method", "grid", "--ladder", "0.1", "0.2"], "--ladder has 2 values (expected: 3"),
         (["--candidates", "0"], "--candidates is 0"),
         (["--candidates", "few"], "--candidates is 'few'"),
         (["--candidates", "all"], "--candidates all"),
         (["--jobs", "0"], "--jobs is 0"),
-        (["--recordings", "9"], "4 recordings (wanted: 9)"),
+        (["--recordings", "9"], "4 recordings (expected: 9)"),
         (["--seconds", "0"], "--seconds is 0"),
         (["--sampler", "euler"], "sampler 'euler': expected one of"),
         (["--final_noise_level", "0.9", "0.1"], "--final_noise_level"),
         (["--filelist", "empty.txt"], "empty.txt: the filelist is empty"),
-        (["--filelist", "wrong_rate.txt"], "sample rate is 16000 Hz (wanted: 8000 Hz;"),
+        (["--filelist", "wrong_rate.txt"], "sample rate is 16000 Hz (expected: 8000 Hz;"),
         (["--checkpoint", "missing.safetensors"], "missing.safetensors: No such file"),
         (["-o", "found.txt"], "found.txt: a schedule file ends in .json"),
         (["-o", "empty.txt/found.json"], "empty.txt"),
         (["-o", "folder.json"], "folder.json: cannot be written"),
         (["--start", "deep.json"], "deep.json: "),
         (["--start", "deep.json:x"], "deep.json:x: no noise schedule"),
-        (["--seconds", "0.005"], "--seconds is 0.005, too short for this model's mels (wanted: 0.015 or more)"),
+        (["--seconds", "0.005"], "--seconds is 0.005, too short for this model's mels (expected: 0.015 or more)"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(search, capsys, tmp_path, write_recording, arguments, said):
@@ -340,7 +340,7 @@ def test_a_search_replaces_no_schedule_but_its_own(search, capsys, tmp_path):
     content = output.read_bytes()
     for path, change in [(output, ""), (link, ""), (output, ":12"), (link, ":x2")]:
         assert search("--start", f"{path}{change}", "--candidates", "1")[0] == 2
-        assert capsys.readouterr().err == f"error: {output}: the result would overwrite {path} (wanted: another name)\n"
+        assert capsys.readouterr().err == f"error: {output}: the result would overwrite {path} (expected: another name)\n"
     status, _, journal = search("--candidates", "1")
     error = capsys.readouterr().err
     assert status == 2 and error.count("\n") == 1 and f"error: {output}: is there already" in error
@@ -354,11 +354,11 @@ def test_a_metric_without_a_value_is_said_before_the_search(search, capsys, tmp_
     """0.3 s are too short for STOI, whatever a schedule makes of them; silence has no value, however long."""
     assert search("--metric", "stoi")[0] == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "list.txt: STOI has no value for 2 of 2 excerpts" in error and "0, 3 (wanted: " in error
+    assert error.count("\n") == 1 and "list.txt: STOI has no value for 2 of 2 excerpts" in error and "0, 3 (expected: " in error
     write_recording(tmp_path / "0.wav", seconds=1.5)
     soundfile.write(tmp_path / "3.wav", np.zeros(12000), 8000)
     assert search("--metric", "stoi", "--seconds", "1.5")[0] == 2
-    assert "for 1 of 2 excerpts, too short or silent: 3 (wanted" in capsys.readouterr().err
+    assert "for 1 of 2 excerpts, too short or silent: 3 (expected" in capsys.readouterr().err
     assert not (tmp_path / "found.journal.jsonl").exists()
 
 

@@ -29,7 +29,7 @@ def test_integers_are_read_exactly(tmp_path, suffix):
 def test_a_rate_of_no_recording_is_refused(tmp_path):
     """Fails if a few kilobytes that say 1 Hz become gigabytes."""
     soundfile.write(tmp_path / "a.wav", np.zeros(1000), 1)
-    with pytest.raises(InputError, match="a.wav: sample rate is 1 Hz .wanted: 1000 Hz or more"):
+    with pytest.raises(InputError, match="a.wav: sample rate is 1 Hz .expected: 1000 Hz or more"):
         check_audio(tmp_path / "a.wav", 8000, Conversions(resample=True))
 
 
@@ -109,7 +109,7 @@ def test_flac_of_unknown_length_is_read_whole(tmp_path):
 def test_flac_that_is_shorter_than_it_says_is_refused(tmp_path, length):
     soundfile.write(tmp_path / "a.flac", np.zeros(800), 8000)
     with_flac_length(tmp_path / "a.flac", length)
-    with pytest.raises(InputError, match=f"a.flac: ends after 800 samples .wanted: {length}"):
+    with pytest.raises(InputError, match=f"a.flac: ends after 800 samples .expected: {length}"):
         read_audio(tmp_path / "a.flac", 8000)
 
 
@@ -127,7 +127,7 @@ def test_wav_that_is_cut_is_refused(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(800), 8000)
     (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:1000])
     for read in (check_audio, read_audio):
-        with pytest.raises(InputError, match=r"a.wav: ends after 956 bytes of samples \(wanted: 1600"):
+        with pytest.raises(InputError, match=r"a.wav: ends after 956 bytes of samples \(expected: 1600"):
             read(tmp_path / "a.wav", 8000)
 
 

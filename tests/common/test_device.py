@@ -10,7 +10,7 @@ from common.jobs import torchrun_place
 
 @pytest.mark.parametrize("name", ["nonsense", "", "cuda:-1", "cuda:99999999999999999999", "meta", "xla", "CPU", "cpu:0\n", "cuda:0:0"])
 def test_names_of_no_device(name):
-    with pytest.raises(InputError, match="--device.*wanted: cpu, cuda, cuda:N or mps"):
+    with pytest.raises(InputError, match="--device.*expected: cpu, cuda, cuda:N or mps"):
         pick_device(name)
 
 

@@ -1,5 +1,6 @@
 """Bad input is one line and status 2, whatever it is and wherever it is printed."""
 
+import importlib
 import os
 import signal
 import time
@@ -18,7 +19,7 @@ def test_counts_are_whole_numbers_within_reason(capsys, text):
         parser.parse_args(["--steps", text])
     error = capsys.readouterr().err
     assert exit_.value.code == 2
-    assert error.startswith("error: --steps is ") and "wanted: a whole number, 1 to" in error
+    assert error.startswith("error: --steps is ") and "expected: a whole number, 1 to" in error
     assert error.count("\n") == 1 and len(error) < 200
 
 
@@ -100,3 +101,12 @@ def test_a_fault_of_the_program_is_not_hidden():
 
     with pytest.raises(RuntimeError):
         run_command(main)
+
+
+def test_a_missing_package_is_one_line_with_the_command(capsys):
+    """Metrics, search and ONNX need packages that inference and training do not."""
+    with pytest.raises(SystemExit) as status:
+        run_command(lambda: importlib.import_module("no_such_package"))
+    error = capsys.readouterr().err
+    assert status.value.code == 2 and error.count("\n") == 1
+    assert error.startswith("error: package no_such_package is missing (expected: ") and "requirements-dev.txt" in error

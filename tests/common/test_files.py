@@ -53,7 +53,7 @@ def test_errors_of_the_system_name_the_file(tmp_path):
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, kind in [(tmp_path / "pipe", "a named pipe"), ("/dev/zero", "a device")]:
-        with pytest.raises(InputError, match=f"{kind} .wanted: a regular file"):
+        with pytest.raises(InputError, match=f"{kind} .expected: a regular file"):
             check_regular(path)
     with pytest.raises(InputError, match="not a file name"):
         check_regular("a\0b")
@@ -64,7 +64,7 @@ def test_only_regular_files_are_read(tmp_path):
 @pytest.mark.parametrize("content", ["[" * 100_000, "{", "", '{"a": 1} x', "1" * 5000])
 def test_json_that_is_none_is_one_line(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
-    with pytest.raises(InputError, match=r"a.json: not JSON, .* \(wanted: a schedule\)"):
+    with pytest.raises(InputError, match=r"a.json: not JSON, .* \(expected: a schedule\)"):
         read_json(tmp_path / "a.json", "a schedule")
 
 

@@ -48,5 +48,5 @@ def test_a_tone_stays_and_what_is_too_high_goes(tmp_path):
 def test_is_off_by_default_and_the_refusal_names_the_options(recording):
     if soundfile.info(recording).samplerate != 22050:
         for read in (check_audio, read_audio):
-            with pytest.raises(InputError, match="a.flac: sample rate is .*wanted: 22050 Hz; --resample, or data.resample in a config"):
+            with pytest.raises(InputError, match="a.flac: sample rate is .*expected: 22050 Hz; --resample, or data.resample in a config"):
                 read(recording, 22050)

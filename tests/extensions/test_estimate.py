@@ -254,16 +254,16 @@ def test_a_schedule_says_it(tmp_path):
 @pytest.mark.parametrize("value", [-1, 1.5, "8", True, 1001])
 def test_other_numbers_of_iterations_are_refused(value, tmp_path):
     (tmp_path / "s.json").write_text(json.dumps({"betas": [0.1], "griffin_lim": value}))
-    with pytest.raises(InputError, match=r"s.json: griffin_lim is .* \(wanted: a whole number, 0 to 1000\)"):
+    with pytest.raises(InputError, match=r"s.json: griffin_lim is .* \(expected: a whole number, 0 to 1000\)"):
         NoiseSchedule.load(tmp_path / "s.json")
     (tmp_path / "s.json").write_text(json.dumps({"betas": [0.1], "griffin_lim": 1, "look_ahead": value}))
-    with pytest.raises(InputError, match=r"s.json: look_ahead is .* \(wanted: a whole number, 0 to 100\)"):
+    with pytest.raises(InputError, match=r"s.json: look_ahead is .* \(expected: a whole number, 0 to 100\)"):
         NoiseSchedule.load(tmp_path / "s.json")
 
 
 @pytest.mark.parametrize("n_iter", [None, 0])
 def test_a_look_ahead_without_iterations_is_refused(n_iter):
-    with pytest.raises(InputError, match=rf"look_ahead is 3 and griffin_lim is {n_iter} \(wanted with look_ahead: 1 or more"):
+    with pytest.raises(InputError, match=rf"look_ahead is 3 and griffin_lim is {n_iter} \(expected with look_ahead: 1 or more"):
         NoiseSchedule([0.1], griffin_lim=n_iter, look_ahead=3)
 
 

@@ -121,7 +121,7 @@ def test_vocoder_corrects(network):
 
 @pytest.mark.parametrize(
     "changes, n_iter, message",
-    [({}, 0, "got 0"), ({}, -1, "got -1"), ({"win_length": 80}, 1, r"win_length is 80 \(wanted: more than twice")],
+    [({}, 0, "got 0"), ({}, -1, "got -1"), ({"win_length": 80}, 1, r"win_length is 80 \(expected: more than twice")],
 )
 def test_what_cannot_be(changes, n_iter, message):
     with pytest.raises(InputError, match=message):

@@ -166,7 +166,7 @@ def test_the_checkpoint_carries_the_statistics(tmp_path, tiny_network, tiny_conf
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"mean": (0.0,) * 3, "std": (1.0,) * 3}, "3 bands .wanted: 20"),
+        ({"mean": (0.0,) * 3, "std": (1.0,) * 3}, "3 bands .expected: 20"),
         ({"std": (1.0,)}, "mean has 20 bands, std has 1"),
         ({"std": (-1.0,) * 20}, "std.0: .*greater than or equal to 0"),
         ({"extra": 1}, "extra"),

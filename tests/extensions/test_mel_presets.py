@@ -66,11 +66,11 @@ WANTED = {
 def test_presets_are_what_their_libraries_compute(name, audio):
     config = preset(name)
     samples = len(audio) // config.hop_length * config.hop_length
-    wanted = torch.from_numpy(np.asarray(WANTED[name](audio[:samples]), dtype=np.float32))
+    expected = torch.from_numpy(np.asarray(WANTED[name](audio[:samples]), dtype=np.float32))
     mel = LogMelSpectrogram(config)(torch.from_numpy(audio))
     # Libraries that centre on the first sample count one frame more, centred on the end.
-    assert wanted.shape[1] - mel.shape[1] == (1 if config.padding == "center" else 0)
-    torch.testing.assert_close(mel, wanted[:, : mel.shape[1]], atol=1e-4, rtol=0)
+    assert expected.shape[1] - mel.shape[1] == (1 if config.padding == "center" else 0)
+    torch.testing.assert_close(mel, expected[:, : mel.shape[1]], atol=1e-4, rtol=0)
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are():
@@ -110,9 +110,9 @@ def test_frames_are_where_the_padding_says(pad_mode, outside, padding):
     frames = np.stack([padded[start : start + 1024] * window for start in range(0, 2048, 256)])
     # The last frames end in the right-hand padding, which `np.pad` made as long as any of them needs.
     filters = librosa.filters.mel(sr=22050, n_fft=1024, n_mels=80, fmin=0, fmax=8000)
-    wanted = np.log(np.maximum(filters @ np.abs(np.fft.rfft(frames)).T, 1e-5)).astype(np.float32)
+    expected = np.log(np.maximum(filters @ np.abs(np.fft.rfft(frames)).T, 1e-5)).astype(np.float32)
     mel = LogMelSpectrogram(config)(torch.from_numpy(audio).float())
-    torch.testing.assert_close(mel, torch.from_numpy(wanted), atol=1e-4, rtol=0)
+    torch.testing.assert_close(mel, torch.from_numpy(expected), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if PRESETS[name].clip is None])
@@ -131,5 +131,5 @@ def test_nothing_within_full_scale_leaves_the_range(name):
 
 def test_a_clip_in_the_wrong_order_is_refused():
     values = {**preset("lmnt").model_dump(), "clip": [1.0, 0.0]}
-    with pytest.raises(ValueError, match="clip is .1, 0. .wanted: the smaller value first"):
+    with pytest.raises(ValueError, match="clip is .1, 0. .expected: the smaller value first"):
         MelConfig.model_validate_json(json.dumps(values))

@@ -114,13 +114,13 @@ def test_an_incomplete_film_is_not_taken_for_a_whole_one(golden, tmp_path):
 
 def test_a_network_whose_factors_cannot_be_known_wants_a_configuration(golden, tmp_path):
     weights = {name: t for name, t in golden("ivanvovk_tiny.pt")["state_dict"].items() if ".ublocks.4." not in name}
-    with pytest.raises(InputError, match="4 UBlocks, but 5 factors.*wanted: a configuration"):
+    with pytest.raises(InputError, match="4 UBlocks, but 5 factors.*expected: a configuration"):
         load_network(write_published(tmp_path / "four.pt", weights))
 
 
 def test_a_configuration_must_agree(published, default_config):
     path, _ = published
-    with pytest.raises(InputError, match="network\\.[a-z_]+ is .*wanted by the configuration"):
+    with pytest.raises(InputError, match="network\\.[a-z_]+ is .*expected by the configuration"):
         load_network(path, default_config)
     own = read_checkpoint(path).config
     load_network(path, own)

@@ -44,7 +44,7 @@ def test_inference_uses_the_averaged_weights_of_a_training_state(tmp_path, tiny_
 def test_another_configuration_is_refused_with_the_key_and_both_values(tiny_checkpoint, section, key, value):
     values = tiny_config_values()
     values[section][key] = value
-    with pytest.raises(InputError, match=f"{section}.{key} is .* \\(wanted by the configuration: .*\\)") as error:
+    with pytest.raises(InputError, match=f"{section}.{key} is .* \\(expected by the configuration: .*\\)") as error:
         load_network(tiny_checkpoint, config_of(values))
     assert "tiny.safetensors" in str(error.value)
 
@@ -202,14 +202,14 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path):
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda state: state.update(ema=[torch.zeros(1)]), "the weights are a list .wanted: a dictionary"),
+        (lambda state: state.update(ema=[torch.zeros(1)]), "the weights are a list .expected: a dictionary"),
         (lambda state: state.update(ema=None), "the weights are a NoneType"),
         (lambda state: state["ema"].update({"mel_conv.bias": torch.zeros(8, dtype=torch.int64)}), "'mel_conv.bias' is torch.int64"),
         (lambda state: state["ema"].update({"mel_conv.bias": torch.zeros(8).to_sparse()}), "'mel_conv.bias' is torch.sparse_coo"),
         (lambda state: state["ema"].update({"mel_conv.bias": torch.zeros(8, device="meta")}), "'mel_conv.bias' is torch.float32"),
         (lambda state: state["ema"].update({"mel_conv.bias": 3}), "'mel_conv.bias' is a int"),
         (lambda state: state["ema"].update({5: torch.zeros(1)}), "unknown weight '5'"),
-        (lambda state: state.update(config={"mel": 1}), "'config' is a dict .wanted: text"),
+        (lambda state: state.update(config={"mel": 1}), "'config' is a dict .expected: text"),
         (lambda state: state.update(mel_statistics=7), "'mel_statistics' is a int"),
     ],
 )

@@ -33,7 +33,7 @@ def test_silence_is_the_smallest_value_by_default():
 def test_agrees_with_librosa(mel_scale, norm, power):
     config = mel_config(mel_scale=mel_scale, norm=norm, power=power, log="ln", clamp_min=1e-5, win_length=120)
     audio = np.random.default_rng(0).uniform(-0.5, 0.5, 2000).astype(np.float32)
-    wanted = librosa.feature.melspectrogram(
+    expected = librosa.feature.melspectrogram(
         y=audio,
         sr=8000,
         n_fft=160,
@@ -47,8 +47,8 @@ def test_agrees_with_librosa(mel_scale, norm, power):
         norm=norm,
         pad_mode="reflect",
     )
-    wanted = torch.from_numpy(np.log(np.maximum(wanted, 1e-5)))[:, :-1]
-    torch.testing.assert_close(LogMelSpectrogram(config)(torch.from_numpy(audio)), wanted, atol=1e-4, rtol=0)
+    expected = torch.from_numpy(np.log(np.maximum(expected, 1e-5)))[:, :-1]
+    torch.testing.assert_close(LogMelSpectrogram(config)(torch.from_numpy(audio)), expected, atol=1e-4, rtol=0)
 
 
 @settings(max_examples=40, deadline=None)
@@ -105,6 +105,6 @@ def test_too_short_a_waveform_is_refused():
 
 def test_empty_bands_are_said_in_the_words_of_the_configuration(recwarn):
     config = MelConfig(sample_rate=22050, n_fft=512, win_length=512, hop_length=128, n_mels=160, f_min=0.0, f_max=11025.0)
-    assert "mel bands are empty (wanted: a smaller mel.n_mels, or a larger mel.n_fft than 512)" in LogMelSpectrogram(config).empty_bands
+    assert "mel bands are empty (expected: a smaller mel.n_mels, or a larger mel.n_fft than 512)" in LogMelSpectrogram(config).empty_bands
     assert LogMelSpectrogram(config.model_copy(update={"n_mels": 20})).empty_bands is None
     assert len(recwarn) == 0

@@ -93,10 +93,10 @@ def test_builders():
 FINAL_NOISE_LEVELS = {"ivanvovk-6": 0.964, "ivanvovk-7": 0.964, "ivanvovk-12": 0.954, "ivanvovk-25": 0.848, "wg-6": 0.435}
 
 
-@pytest.mark.parametrize("name, wanted", FINAL_NOISE_LEVELS.items())
-def test_shipped_schedules_end_where_their_source_says(name, wanted):
+@pytest.mark.parametrize("name, expected", FINAL_NOISE_LEVELS.items())
+def test_shipped_schedules_end_where_their_source_says(name, expected):
     schedule = NoiseSchedule.load(ROOT / "schedules" / f"{name}.json")
-    assert schedule.noise_levels[-1] == pytest.approx(wanted, abs=1e-3)
+    assert schedule.noise_levels[-1] == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "schedules").glob("*.json")), ids=lambda path: path.stem)
@@ -114,11 +114,11 @@ BETAS = {
 }
 
 
-@pytest.mark.parametrize("n_steps, wanted", BETAS.items())
-def test_the_shipped_schedule_in_other_numbers_of_steps(n_steps, wanted):
+@pytest.mark.parametrize("n_steps, expected", BETAS.items())
+def test_the_shipped_schedule_in_other_numbers_of_steps(n_steps, expected):
     """Fails if a change of the interpolation would make the figures in checkpoints/README.md those of other schedules."""
     schedule = find_schedule(ROOT / "schedules" / "small-16k-6.json", n_steps)
-    assert (schedule.sampler, [float(f"{beta:.6g}") for beta in schedule.betas]) == wanted
+    assert (schedule.sampler, [float(f"{beta:.6g}") for beta in schedule.betas]) == expected
 
 
 def test_warns_of_a_schedule_that_cannot_start_from_noise():
@@ -303,7 +303,7 @@ def test_without_a_sampler_for_many_steps_there_is_one_for_all():
 @pytest.mark.parametrize("change", [interpolate, repeat])
 @pytest.mark.parametrize("number", [0, -1, 2.5, "3", None, 10**9, 10**400])
 def test_impossible_changes_are_one_clear_error(change, number):
-    with pytest.raises(InputError, match="number of .* is .* .wanted: a whole number, 1 to "):
+    with pytest.raises(InputError, match="number of .* is .* .expected: a whole number, 1 to "):
         change(SIX, number)
 
 

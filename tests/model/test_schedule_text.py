@@ -59,7 +59,7 @@ def test_builders_with_other_arguments_have_other_names():
     [
         ("none.json", "none.json: No such file"),
         ("none.json:12", "none.json: No such file"),
-        ("six.txt", "six.txt: no noise schedule (wanted: a .json"),
+        ("six.txt", "six.txt: no noise schedule (expected: a .json"),
         ("six.json:", "six.json:: no noise schedule"),
         ("six.json:-3", "six.json:-3: no noise schedule"),
         ("six.json:2.5", "six.json:2.5: no noise schedule"),

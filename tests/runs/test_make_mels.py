@@ -38,7 +38,7 @@ def test_a_second_time_nothing_changes_and_nothing_else_is_replaced(folder, tiny
         (folder / "out" / "b" / "x.npy").write_bytes(damaged)
         assert main(options) == 2
         assert "x.npy: is there already" in capsys.readouterr().err and (folder / "out" / "b" / "x.npy").read_bytes() == damaged
-    assert len(errors) == 2 and all("is there already" in line and "wanted: another --output_dir" in line for line in errors)
+    assert len(errors) == 2 and all("is there already" in line and "expected: another --output_dir" in line for line in errors)
     assert (folder / "out" / "a" / "x.npy").read_text() == "notes" and len(np.load(folder / "out" / "y.npy")) == 3
 
 

@@ -27,7 +27,7 @@ def clone(tmp_path):
     root.mkdir()
     for name in ("common", "extensions", "metrics", "model", "runs", "filelists", "schedules", "configs"):
         shutil.copytree(ROOT / name, root / name)
-    for path in [*ROOT.glob("*.py"), ROOT / "requirements.txt"]:
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("requirements*.txt")]:
         shutil.copy(path, root)
     (root / ".venv").symlink_to(ROOT / ".venv")
     return root
@@ -93,7 +93,7 @@ def test_make_filelists_gives_the_same_split_every_time(clone, tmp_path, write_r
 @needs_venv
 def test_make_filelists_through_the_shell_is_one_line(clone, tmp_path):
     result = sh("make_filelists.sh", "none", root=clone, cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (2, "error: none: not a folder (wanted: a folder of recordings)\n")
+    assert (result.returncode, result.stderr) == (2, "error: none: not a folder (expected: a folder of recordings)\n")
 
 
 @pytest.fixture
@@ -131,14 +131,14 @@ def test_make_filelists_takes_the_names_that_people_have(make_filelists, tmp_pat
     write_recording(tmp_path / "elsewhere" / "e.flac", seconds=0.05)
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
     (folder / "circle").symlink_to(folder)
-    wanted = {b"a.WAV", b"c|d.wav", b"linked/e.flac"}
+    expected = {b"a.WAV", b"c|d.wav", b"linked/e.flac"}
     if sys.platform == "linux":
         (folder / "a.WAV").rename(os.fsdecode(os.fsencode(folder) + b"/\xe4\xe0.wav"))
-        wanted = wanted - {b"a.WAV"} | {b"\xe4\xe0.wav"}
+        expected = expected - {b"a.WAV"} | {b"\xe4\xe0.wav"}
     status, error, lists = make_filelists("--test", 1, "--validation", 1)
     assert (status, error) == (0, "")
-    assert {line.removeprefix(b"../recordings/") for lines in lists.values() for line in lines} == wanted
-    assert sum(map(len, lists.values())) == len(wanted)
+    assert {line.removeprefix(b"../recordings/") for lines in lists.values() for line in lines} == expected
+    assert sum(map(len, lists.values())) == len(expected)
 
 
 def test_make_filelists_refuses_what_it_cannot_write(make_filelists, tmp_path, write_recording):
@@ -201,7 +201,7 @@ def test_help_of_a_script_does_nothing(tmp_path, script):
     if script != "test.sh":  # whose arguments go to pytest
         result = sh(script, "--all", root=tmp_path)
         assert (result.returncode, result.stdout) == (2, "")
-        assert result.stderr == f"error: {script}: unknown argument '--all' (wanted: none, or --help)\n"
+        assert result.stderr == f"error: {script}: unknown argument '--all' (expected: none, or --help)\n"
     assert sh(script, root=tmp_path).returncode == 7
 
 
@@ -275,7 +275,7 @@ def test_make_filelists_splits_within_each_speaker(make_filelists, tmp_path, wri
     assert status == 2 and lists == {} and error.count("\n") == 1
     assert "speaker 'carla': 2 recordings are too few" in error and "3 or more, or --unseen carla" in error
     assert "speaker 'emil' has no folder" in make_filelists(*arguments, "--unseen", "emil")[1]
-    assert "wanted: --by_folder too" in make_filelists("--unseen", "dora")[1]
+    assert "expected: --by_folder too" in make_filelists("--unseen", "dora")[1]
     status, error, lists = make_filelists(*arguments, "--unseen", "dora", "--validation_speakers", "carla")
     assert (status, error) == (0, "")
     speakers = {name: sorted(line.split(b"/")[2].decode() for line in lines) for name, lines in lists.items()}
