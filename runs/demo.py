@@ -93,6 +93,8 @@ def main():
             print(row(mel_path.stem, name, rows[name][-1]), flush=True)
     for name in systems:
         print(row("mean", name, [mean_of_those_there(column) for column in zip(*rows[name])]))
+    if not (find_spec("pesq") and find_spec("pystoi")):
+        print("\nPESQ and STOI need the packages of requirements-dev.txt.")
     print(f"\nListen to {OUTPUT}/*.wav and look at the pictures beside them.")
     return 0
 
