@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import struct
 import wave
 from typing import NamedTuple
@@ -21,6 +22,7 @@ UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's number for a FLAC file whose encoder 
 MOST_DATA = 0x7FFFF000  # bytes of samples; more in the head of a wav file stand for an unknown length
 LOWEST_RATE = 1000  # Hz; a few kilobytes that say 1 Hz would be hours
 BLOCK = 1 << 16
+JOINED_FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")  # how each begins
 MOST_OFFSET = 0.02  # mean of the samples; that of speech is below .001
 LEAST_OF_A_MIX = 0.05  # power of averaged channels, as a share of theirs: .5 where they have nothing in common
 INTEGER_SUBTYPES = ("PCM_", "ULAW", "ALAW", "ALAC_")  # these hold neither NaN nor samples beyond [-1, 1]
@@ -98,19 +100,31 @@ def _check_header(file, path, sample_rate, conversions):
 
 
 def _check_data_chunk(path):
-    """Refuses a wav file that ends before its data do, which libsndfile reads as a shorter one."""
+    """Refuses a wav file (RIFF, RIFX, RF64) that ends before its data do, which libsndfile reads as a shorter one."""
     with open(path, "rb") as file:
-        if file.read(4) != b"RIFF" or file.read(8)[4:] != b"WAVE":
+        kind, form = file.read(4), file.read(8)[4:]
+        if kind not in (b"RIFF", b"RIFX", b"RF64") or form != b"WAVE":
             return
-        end = os.fstat(file.fileno()).st_size
+        end, long_size = os.fstat(file.fileno()).st_size, 0
         while len(head := file.read(8)) == 8:
-            size = int.from_bytes(head[4:], "little")
+            size = int.from_bytes(head[4:], "big" if kind == b"RIFX" else "little")
+            if head[:4] == b"ds64":
+                long_size = int.from_bytes(file.read(size)[8:16], "little")
+                continue
             if head[:4] == b"data":
                 # Encoders that write into a pipe leave the largest number, or one near half of it.
-                if size < MOST_DATA and file.tell() + size > end:
+                size = long_size if long_size and size == 0xFFFFFFFF else size
+                if (size < MOST_DATA or size == long_size < UNKNOWN_LENGTH) and file.tell() + size > end:
                     raise InputError(f"{path}: ends after {end - file.tell()} bytes of samples (expected: {size}; damaged?)")
                 return
             file.seek(size + size % 2, os.SEEK_CUR)
+
+
+def _check_one_flac(path):
+    """Refuses FLAC files joined into one, of which a decoder reads the first alone."""
+    with open(path, "rb") as file:
+        if JOINED_FLAC.search(file.read(), 4):
+            raise InputError(f"{path}: several FLAC recordings joined into one file (expected: one recording)")
 
 
 def _check_samples(audio):
@@ -188,6 +202,8 @@ def read_audio(path, sample_rate, conversions=NO_CONVERSIONS, start=0, stop=None
         _check_header(file, path, sample_rate, conversions)
         if stop is None:
             _check_data_chunk(path)
+            if file.format == "FLAC":
+                _check_one_flac(path)
         if file.samplerate == sample_rate:
             audio = _read(file, path, start, file.frames if stop is None else stop)
         else:

@@ -10,6 +10,7 @@ import io
 import os
 import re
 import threading
+import zlib
 
 import numpy as np
 import soundfile
@@ -17,6 +18,7 @@ import soundfile
 from common.errors import InputError
 
 BLOCK = 1 << 16
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # each byte with its bits the other way round
 OGG_HEAD = 27  # bytes of a page before the table of its segments
 LONGEST_MP3_FRAME = 1500  # bytes, rounded up
 MP3_FRAME = rb"\xff[\xe2-\xff]"
@@ -30,7 +32,7 @@ def mended(path):
     Raises:
         OSError: the file cannot be read.
         InputError: its parts have several sample rates or numbers of channels.
-        soundfile.LibsndfileError: a part is damaged.
+        soundfile.LibsndfileError, ValueError: a part is damaged.
     """
     about = os.stat(path)
     if not _is_odd(os.fspath(path), about.st_size, about.st_mtime_ns):
@@ -49,14 +51,14 @@ def mended(path):
 
 def _content(path):
     with open(path, "rb") as file:
-        return file.read()
+        return file.read().lstrip(b"\0")  # some mp3 begin with zeros, which decoders skip
 
 
 @functools.lru_cache(1 << 16)
 def _is_odd(path, size, changed):
     """Remembers the answer, for training reads a file often; `size` and `changed` tell it from a later one of the same name."""
     with open(path, "rb") as file:
-        head = file.read(4)
+        head = file.read(BLOCK).lstrip(b"\0")[:4]
     if head == b"RIFF":
         return size > 44 and _finished_wav(_content(path)) is not None
     if head != b"OggS" and not re.match(b"ID3|" + MP3_FRAME, head):
@@ -91,27 +93,45 @@ def _parts(content):
         end = stop if length is None else min(_mp3_end(content, length), stop)
         parts.append((content[start:end], length is None))
         rest = content[end:stop]
-        rest = rest[_tag_size(rest) :]
+        while size := _tag_size(rest):
+            rest = rest[size:]
         if len(rest) > LONGEST_MP3_FRAME and re.match(MP3_FRAME, rest):  # a recording without that frame follows
             parts.append((rest, True))
     return parts
 
 
 def _tag_size(content):
-    """Bytes of the ID3 tag that content begins with."""
+    """Bytes of the ID3 tag that content begins with; 0 if there is none."""
+    if content.startswith(b"TAG"):
+        return 128
     return 10 + sum(byte << shift for byte, shift in zip(content[6:10], (21, 14, 7, 0))) if content.startswith(b"ID3") else 0
 
 
 def _ogg_streams(content):
-    """Where the streams of an Ogg file begin that follow one another; those that begin together belong together."""
+    """Where the streams of an Ogg file begin that follow one another; those that begin together belong together.
+
+    Raises:
+        ValueError: a page is damaged or cut off, or pages follow something else. A decoder would leave these out.
+    """
     places, place, was_first = [], 0, False
     while content[place : place + 4] == b"OggS" and place + OGG_HEAD <= len(content):
         is_first = bool(content[place + 5] & 2)
         if is_first and not was_first:
             places.append(place)
         table = content[place + OGG_HEAD : place + OGG_HEAD + content[place + OGG_HEAD - 1]]
-        was_first, place = is_first, place + OGG_HEAD + len(table) + sum(table)
-    return places or [0]
+        page = content[place : place + OGG_HEAD + len(table) + sum(table)]
+        if _ogg_checksum(page[:22] + bytes(4) + page[26:]) != int.from_bytes(page[22:26], "little"):
+            raise ValueError("checksum")
+        was_first, place = is_first, place + len(page)
+    if content.find(b"OggS", place) >= 0:
+        raise ValueError("pages apart")
+    return places
+
+
+def _ogg_checksum(page):
+    """The checksum of an Ogg page whose field for it is 0: CRC-32 from the highest bit on, begun with 0 and not inverted."""
+    remainder = zlib.crc32(page.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{remainder:032b}"[::-1], 2)
 
 
 def _mp3_end(content, length):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 
-from common.errors import InputError, naming, shortened
+from common.errors import InputError, naming, shortened, shown
 from common.files import checked, reading
 from common.validation import validating
 from model.config import MelConfig
@@ -61,12 +61,17 @@ class LogMelSpectrogram(nn.Module):
         left = config.n_fft // 2 if config.padding == "center" else margin // 2
         self.context = (left, margin - left)
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """`[..., T]` -> `[..., n_mels, T // hop_length]`; samples short of a whole frame at the end are ignored.
+    def forward(self, waveform: Union[Tensor, np.ndarray]) -> Tensor:
+        """`[..., T]` of floats -> `[..., n_mels, T // hop_length]`; samples short of a whole frame at the end are ignored.
 
         Raises:
-            InputError: the waveform is shorter than half a window.
+            InputError: it holds no floats, or is shorter than half a window.
         """
+        if isinstance(waveform, np.ndarray) and waveform.dtype.kind == "f":
+            waveform = torch.from_numpy(waveform.astype(np.float32, order="C"))
+        if not (torch.is_tensor(waveform) and waveform.is_floating_point() and waveform.ndim):
+            raise InputError(f"the recording is {shown(waveform)} (expected: a tensor or array of floats within [-1, 1])")
+        waveform = waveform.to(self.spectrogram.spectrogram.window.dtype)
         samples = waveform.shape[-1] // self.config.hop_length * self.config.hop_length
         if samples <= max(self.context):
             raise InputError(f"{waveform.shape[-1]} samples are too short for a mel spectrogram (expected: more than {max(self.context)})")

@@ -209,6 +209,9 @@ TAG = b"ID3\3\0\0\0\0\x10\0" + bytes(2048)
         ("a.mp3", TAG + MP3 + TAG + MP3, 2),
         ("a.mp3", MP3 + TAG + NO_LENGTH, 2.056),
         ("a.mp3", MP3 + b"TAG" + bytes(125), 1),
+        ("a.mp3", MP3 + b"TAG" + bytes(125) + NO_LENGTH, 2.056),
+        ("a.mp3", bytes(50) + MP3 + MP3, 2),
+        ("a.mp3", bytes(50) + NO_LENGTH, 1.056),
     ],
 )
 def test_recordings_are_read_until_they_end(tmp_path, name, content, seconds):
@@ -219,6 +222,38 @@ def test_recordings_are_read_until_they_end(tmp_path, name, content, seconds):
     assert check_audio(tmp_path / name, 24000)[0] == len(audio)
     assert torch.equal(read_audio(tmp_path / name, 24000, start=9000, stop=12000), audio[9000:12000])
     assert audio[-3000:].abs().max() > 0.2
+
+
+FLIPPED = VORBIS[: len(VORBIS) // 2] + bytes([VORBIS[len(VORBIS) // 2] ^ 16]) + VORBIS[len(VORBIS) // 2 + 1 :]
+
+
+@pytest.mark.parametrize("content", [FLIPPED, VORBIS + VORBIS[:-100], VORBIS + bytes(100) + VORBIS])
+def test_a_damaged_ogg_is_refused(tmp_path, content):
+    """Fails if the decoder leaves out a page with a wrong checksum, or all that follows some other bytes, without a word."""
+    (tmp_path / "a.ogg").write_bytes(content)
+    for read in (read_audio, check_audio):
+        with pytest.raises(InputError, match="a.ogg: not a readable audio file, or a damaged one"):
+            read(tmp_path / "a.ogg", 24000)
+
+
+def test_joined_flac_is_refused(tmp_path):
+    """Fails if the first recording alone is read, without a word."""
+    soundfile.write(tmp_path / "a.flac", np.zeros(1000), 8000)
+    (tmp_path / "a.flac").write_bytes(2 * (tmp_path / "a.flac").read_bytes())
+    with pytest.raises(InputError, match="a.flac: several FLAC recordings joined"):
+        read_audio(tmp_path / "a.flac", 8000)
+
+
+@pytest.mark.parametrize("form, endian", [("WAV", "LITTLE"), ("WAV", "BIG"), ("RF64", "FILE")])
+def test_a_wav_that_was_cut_off_is_refused(tmp_path, form, endian):
+    """Fails if a cut-off file of more than 4 GiB (RF64), or of the other byte order (RIFX), is read as a shorter one."""
+    soundfile.write(tmp_path / "a.wav", np.full(1000, 0.25), 8000, "PCM_16", endian, form)
+    content = (tmp_path / "a.wav").read_bytes()
+    assert check_audio(tmp_path / "a.wav", 8000)[0] == len(read_audio(tmp_path / "a.wav", 8000)) == 1000
+    (tmp_path / "a.wav").write_bytes(content[:-1000])
+    for read in (read_audio, check_audio):
+        with pytest.raises(InputError, match="a.wav: ends after 1000 bytes of samples .expected: 2000"):
+            read(tmp_path / "a.wav", 8000)
 
 
 def test_lines_of_the_decoder_are_kept_away(tmp_path, capfd):

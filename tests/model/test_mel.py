@@ -108,3 +108,16 @@ def test_empty_bands_are_said_in_the_words_of_the_configuration(recwarn):
     assert "mel bands are empty (expected: a smaller mel.n_mels, or a larger mel.n_fft than 512)" in LogMelSpectrogram(config).empty_bands
     assert LogMelSpectrogram(config.model_copy(update={"n_mels": 20})).empty_bands is None
     assert len(recwarn) == 0
+
+
+@pytest.mark.parametrize("convert", [torch.Tensor.double, torch.Tensor.numpy, lambda waveform: waveform.double().numpy()[::-1][::-1]])
+def test_floats_of_any_kind_are_converted(convert):
+    """Fails if a caller's float64, as `soundfile.read` gives it, is a traceback of PyTorch."""
+    transform, waveform = LogMelSpectrogram(mel_config()), 0.1 * torch.randn(6000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(transform(convert(waveform)), transform(waveform))
+
+
+@pytest.mark.parametrize("waveform", [np.zeros(6000, np.int16), torch.zeros(6000, dtype=torch.complex64), [0.0] * 6000, None])
+def test_what_is_no_waveform_is_refused(waveform):
+    with pytest.raises(InputError, match="the recording is .*expected: a tensor or array of floats"):
+        LogMelSpectrogram(mel_config())(waveform)
