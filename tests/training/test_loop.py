@@ -60,7 +60,9 @@ def test_tensorboard_shows_everything(trained):
     }
     for tag in tags["scalars"]:
         assert all(abs(event.value) < 1e6 for event in events.Scalars(tag)), tag
-    assert set(tags["audio"]) == {f"{i}-validation_{i}/{what}" for i in range(2) for what in ("recording", "six_steps", "six_steps_averaged")}
+    assert set(tags["audio"]) == {
+        f"{i}-validation_{i}/{what}" for i in range(2) for what in ("recording", "six_steps", "six_steps_averaged")
+    }
     assert set(tags["images"]) == {"mel/0-validation_0", "mel/1-validation_1"}
     assert tags["tensors"] == ["config/text_summary"]
     assert events.Audio("0-validation_0/six_steps_averaged")[0].sample_rate == SAMPLE_RATE
