@@ -96,6 +96,11 @@ class TrainingData:
             self._mel_statistics = mel_statistics(mels).model_dump_json()
         return self._mel_statistics
 
+    def take_mel_statistics(self, state):
+        """Takes them from a training state of the same recordings: to compute them anew would delay the first save, after a signal too."""
+        if ((state.get("data") or {}).get("training") or {}).get("files") == self.summary()["training"]["files"]:
+            self._mel_statistics = state.get("mel_statistics")
+
 
 def _excerpt(path):
     with open(path, "rb") as file:

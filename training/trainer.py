@@ -303,6 +303,7 @@ class Trainer:
         self.objective.load_state_dict(state)
         if state.get("mel_statistics") is not None:  # missing in states from before there were any
             parse_mel_statistics(state["mel_statistics"], self.config.mel.n_mels, f"{origin} (mel statistics in the checkpoint)")
+            self.data.take_mel_statistics(state)
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["rng"]["cuda"])

@@ -184,3 +184,16 @@ def test_speakers_are_drawn_evenly_and_have_figures_of_their_own(tmp_path):
     train_to_end(config, tmp_path / "log")
     tags = EventAccumulator(str(tmp_path / "log")).Reload().Tags()["scalars"]
     assert {"validation_loss_by_speaker/anna", "validation_loss_by_speaker/bert"} <= set(tags)
+
+
+def test_mel_statistics_of_the_same_recordings_are_taken_from_the_state(tmp_path):
+    """Fails if a run that goes on computes them anew, which delays its first save, or takes those of other recordings."""
+    state = new_trainer(write_run(tmp_path)).state_dict()
+    state["mel_statistics"] = state["mel_statistics"].replace("[", "[ ")
+    trainer = new_trainer(write_run(tmp_path))
+    trainer.load_state_dict(state)
+    assert trainer.data.mel_statistics() == state["mel_statistics"]
+    state["data"]["training"]["files"] = "others"
+    trainer = new_trainer(write_run(tmp_path))
+    trainer.load_state_dict(state)
+    assert trainer.data.mel_statistics() != state["mel_statistics"]
