@@ -174,6 +174,11 @@ def _check_weights(weights, path):
 
 def _read_safetensors(path):
     """Returns the tensors of a safetensors file by name, and its metadata."""
+    listed, path = Path(path).parent / "SHA256SUMS", Path(path)
+    if listed.is_file() and path.is_file():
+        sums = dict(line.split()[::-1] for line in listed.read_text().splitlines())  # as sha256sum writes them
+        if sums.get(path.name, found := hashlib.sha256(path.read_bytes()).hexdigest()) != found:
+            raise InputError(f"{path}: the SHA-256 is not that in {listed}: damaged, or another file of that name")
     with reading(path, "a safetensors file"), safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}

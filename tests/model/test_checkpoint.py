@@ -14,7 +14,7 @@ from extensions.registry import load_network, read_checkpoint
 from model.checkpoint import save_weights, schedule_warnings
 from model.noise_schedule import NoiseSchedule
 from runs.convert import convert
-from tests.conftest import config_of, tiny_config_values
+from tests.conftest import ROOT, config_of, tiny_config_values
 
 
 def test_released_weights_give_back_the_network(tiny_checkpoint, tiny_network, tiny_config):
@@ -220,3 +220,16 @@ def test_entries_of_a_training_state_that_are_something_else_are_refused_by_name
     with pytest.raises(InputError, match=f"state.pt: .*{words}") as error:
         load_network(tmp_path / "state.pt")
     assert "\n" not in str(error.value)
+
+
+def test_released_weights_are_those_of_the_list_beside_them(tmp_path):
+    """Fails if a flipped bit of a released file, which is older than the digest inside, is read."""
+    for name in ("universal-22k.safetensors", "SHA256SUMS"):
+        (tmp_path / name).write_bytes((ROOT / "checkpoints" / name).read_bytes())
+    path = tmp_path / "universal-22k.safetensors"
+    assert read_checkpoint(path).weights
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"universal-22k\.safetensors: the SHA-256 is not that in .*SHA256SUMS"):
+        read_checkpoint(path)
