@@ -1,5 +1,6 @@
 """What `benchmark.py quality` compares, and how one recording is measured."""
 
+import functools
 import hashlib
 import re
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from common.device import DTYPES, autocast, synchronized_time
 from common.errors import InputError
 from common.files import save_atomically
 from extensions.griffin_lim.baseline import griffin_lim
+from extensions.griffin_lim.spectrum import MelSpectrum
 from extensions.registry import load_network, make_pipeline
 from metrics import METRICS
 from model.mel import LogMelSpectrogram
@@ -155,6 +157,7 @@ class Measurer:
             Conversions(resample=measuring.resample),
             measuring.per_speaker,
         )
+        self._spectrum = functools.cache(MelSpectrum)  # the same for all systems
         self.is_warm = False
 
     def _count(self, *_):
@@ -173,7 +176,9 @@ class Measurer:
             return griffin_lim(excerpt.mel, self.config.mel, system.griffin_lim)
         mel = excerpt.mel[None].to(self.device)
         noises = (noise.to(self.device) for noise in excerpt_noises([index], len(excerpt.waveform), self.measuring.seed))
-        pipeline = make_pipeline(self.network, self.config, system.schedule, system.sampler, system.gla_grad).to(self.device)
+        pipeline = make_pipeline(self.network, self.config, system.schedule, system.sampler, system.gla_grad, self._spectrum).to(
+            self.device
+        )
         if system.sampler is None:
             return pipeline.start(next(noises), mel).clamp(-1, 1)[0].cpu()
         with autocast(self.device, DTYPES[self.measuring.dtype]):

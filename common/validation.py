@@ -9,8 +9,6 @@ from common.errors import InputError, shortened
 # What users of other WaveGrads look for in a configuration.
 HINTS = {"logdir": " (the log folder is an option of training: -l FOLDER)"}
 
-KINDS = ("energy", "spectral")  # of a prior: pydantic puts the kind between section and key
-
 
 @contextlib.contextmanager
 def validating(origin):
@@ -26,8 +24,8 @@ def validating(origin):
 
 
 def _explained(problem):
-    parts = [str(part) for part in problem["loc"]]
-    key = shortened(".".join(part for n, part in enumerate(parts) if parts[n - 1 : n] != ["prior"] or part not in KINDS))
+    # Between a section of several kinds and its key pydantic puts the tag of the kind: it stands in angle brackets.
+    key = shortened(".".join(part for part in map(str, problem["loc"]) if not part.startswith("<")))
     if problem["type"] == "missing":
         return f"missing key '{key}'"
     if problem["type"] == "extra_forbidden":

@@ -174,11 +174,12 @@ def _check_weights(weights, path):
 
 def _read_safetensors(path):
     """Returns the tensors of a safetensors file by name, and its metadata."""
-    listed, path = Path(path).parent / "SHA256SUMS", Path(path)
-    if listed.is_file() and path.is_file():
-        sums = dict(line.split()[::-1] for line in listed.read_text().splitlines())  # as sha256sum writes them
-        if sums.get(path.name, found := hashlib.sha256(path.read_bytes()).hexdigest()) != found:
-            raise InputError(f"{path}: the SHA-256 is not that in {listed}: damaged, or another file of that name")
+    path = Path(path)
+    listed = path.parent / "SHA256SUMS"  # as sha256sum writes it
+    lines = [line.split(maxsplit=1) for line in listed.read_text().splitlines()] if listed.is_file() else []
+    sums = [digest for digest, *name in lines if name == [path.name]]
+    if sums and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() not in sums:
+        raise InputError(f"{path}: the SHA-256 is not that in {listed}: damaged, or another file of that name")
     with reading(path, "a safetensors file"), safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}

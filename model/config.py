@@ -197,11 +197,12 @@ class SpectralPriorConfig(_Section):
 
 
 def _kind_of_prior(prior):
-    return prior.get("kind", "energy") if isinstance(prior, dict) else getattr(prior, "kind", None)
+    """The tag of a prior, see `common.validation`."""
+    return f"<{prior.get('kind', 'energy') if isinstance(prior, dict) else getattr(prior, 'kind', None)}>"
 
 
 PriorConfig = Annotated[
-    Union[Annotated[EnergyPriorConfig, Tag("energy")], Annotated[SpectralPriorConfig, Tag("spectral")]], Discriminator(_kind_of_prior)
+    Union[Annotated[EnergyPriorConfig, Tag("<energy>")], Annotated[SpectralPriorConfig, Tag("<spectral>")]], Discriminator(_kind_of_prior)
 ]
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from extensions.registry import loss_weight
 from model.diffusion import diffusion_loss
 
 
@@ -43,7 +44,7 @@ class DiffusionObjective:
     """WaveGrad's own objective, algorithm 1; and the interface of every objective.
 
     Args:
-        trainer: the `Trainer`: its `config`, `stages`, `device`, `prior`, `loss_weight` and `autocast`.
+        trainer: the `Trainer`: its `config`, `stages`, `device`, `prior` and `autocast`.
         folder: folder that paths in the configuration are relative to.
 
     Raises:
@@ -51,7 +52,7 @@ class DiffusionObjective:
     """
 
     def __init__(self, trainer, folder):
-        self.trainer = trainer
+        self.trainer, self.loss_weight = trainer, loss_weight(trainer.config)
 
     def losses(self, network, batch: Given, step: int) -> Losses:
         """`Losses` of a batch at an optimiser step, from 0 on; the network has its gradients averaged over the processes."""
@@ -62,7 +63,7 @@ class DiffusionObjective:
         """Diffusion loss of each example, `[B]`."""
         with self.trainer.autocast():
             losses = diffusion_loss(network, batch.z_0, batch.mel, batch.noise_level, batch.noise)
-        return losses * self.trainer.loss_weight(batch.noise_level)
+        return losses * self.loss_weight(batch.noise_level)
 
     def backward(self, share: float):
         """Adds the gradients of parameters of its own, for the last `losses`, times `share`."""

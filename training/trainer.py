@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 
 from common.device import autocast
 from common.errors import InputError, shortened
-from extensions.registry import loss_weight, make_network, make_objective, make_prior
+from extensions.registry import make_network, make_objective, make_prior
 from model.checkpoint import starts_of
 from model.mel import LogMelSpectrogram, parse_mel_statistics
 from model.noise_schedule import BUILDERS
@@ -88,7 +88,6 @@ class Trainer:
         self._check_machine()
         self.schedule = BUILDERS[schedule.name](schedule.n_steps, schedule.start, schedule.stop)
         self.mel_transform, self.prior = LogMelSpectrogram(config.mel).to(self.device), make_prior(config)
-        self.loss_weight = loss_weight(config)
         self.objective = make_objective(self, folder)
         self.data = TrainingData(config, folder, self.schedule, self.prior.margin_frames)
 
