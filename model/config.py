@@ -228,6 +228,9 @@ class DataConfig(_Section):
     n_workers: NonNegativeInt = 1
 
 
+OF_DISCRIMINATORS = ("windows", "periods", "channels")  # keys of an `AdversarialConfig` that are the same in a whole run
+
+
 class AdversarialConfig(_Section):
     """Discriminators of what InferGrad's steps generate; see `extensions.infer_grad.adversarial`.
 
