@@ -105,7 +105,7 @@ def same(a, b):
     return a == b
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Import it, and a module's tests run on one thread: the tensors are so small that more only wait for each other."""
     before = torch.get_num_threads()
