@@ -110,7 +110,7 @@ class _Part(_Stage):
 
 
 class _FrameByFrame(_Stage):
-    """A part that has a state of its own from frame to frame, on the CPU."""
+    """A part that has a state of its own from frame to frame."""
 
     def __init__(self, part, hop_length):
         self.state = part.begin()
@@ -118,8 +118,7 @@ class _FrameByFrame(_Stage):
 
     def push(self, mel, y, last):
         self.receive(mel, y, None, last)
-        with torch.autocast("cpu", enabled=False):
-            y = self.state.push(y[None].cpu(), mel[None].float().cpu(), last)[0].to(y)
+        y = self.state.push(y[None], mel[None], last)[0]
         frames = self.mel[:, : len(y) // self.hop_length]
         self.advance()
         return frames, y

@@ -1,7 +1,11 @@
-"""Networks whose answer is known."""
+"""Networks whose answer is known, and the textbook forms of what runs faster."""
+
+import copy
 
 import torch
+import torch.nn.functional as F
 
+from extensions.griffin_lim.spectrum import LEAST_GAIN, MOST_GAIN, TINY
 from extensions.streaming import FrameNoise
 from model import layers
 from model.network import WaveGrad
@@ -66,3 +70,42 @@ def textbook(network, config):
     result = WaveGrad(config.network, config.mel.n_mels, layers)
     result.load_state_dict(weights, assign=True)
     return result.train(network.training)
+
+
+def frame_by_frame(spectrum, noise, mel, n_iter, look_ahead):
+    """`RealTimeGriffinLim` as its page says it, of one waveform in float64: noise `[1, F * hop_length]`, mel `[1, n_mels, F]`."""
+    config, spectrum = spectrum.config, copy.deepcopy(spectrum).double()
+    n_fft, hop, targets = config.n_fft, config.hop_length, spectrum.target(mel)[0].double()
+    smooth, margin = spectrum.smooth_magnitude(targets[None])[0], (n_fft - config.win_length) // 2
+    window = F.pad(spectrum.window, (margin, n_fft - config.win_length - margin))
+    noise = F.pad(noise[0].double(), (n_fft - hop, 0))
+
+    def waveform(frames, n):
+        """Sum of w f_k / sum of w^2, of `n` frames of which the last may not be there yet."""
+        total, squares = torch.zeros(2, (n - 1) * hop + n_fft, dtype=torch.float64)
+        for k in range(n):
+            squares[k * hop : k * hop + n_fft] += window**2
+        for k, frame in enumerate(frames):
+            total[k * hop : k * hop + n_fft] += window * frame
+        return total / squares.clamp(min=0.4)
+
+    def scaled(spectra, k):
+        """The spectrum of frame k, scaled once towards its mel; lines of no band get its smooth magnitude."""
+        magnitude = spectra.abs()
+        of_band = targets[:, k] / (spectrum.filters @ magnitude**config.power).clamp(min=TINY)
+        gain = (spectrum.filters.T @ of_band / spectrum.widths[:, 0]).clamp(LEAST_GAIN, MOST_GAIN) ** (1 / config.power)
+        return spectra * torch.where(spectrum.widths[:, 0] > TINY, gain, smooth[:, k] / magnitude.clamp(min=TINY))
+
+    frames = []
+    for k in range(mel.shape[2]):
+        fresh = torch.fft.rfft(noise[k * hop : k * hop + n_fft] * window)
+        so_far = torch.fft.rfft(waveform(frames, k + 1)[k * hop :] * window)
+        frames.append(torch.fft.irfft(scaled(so_far + fresh * 0.01 * smooth[:, k] / fresh.abs(), k), n_fft))
+        before = {}
+        for _ in range(n_iter):
+            y = waveform(frames, k + 1)
+            for i in range(max(k - look_ahead, 0), k + 1):
+                consistent = torch.fft.rfft(y[i * hop : i * hop + n_fft] * window)
+                frames[i] = torch.fft.irfft(scaled(consistent + 0.99 * (consistent - before.get(i, consistent)), i), n_fft)
+                before[i] = consistent
+    return waveform(frames, len(frames))[None, spectrum.margins[0] :][:, : mel.shape[2] * hop].float()

@@ -8,13 +8,10 @@ DiffSinger adds noise to its estimate. Here its errors stand for the noise, as i
 the speech at each frequency, and white noise is not. So the network must be trained for it, by InferGrad.
 """
 
-import copy
-
 import torch
 from torch import nn
 
 from common.errors import InputError
-from extensions.griffin_lim.real_time import RealTimeGriffinLim
 from extensions.griffin_lim.spectrum import MelSpectrum
 
 USER = "a noise schedule with griffin_lim"
@@ -55,15 +52,14 @@ class RealTimeEstimate(nn.Module):
         super().__init__()
         self.spectrum, self.n_iter, self.look_ahead = spectrum, n_iter, look_ahead
 
-    @torch.no_grad()
     def forward(self, noise, mel):
-        with torch.autocast(mel.device.type, enabled=False):
-            return RealTimeGriffinLim(self.spectrum, self.n_iter, self.look_ahead).push(noise, mel, last=True)
+        return self.begin().push(noise, mel, last=True)
 
     def begin(self):
-        """The state of a stream. It is on the CPU: a GPU would wait for each of its small operations."""
-        spectrum = self.spectrum if self.spectrum.filters.device.type == "cpu" else copy.deepcopy(self.spectrum).cpu()
-        return RealTimeGriffinLim(spectrum, self.n_iter, self.look_ahead)
+        """The state of a stream; it is on the CPU."""
+        from extensions.griffin_lim.real_time import RealTimeGriffinLim  # imports Numba, which takes a second
+
+        return RealTimeGriffinLim(self.spectrum, self.n_iter, self.look_ahead)
 
 
 def make_start(schedule, mel_config, spectrum=MelSpectrum):

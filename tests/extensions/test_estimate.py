@@ -2,8 +2,6 @@
 
 import copy
 import json
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ import torch
 
 from common.errors import InputError
 from extensions.griffin_lim.estimate import make_start
-from extensions.griffin_lim.real_time import RealTimeGriffinLim, one_thread
+from extensions.griffin_lim.real_time import RealTimeGriffinLim
 from extensions.griffin_lim.spectrum import MelSpectrum
 from extensions.infer_grad.loss import InferGradLoss
 from extensions.registry import make_network, make_pipeline
@@ -21,7 +19,7 @@ from model.config import InferGradConfig
 from model.mel import LogMelSpectrogram
 from model.noise_schedule import NoiseSchedule, interpolate
 from tests.conftest import config_of, tiny_config_values
-from tests.oracles import whole_noises
+from tests.oracles import frame_by_frame, whole_noises
 from tests.synthetic_speech import synthetic_speech
 from vocoder import Vocoder
 
@@ -277,24 +275,12 @@ def test_a_band_that_covers_no_line_leaves_the_others():
     assert estimate.isfinite().all() and log_mel_l1(mel, definition(estimate)) < 3
 
 
-def test_threads_of_a_program_keep_their_number():
-    """Fails if calls that overlap leave the program, or threads that begin in the meantime, on one thread."""
-    before, inside, found = torch.get_num_threads(), threading.Barrier(2), {}
-
-    def call(name, first):
-        with one_thread():
-            found[name] = [torch.get_num_threads()]
-            inside.wait()
-            time.sleep(0.0 if first else 0.2)
-        found[name].append(torch.get_num_threads())
-
-    torch.set_num_threads(3)
-    try:
-        threads = [threading.Thread(target=call, args=(name, name == "first")) for name in ("first", "second")]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert found == {"first": [1, 3], "second": [1, 3]} and torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.parametrize("look_ahead, n_iter", [(0, 1), (3, 2)])
+@pytest.mark.parametrize("changes", [*MELS.values(), {"f_min": 300.0, "f_max": 3000.0, "n_mels": 40}, {"n_mels": 1}])
+def test_frame_by_frame_it_is_the_textbook(changes, look_ahead, n_iter):
+    """Until the rounding has grown, which it does from frame to frame."""
+    config = tiny_config(**changes).mel
+    mel = speech_mel(config)[..., 40:48]
+    z, spectrum = noise(1, 40 * 8), MelSpectrum(config, "a test")
+    expected = frame_by_frame(spectrum, z, mel, n_iter, look_ahead)
+    torch.testing.assert_close(RealTimeGriffinLim(spectrum, n_iter, look_ahead).push(z, mel, last=True), expected, rtol=1e-3, atol=1e-4)
