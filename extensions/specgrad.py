@@ -14,7 +14,7 @@ from torch import nn
 
 from extensions.griffin_lim.spectrum import TINY, MelSpectrum
 
-LIMIT = 30.0  # of a whitened waveform; beyond is what the mel does not show, such as a tone above its bands
+LIMIT = 4.0  # of a whitened waveform: beyond is what the mel does not show, such as a tone above its bands, and the network explodes there
 
 
 class SpectralPrior(nn.Module):

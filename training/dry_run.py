@@ -39,12 +39,12 @@ def dry_run(trainer):
             lines += _lines_of_stage(trainer, stage)
             kinds = trainer.objective.kinds(stage)
             for kind, steps in kinds.items():
-                seconds, loss = _measured(trainer, batch, steps[: 1 if kind == "step" else N_MEASURED])
-                lines.append(_line(kind, seconds, loss))
+                seconds, result = _measured(trainer, batch, steps[: 1 if kind == "step" else N_MEASURED])
+                lines.append(_line(kind, seconds, result.updated, {"loss": result.loss, **result.others}))
                 forecast += seconds * len(steps)
         start = synchronized_time(trainer.device)
         loss, _ = trainer.evaluate()
-        lines.append(_line("validation", synchronized_time(trainer.device) - start, loss))
+        lines.append(_line("validation", synchronized_time(trainer.device) - start, math.isfinite(loss), {"loss": loss}))
     n_parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     return [
         f"{n_parameters:,} parameters, {training.precision}, {trainer.world_size} processes on {trainer.device.type}",
@@ -70,10 +70,11 @@ def _lines_of_stage(trainer, stage):
     return lines
 
 
-def _line(kind, seconds, loss):
-    if not math.isfinite(loss):
-        raise InputError(f"{kind}: expected a finite loss, got {loss}; look at the recordings and training.precision")
-    return f"measured {kind}: {seconds:.3f} s, loss {loss:.4f}"
+def _line(kind, seconds, is_finite, figures):
+    text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items())
+    if not is_finite:
+        raise InputError(f"{kind}: expected a finite loss, got {text}; look at the recordings and training.precision")
+    return f"measured {kind}: {seconds:.3f} s, {text}"
 
 
 def _portion_size(trainer, training):
@@ -83,14 +84,14 @@ def _portion_size(trainer, training):
 
 
 def _measured(trainer, batch, steps):
-    """Mean seconds of steps as the run makes them at these numbers, after one to warm up, and the loss of the last."""
+    """Mean seconds of steps as the run makes them at these numbers, after one to warm up, and the result of the last."""
     seconds = []
     for step in [steps[0], *steps]:
         trainer.step = step
         start = synchronized_time(trainer.device)
         result = trainer.train_step(batch)
         seconds.append(synchronized_time(trainer.device) - start)
-    return fmean(seconds[1:]), result.loss
+    return fmean(seconds[1:]), result
 
 
 def _peak_memory(device):

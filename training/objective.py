@@ -31,7 +31,7 @@ class Losses(NamedTuple):
 
     Keys:
         objective: what is minimised, `[B]`, with a gradient.
-        diffusion: the diffusion loss of each example, `[B]`, for the log and against divergence.
+        diffusion: the diffusion loss of each example, `[B]`, for the log and against divergence; NaN where it is not part of the objective.
         others: figures by name, `[B]` each, for the log.
     """
 

@@ -48,7 +48,7 @@ class StabilityGuard:
         """Takes in one step.
 
         Args:
-            loss: the loss of the step, over all processes.
+            loss: the diffusion loss of the step, over all processes; NaN where it is not part of the objective.
             updated: whether the update was made, not skipped.
 
         Returns:
@@ -61,6 +61,8 @@ class StabilityGuard:
                 return f"loss or gradient was not finite {self.skipped_in_a_row} times in a row"
             return None
         self.skipped_in_a_row = 0
+        if math.isnan(loss):
+            return None
         self.recent.append(loss)
         if self.lowest is None:
             self.lowest = max(loss, LOSS_OF_SILENCE)

@@ -148,7 +148,7 @@ class Trainer:
         loss, *means = (total / training.batch_size for total in totals)
 
         # Loss and averaged gradient are the same on all processes, and so is this decision.
-        updated = math.isfinite(gradient_norm) and math.isfinite(loss)
+        updated = math.isfinite(gradient_norm) and not math.isinf(loss)
         if updated:
             self.scaler.step(self.optimizer)
             self.ema.update_parameters(self.network)

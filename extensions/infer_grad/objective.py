@@ -1,5 +1,7 @@
 """InferGrad's objective, with discriminators where the configuration has them; `training.infer_grad`, off by default."""
 
+import math
+
 import torch
 
 from extensions.infer_grad.adversarial import Adversary
@@ -34,15 +36,15 @@ class InferGradObjective(DiffusionObjective):
         self._judged = None
         if loss is None or not loss.config.counts_at(step):
             return super().losses(network, batch, step)
-        # Where it does not count it is computed all the same, in a third of the time, for the log and against divergence.
-        with torch.set_grad_enabled(loss.config.diffusion_counts_at(step)):
-            diffusion = self.diffusion(network, batch)
         schedule = loss.schedule_at(step)
         noises = loss.noises(batch.number, len(schedule), batch.y_0.shape[1]).to(self.device)
         with self.trainer.autocast():
             results = loss.results(network, schedule, batch.mel, noises)
         distances = loss(batch.y_0, results)
-        objective = diffusion + loss.config.weight * distances
+        objective, diffusion = loss.config.weight * distances, torch.full_like(distances, math.nan)
+        if loss.config.diffusion_counts_at(step):
+            diffusion = self.diffusion(network, batch)
+            objective = objective + diffusion
         if loss.config.adversarial:
             with self.trainer.autocast():
                 objective = objective + loss.config.weight * self.adversary.losses(batch.y_0, results[-1], loss.config.adversarial)
