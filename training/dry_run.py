@@ -71,7 +71,7 @@ def _lines_of_stage(trainer, stage):
 
 
 def _line(kind, seconds, is_finite, figures):
-    text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items())
+    text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items() if not (is_finite and math.isnan(value)))
     if not is_finite:
         raise InputError(f"{kind}: expected a finite loss, got {text}; look at the recordings and training.precision")
     return f"measured {kind}: {seconds:.3f} s, {text}"

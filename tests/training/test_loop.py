@@ -350,4 +350,4 @@ def test_dry_run_with_a_loss_that_is_not_finite(tmp_path, monkeypatch, command, 
     monkeypatch.setattr(DiffusionObjective, "diffusion", spoilt)
     status, output, errors = command("-c", write_run(tmp_path), "--dry-run")
     assert (status, output) == (2, "")
-    assert errors.startswith(f"error: {kind}: expected a finite loss, got {value}") and errors.count("\n") == 1
+    assert errors.startswith(f"error: {kind}: expected a finite loss, got loss {value}") and errors.count("\n") == 1

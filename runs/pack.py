@@ -1,0 +1,95 @@
+"""Packs what a training run on another machine needs into one folder: recordings of the cleanest voices, lists, configuration, weights.
+
+`python -m runs.pack CONFIG FOLDER`; there, `sh runs/train.sh -c FOLDER/config.json`.
+"""
+
+import itertools
+import json
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from common.audio import Conversions, read_audio
+from common.errors import CommandParser, InputError, positive_float, positive_int, run_command
+from common.files import read_json, save_text
+from datasets import read_filelist
+from model.config import load_config
+
+N_JUDGED = 3  # recordings of a voice that say how clean it is
+
+
+def dynamic_range(waveforms):
+    """How far speech is above what is behind it, in dB: 95 % and 5 % of the levels of 20 ms, at 22,050 Hz."""
+    levels = [np.abs(y[: len(y) // 441 * 441].numpy().reshape(-1, 441)).mean(1) for y in waveforms]
+    loud, soft = np.percentile(np.concatenate(levels), [95, 5])
+    return 20 * np.log10(loud / max(soft, 1e-5))
+
+
+def with_schedules(section, source, folder):
+    """A section of a configuration whose noise schedules, copied to a folder, are named relative to that."""
+    if isinstance(section, dict):
+        return {key: with_schedules(value, source, folder) for key, value in section.items()}
+    if isinstance(section, list):
+        return [with_schedules(value, source, folder) for value in section]
+    if isinstance(section, str) and (source / section).suffix == ".json" and (source / section).is_file():
+        return shutil.copy(source / section, folder / Path(section).name).name
+    return section
+
+
+def main(argv=None):
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("folder", type=Path, help="a new folder")
+    parser.add_argument("--speakers", type=positive_int, default=20, help="how many voices, named by the recordings' folders (default: 20)")
+    parser.add_argument("--megabytes", type=positive_float, default=60.0, help="of all, at most (default: 60)")
+    parser.add_argument("--weights", type=Path, help="weights to pack, too, for --init_from")
+    arguments = parser.parse_args(argv)
+    config, source = load_config(arguments.config), arguments.config.parent
+    if arguments.folder.exists():
+        raise InputError(f"{arguments.folder}: expected a new folder, got one that is there")
+
+    def recordings(filelist):
+        of_speakers = defaultdict(list)
+        for path in read_filelist(source / filelist):
+            of_speakers[path.parent.name].append(path)
+        return of_speakers
+
+    def read(path):
+        return read_audio(path, config.mel.sample_rate, Conversions(config.data.mix_to_mono, config.data.resample))
+
+    training, validation = recordings(config.data.train_filelist), recordings(config.data.validation_filelist)
+    cleanness = {name: dynamic_range(map(read, training[name][:N_JUDGED])) for name in training if name in validation}
+    chosen = sorted(cleanness, key=cleanness.get, reverse=True)[: arguments.speakers]
+    arguments.folder.mkdir(parents=True)
+    if arguments.weights:
+        shutil.copy(arguments.weights, arguments.folder)
+    left = arguments.megabytes * 1e6 - sum(path.stat().st_size for path in arguments.folder.iterdir())
+    lists = {"validation": [validation[name][0] for name in chosen]}
+    lists["train"] = [path for several in itertools.zip_longest(*(training[name] for name in chosen)) for path in several if path]
+    for name, paths in lists.items():
+        lines = []
+        for path in paths if left > 0 else []:
+            target = Path(path.parent.name, f"{path.stem}.flac")
+            (arguments.folder / target.parent).mkdir(exist_ok=True)
+            soundfile.write(arguments.folder / target, read(path).numpy(), config.mel.sample_rate, subtype="PCM_16")
+            left -= (arguments.folder / target).stat().st_size
+            if left < 0:
+                (arguments.folder / target).unlink()
+                break
+            lines.append(f"{target}\n")
+        save_text("".join(lines), arguments.folder / f"{name}.txt")
+        print(f"{name}: {len(lines)} recordings")
+    content = with_schedules(read_json(arguments.config, "a configuration"), source, arguments.folder)
+    content["data"] |= {"train_filelist": "train.txt", "validation_filelist": "validation.txt"}
+    save_text(json.dumps(content, indent=2) + "\n", arguments.folder / "config.json")
+    print(
+        f"{arguments.folder}: {sum(path.stat().st_size for path in arguments.folder.rglob('*')) / 1e6:.1f} MB, voices {', '.join(chosen)}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
