@@ -12,6 +12,7 @@ import soundfile
 import torch
 
 from benchmarking.excerpts import excerpt_noises, file_digest, load_excerpts
+from benchmarking.metrics import METRICS
 from common.audio import Conversions
 from common.device import DTYPES, autocast, synchronized_time
 from common.errors import InputError
@@ -19,7 +20,6 @@ from common.files import save_atomically
 from extensions.griffin_lim.baseline import griffin_lim
 from extensions.griffin_lim.spectrum import MelSpectrum
 from extensions.registry import load_network, make_pipeline
-from metrics import METRICS
 from model.mel import LogMelSpectrogram
 from model.noise_schedule import SUFFIXES, NoiseSchedule, find_schedule, linear
 from model.samplers import find_sampler, sampler_name

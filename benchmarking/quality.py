@@ -13,12 +13,12 @@ import torch
 from benchmarking.excerpts import file_digest, fingerprint, listed, say_which_are_shorter
 from benchmarking.journal import Journal, progress
 from benchmarking.measuring import Measurer, Measuring, make_systems
+from benchmarking.metrics import METRICS
 from benchmarking.tables import device_name, quality_table, save_json, speaker_tables, summarize
 from benchmarking.workers import default_jobs, start_workers
 from common.device import DTYPES, pick_device
 from common.errors import InputError, non_negative_int, positive_float, positive_int, seed_int
 from common.files import save_text
-from metrics import METRICS
 from model.noise_schedule import FORMS
 
 

@@ -8,13 +8,13 @@ import jinja2
 from matplotlib.figure import Figure
 
 from benchmarking.measuring import RECORDING
+from benchmarking.metrics import METRICS
 from benchmarking.tables import number
 from common.audio import read_audio
 from common.errors import InputError, naming
 from common.files import read_json, save_atomically, save_text
 from common.mel_plot import draw_mel, limits_of
 from common.validation import validating
-from metrics import METRICS
 from model.config import MelConfig
 from model.mel import LogMelSpectrogram
 

@@ -13,10 +13,10 @@ from benchmarking.candidates import FINAL_NOISE_LEVEL, OPTIMIZERS, ScheduleCurve
 from benchmarking.excerpts import file_digest, fingerprint, listed, say_which_are_shorter
 from benchmarking.journal import Journal, progress
 from benchmarking.measuring import Measurer, Measuring, System
+from benchmarking.metrics import METRICS
 from benchmarking.workers import default_jobs, start_workers
 from common.errors import InputError, positive_float, positive_int, seed_int
 from common.files import check_not_input
-from metrics import METRICS
 from model.noise_schedule import NoiseSchedule, find_schedule, split_text
 from model.samplers import find_sampler, sampler_name
 

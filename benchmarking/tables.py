@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarking.metrics import METRICS
 from common.files import save_text
-from metrics import METRICS
 
 
 def markdown_table(headings, rows):

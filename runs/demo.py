@@ -6,13 +6,13 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from benchmarking.metrics import log_mel_l1, pesq_wideband, stoi
 from common.audio import read_audio, wav_writer
 from common.errors import CommandParser, InputError, run_command
 from common.files import save_atomically
 from common.mel_plot import mel_pair
 from common.released import CHECKPOINT, ROOT, SCHEDULE
 from extensions.griffin_lim.baseline import griffin_lim
-from metrics import log_mel_l1, pesq_wideband, stoi
 from model.mel import read_mel
 from vocoder import Vocoder
 

@@ -25,7 +25,7 @@ def clone(tmp_path):
     """A copy of the repository under a path with a space, whose `.venv` runs this environment's Python."""
     root = tmp_path / "a clone"
     root.mkdir()
-    for name in ("common", "extensions", "metrics", "model", "runs", "filelists", "schedules", "configs"):
+    for name in ("common", "benchmarking", "extensions", "model", "runs", "filelists", "schedules", "configs"):
         shutil.copytree(ROOT / name, root / name)
     for path in [*ROOT.glob("*.py"), *ROOT.glob("requirements*.txt")]:
         shutil.copy(path, root)

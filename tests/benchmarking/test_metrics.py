@@ -8,8 +8,7 @@ import pytest
 import torch
 import torchcrepe
 
-from common.audio import read_audio
-from metrics import (
+from benchmarking.metrics import (
     METRICS,
     distillmos,
     dnsmos,
@@ -24,9 +23,10 @@ from metrics import (
     visqol,
     voiced_unvoiced_f1,
 )
-from metrics.perceptual import VISQOL_SHORTEST, _distillmos_model, _visqol_model
-from metrics.pitch import _periodicity, pitch_frame_error, voicing_f1
-from metrics.spectral import cepstral_distance
+from benchmarking.metrics.perceptual import VISQOL_SHORTEST, _distillmos_model, _visqol_model
+from benchmarking.metrics.pitch import _periodicity, pitch_frame_error, voicing_f1
+from benchmarking.metrics.spectral import cepstral_distance
+from common.audio import read_audio
 from model.config import MelConfig
 from model.mel import LogMelSpectrogram
 from tests.conftest import ROOT
