@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from benchmarking.workers import start_workers
+from benchmarking.workers import in_processes
 from common.errors import InputError
 from common.jobs import cores_each, device_of_job, limit_threads, usable_cores
 from tests.processes import PYTHON, start
@@ -63,8 +63,8 @@ def test_jobs_take_the_gpus_in_turn(gpus):
 def test_unusable_gpus_are_said_before_processes_start(gpus):
     gpus(8, usable=False)
     for jobs in (1, 8):
-        with pytest.raises(InputError, match="driver is too old"), start_workers(None, jobs):
-            pass
+        with pytest.raises(InputError, match="driver is too old"):
+            next(in_processes(abs, [(1,)], jobs))
 
 
 PARENT_OF_ONE = """
