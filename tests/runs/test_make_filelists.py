@@ -43,9 +43,12 @@ def test_gives_the_same_split_every_time(make_filelists, record, tmp_path):
     assert all(len(set(lines) - set(more[name])) <= 1 for name, lines in lists.items())
 
 
-def test_takes_the_names_that_people_have(make_filelists, record):
-    names = [b"a.WAV", b"c|d.wav", b"linked/e.flac", b"\xe4\xe0.wav" if sys.platform == "linux" else b"\xc3\xa4.wav"]
-    record(*map(os.fsdecode, names))
+def test_takes_the_names_that_people_have(make_filelists, record, tmp_path):
+    """Capitals, bars, and other encodings."""
+    names = [b"a.WAV", b"c|d.wav", b"e/f.flac"]
+    record(*map(os.fsdecode, names), "g.wav")
+    names.append(b"\xe4\xe0.wav" if sys.platform == "linux" else b"h.wav")
+    (tmp_path / "recordings" / "g.wav").rename(tmp_path / "recordings" / os.fsdecode(names[-1]))
     status, error, lists = make_filelists("--test", 1, "--validation", 1)
     assert (status, error) == (0, "")
     assert sorted(line.removeprefix(b"../recordings/") for lines in lists.values() for line in lines) == sorted(names)
