@@ -1,6 +1,7 @@
 """Several processes for one command. What they compute does not depend on their number: each computes on one thread."""
 
 import multiprocessing
+import signal
 import warnings
 
 import torch
@@ -38,7 +39,9 @@ def in_processes(function, tasks, jobs):
     if problem := unusable_gpus():
         raise InputError(problem)
     warnings.filterwarnings("ignore", "[0-9]+ tasks which were still being processed", UserWarning)  # after Ctrl-C
+    # Ctrl-C reaches all processes of a terminal, and is this one's to handle.
+    ignoring = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
     try:
-        yield from Parallel(jobs, return_as="generator", batch_size=1)(delayed(function)(*task) for task in tasks)
+        yield from Parallel(jobs, return_as="generator", batch_size=1, **ignoring)(delayed(function)(*task) for task in tasks)
     except TerminatedWorkerError:
         raise InputError("a worker process was killed, for want of memory perhaps (expected: fewer --jobs)") from None
