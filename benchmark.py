@@ -9,7 +9,6 @@ COMMANDS = {
     "rtf": ("benchmarking.rtf", "measure the real-time factor and the memory of synthesis"),
     "quality": ("benchmarking.quality", "measure the quality of a network with schedules and samplers"),
     "search": ("benchmarking.search", "find the best noise schedule of a number of steps"),
-    "gpu_check": ("benchmarking.gpu_check", "check all that only a GPU can show"),
     "report": ("benchmarking.report", "make a page to listen to from a folder that 'quality' wrote"),
 }
 

@@ -6,7 +6,6 @@ GRAPH.onnx is written by `python -m extensions.onnx.export`. Beside this file it
 import os
 
 import numpy as np
-import onnxruntime
 import soundfile
 
 from common.errors import CommandParser, InputError, run_command, seed_int
@@ -21,6 +20,8 @@ def read_graph(path):
     Raises:
         OSError, InputError: it cannot be read, or is no such graph.
     """
+    import onnxruntime  # optional
+
     check_regular(path)
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

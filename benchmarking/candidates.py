@@ -1,4 +1,4 @@
-"""Candidates of `benchmark.py search`: a grid over betas, and points of a box of schedules for optimisers."""
+"""Candidates of `benchmark.py search`: a grid over betas, and points of a box of schedules for Optuna."""
 
 import math
 import warnings
@@ -13,9 +13,8 @@ FIRST_LOG_SNR = (2.0, 14.0)  # beta_1 from 0.12 down to 8e-7
 FINAL_NOISE_LEVEL = (0.05, 0.98)  # from beneath that of the training schedule (0.08) to above all known schedules (0.964)
 LONGEST_GAP = math.log(8)  # a step may be 8 times as long as the first, or an eighth, in log-SNR
 N_MULTIPLIERS = 9
-LARGEST_WHOLE_GRID = N_MULTIPLIERS**7  # candidates; more are only drawn from
-MOST_DRAWS = 1000  # for each candidate wanted, before the constraints count as unsatisfiable
-BATCH_SIZE = 4  # points proposed before their scores are known; fixed, so that more processes change nothing
+LONGEST_GRID = 7  # steps; nine times as many candidates for each more
+BATCH_SIZE = 4  # candidates proposed before their scores are known; fixed, so that more processes change nothing
 
 
 def _log_snr(noise_level):
@@ -54,10 +53,7 @@ class ScheduleCurves:
 
     def point(self, schedule):
         """The point of the box nearest to a schedule with any number of steps; inverse of `schedule` inside the box."""
-        if self.n_knots == 1:
-            knots = schedule.log_snr[-1:]
-        else:
-            knots = interpolate(schedule, self.n_knots).log_snr
+        knots = schedule.log_snr[-1:] if self.n_knots == 1 else interpolate(schedule, self.n_knots).log_snr
         span = self.final_log_snr[0] - self.final_log_snr[1]
         point = [(knots[-1] - self.final_log_snr[1]) / span]
         if self.n_knots > 1:
@@ -84,24 +80,6 @@ def default_ladder(n_steps):
     return np.geomspace(1e-6, 0.1, n_steps).tolist()
 
 
-def _betas(numbers, ladder):
-    """Candidates `[K, N]` by their numbers in the grid, which count the multipliers in base 9."""
-    digits = numbers[:, None] // N_MULTIPLIERS ** np.arange(len(ladder))
-    multipliers = (digits % N_MULTIPLIERS + 1).astype(np.float64)
-    # As decimal digits would read: 3 x 1e-6 is 3e-06 and not 2.9999999999999997e-06.
-    return np.round(multipliers * np.asarray(ladder), 15)
-
-
-def _allowed(betas, non_decreasing, final_noise_level):
-    allowed = (betas < 1).all(axis=1)
-    if non_decreasing:
-        allowed &= (np.diff(betas, axis=1) >= 0).all(axis=1)
-    if final_noise_level is not None:
-        level = np.sqrt(np.prod(1 - betas, axis=1, where=betas < 1))
-        allowed &= (level >= final_noise_level[0]) & (level <= final_noise_level[1])
-    return allowed
-
-
 def grid_candidates(ladder, n_candidates=None, seed=0, non_decreasing=False, final_noise_level=None):
     """The candidates of a grid that meet the constraints.
 
@@ -115,53 +93,49 @@ def grid_candidates(ladder, n_candidates=None, seed=0, non_decreasing=False, fin
         `[K, N]` betas.
 
     Raises:
-        InputError: the ladder or the number is impossible, or too few candidates meet the constraints.
+        InputError: the ladder is impossible or too long, or too few candidates meet the constraints.
     """
     if not len(ladder) or not all(0 < value < 1 for value in ladder):
         raise InputError(f"the ladder is {list(ladder)} (expected: one or more values inside (0, 1))")
-    if n_candidates is not None and n_candidates < 1:
-        raise InputError(f"{n_candidates} candidates are asked for (expected: 1 or more)")
-    size = N_MULTIPLIERS ** len(ladder)
-    generator = np.random.default_rng(seed)
-    if size <= LARGEST_WHOLE_GRID:
-        numbers = np.arange(size)
-        numbers = numbers[_allowed(_betas(numbers, ladder), non_decreasing, final_noise_level)]
-        if n_candidates is None and len(numbers):
-            return _betas(numbers, ladder)
-        if len(numbers) < (n_candidates or 1):
-            raise InputError(f"{len(numbers)} candidates of the grid meet the constraints (expected: {n_candidates or 1})")
-        return _betas(generator.permutation(numbers)[:n_candidates], ladder)
-    if n_candidates is None:
-        raise InputError(f"the grid has {size} candidates, too many to try them all (expected: a number of candidates)")
-    found = {}
-    for _ in range(MOST_DRAWS):
-        multipliers = generator.integers(1, N_MULTIPLIERS + 1, (n_candidates, len(ladder)))
-        betas = np.round(multipliers * np.asarray(ladder), 15)
-        for row in betas[_allowed(betas, non_decreasing, final_noise_level)]:
-            found.setdefault(row.tobytes(), row)
-        if len(found) >= n_candidates:
-            return np.stack(list(found.values())[:n_candidates])
-    raise InputError(f"{len(found)} candidates were found that meet the constraints (expected: {n_candidates})")
+    if len(ladder) > LONGEST_GRID:
+        raise InputError(f"a grid of {len(ladder)} steps is too large (expected: {LONGEST_GRID} steps or fewer, or --method tpe)")
+    multipliers = np.arange(N_MULTIPLIERS ** len(ladder))[:, None] // N_MULTIPLIERS ** np.arange(len(ladder)) % N_MULTIPLIERS + 1
+    # As decimal digits would read: 3 x 1e-6 is 3e-06 and not 2.9999999999999997e-06.
+    betas = np.round(multipliers * np.asarray(ladder), 15)
+    betas = betas[(betas < 1).all(axis=1)]
+    if non_decreasing:
+        betas = betas[(np.diff(betas, axis=1) >= 0).all(axis=1)]
+    if final_noise_level is not None:
+        levels = np.sqrt(np.prod(1 - betas, axis=1))
+        betas = betas[(levels >= final_noise_level[0]) & (levels <= final_noise_level[1])]
+    if len(betas) < (n_candidates or 1):
+        raise InputError(f"{len(betas)} candidates of the grid meet the constraints (expected: {n_candidates or 1})")
+    return betas if n_candidates is None else np.random.default_rng(seed).permutation(betas)[:n_candidates]
 
 
-# Optimisers: generators of batches of points in a unit box. `batch = next(search)`, then `batch = search.send(losses)`, one loss a point,
-# lower is better. What is proposed follows from the seed and the losses alone, so a search can be replayed.
+def grid_batches(candidates):
+    """All of them at once, as a generator like `tpe_batches`."""
+    yield candidates.tolist()
 
 
-def tpe_search(start, seed):
-    """Tree-structured Parzen estimator, over all dimensions together."""
+def tpe_batches(curves, start, seed, n_candidates):
+    """Optuna's tree-structured Parzen estimator, over all dimensions together.
+
+    A generator of lists of betas, which is sent their losses: lower is better. What it proposes follows from the seed and the losses alone.
+
+    Args:
+        curves: `ScheduleCurves`.
+        start: its first point.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True))
-    names = [f"{i:03d}" for i in range(len(start))]
-    box = {name: optuna.distributions.FloatDistribution(0, 1) for name in names}
-    study.enqueue_trial(dict(zip(names, map(float, start))))
-    while True:
-        trials = [study.ask(box) for _ in range(BATCH_SIZE)]
-        losses = yield [np.array([trial.params[name] for name in names]) for trial in trials]
+    box = {f"{i:03d}": optuna.distributions.FloatDistribution(0, 1) for i in range(len(start))}
+    study.enqueue_trial(dict(zip(box, map(float, start))))
+    for n_done in range(0, n_candidates, BATCH_SIZE):
+        trials = [study.ask(box) for _ in range(min(BATCH_SIZE, n_candidates - n_done))]
+        schedules = [curves.schedule([trial.params[name] for name in box]) for trial in trials]
+        losses = yield [rounded(schedule).betas.tolist() for schedule in schedules]
         for trial, loss in zip(trials, losses):
             study.tell(trial, float(loss))
-
-
-OPTIMIZERS = {"tpe": tpe_search}

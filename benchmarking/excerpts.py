@@ -1,7 +1,7 @@
 """The recordings that a measurement is made on, and the noise that goes with each."""
 
 import hashlib
-import sys
+import math
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from common.audio import NO_CONVERSIONS
 from common.errors import InputError
 from datasets import Recordings
+from model.pipeline import standard_normal
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def load_excerpts(filelist, mel_transform, n_recordings=None, seconds=None, conv
     Raises:
         OSError, InputError: a file cannot be used, or fewer recordings are listed than wanted.
     """
-    longest = None if seconds is None else longest_excerpt(seconds, mel_transform.config)
+    hop_length, n_samples = mel_transform.config.hop_length, _samples_of(seconds, mel_transform.config)
     recordings = Recordings(filelist, mel_transform.config, conversions)
     n_recordings = len(recordings) if n_recordings is None else n_recordings
     if per_speaker:
@@ -69,40 +70,27 @@ def load_excerpts(filelist, mel_transform, n_recordings=None, seconds=None, conv
         raise InputError(f"{filelist}: {len(recordings)} recordings (expected: {n_recordings})")
     else:
         indices = spread(len(recordings), n_recordings)
-    hop_length = mel_transform.config.hop_length
-    waveforms = [recordings[index] for index in indices]
-    if longest is not None:
-        starts = [max(len(waveform) - longest, 0) // (2 * hop_length) * hop_length for waveform in waveforms]
-        waveforms = [waveform[start : start + longest] for start, waveform in zip(starts, waveforms)]
-    speakers = [recordings.speakers[index] for index in indices]
     names = [recordings.paths[index].stem for index in indices]
-    if len(set(names)) < len(names):
-        names = [f"{speaker}/{name}".lstrip("/") for speaker, name in zip(speakers, names)]
-    return [Excerpt(name, speaker, waveform, mel_transform(waveform)) for name, speaker, waveform in zip(names, speakers, waveforms)]
+    is_shared, excerpts = len(set(names)) < len(names), []
+    for name, index in zip(names, indices):
+        waveform, speaker = recordings[index], recordings.speakers[index]
+        if n_samples is not None and len(waveform) > n_samples:
+            start = (len(waveform) - n_samples) // (2 * hop_length) * hop_length
+            waveform = waveform[start : start + n_samples]
+        excerpts.append(Excerpt(f"{speaker}/{name}".lstrip("/") if is_shared else name, speaker, waveform, mel_transform(waveform)))
+    return excerpts
 
 
-def longest_excerpt(seconds, mel_config):
-    """Samples of `seconds`, in whole frames.
-
-    Raises:
-        InputError: they are too few for a mel.
-    """
-    n_samples = round(seconds * mel_config.sample_rate / mel_config.hop_length) * mel_config.hop_length
-    shortest = mel_config.n_fft // 2 + mel_config.hop_length
-    if n_samples < shortest:
-        least = -(-shortest // mel_config.hop_length) * mel_config.hop_length / mel_config.sample_rate
-        raise InputError(f"--seconds is {seconds:g}, too short for this model's mels (expected: {least:g} or more)")
-    return n_samples
-
-
-def say_which_are_shorter(excerpts, seconds, mel_config):
-    """One line on standard error where recordings are shorter than the seconds that are asked for."""
+def _samples_of(seconds, mel_config):
+    """Samples of `seconds`, in whole frames; None for None."""
     if seconds is None:
-        return
-    shorter = [excerpt.name for excerpt in excerpts if len(excerpt.waveform) < longest_excerpt(seconds, mel_config)]
-    if shorter:
-        how_many = f"{len(shorter)} of {len(excerpts)} recordings are shorter than {seconds:g} s, and taken whole"
-        print(f"note: {how_many}: {listed(shorter)}", file=sys.stderr)
+        return None
+    frames_in_a_second = mel_config.sample_rate / mel_config.hop_length
+    n_frames, least = round(seconds * frames_in_a_second), math.ceil(mel_config.n_fft / 2 / mel_config.hop_length) + 1
+    if n_frames < least:
+        least = f"{least / frames_in_a_second:g}"
+        raise InputError(f"--seconds is {seconds:g}, too short for this model's mels (expected: {least} or more)")
+    return n_frames * mel_config.hop_length
 
 
 def listed(names, most=5):
@@ -113,18 +101,13 @@ def listed(names, most=5):
 
 def fingerprint(excerpts):
     """A short digest of the excerpts' samples."""
-    digest = hashlib.sha256()
-    for excerpt in excerpts:
-        digest.update(excerpt.waveform.numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(b"".join(excerpt.waveform.numpy().tobytes() for excerpt in excerpts)).hexdigest()[:16]
 
 
-def excerpt_noises(indices, length, seed):
-    """An endless stream of noise `[len(indices), length]`; that of an excerpt depends on its index and the seed alone."""
-    seeds = [np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0] for index in indices]
-    generators = [torch.Generator().manual_seed(int(state)) for state in seeds]
-    while True:
-        yield torch.stack([torch.randn(length, generator=generator) for generator in generators])
+def excerpt_noises(index, length, seed, device):
+    """An endless stream of noise `[1, length]` for an excerpt, which depends on its index and the seed alone."""
+    state = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0]
+    return standard_normal((1, length), torch.Generator().manual_seed(int(state)), device)
 
 
 def file_digest(path):

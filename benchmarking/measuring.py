@@ -1,7 +1,7 @@
-"""What `benchmark.py quality` compares, and how one recording is measured."""
+"""What `benchmark.py quality` and `search` compare, and how one recording is measured."""
 
 import functools
-import hashlib
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,9 @@ import numpy as np
 import soundfile
 import torch
 
-from benchmarking.excerpts import excerpt_noises, file_digest, load_excerpts
+from benchmarking.excerpts import excerpt_noises, file_digest, fingerprint, load_excerpts
+from benchmarking.metrics import METRICS
+from benchmarking.workers import device_of_worker
 from common.audio import Conversions
 from common.device import DTYPES, autocast, synchronized_time
 from common.errors import InputError
@@ -19,13 +21,11 @@ from common.files import save_atomically
 from extensions.griffin_lim.baseline import griffin_lim
 from extensions.griffin_lim.spectrum import MelSpectrum
 from extensions.registry import load_network, make_pipeline
-from metrics import METRICS
 from model.mel import LogMelSpectrogram
-from model.noise_schedule import SUFFIXES, NoiseSchedule, find_schedule, linear
+from model.noise_schedule import SUFFIXES, NoiseSchedule, find_schedule
 from model.samplers import find_sampler, sampler_name
 
 RECORDING = "recording"
-WARM_UP_FRAMES = 50
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,10 @@ class System:
     griffin_lim: int = 0
 
     @property
-    def key(self):
-        """What the results depend on, as text: the betas themselves, not their name."""
-        schedule = self.schedule
-        betas = schedule and (hashlib.sha256(schedule.betas.tobytes()).hexdigest()[:16], schedule.griffin_lim, schedule.look_ahead)
-        return f"{betas or self.name} {self.sampler} {self.gla_grad}"
+    def source(self):
+        """What its results follow from, as JSON values: the betas themselves, not their name."""
+        schedule = self.schedule and [self.schedule.betas.tolist(), self.schedule.griffin_lim, self.schedule.look_ahead]
+        return [schedule, self.sampler, self.gla_grad, self.griffin_lim]
 
     @property
     def file_stem(self):
@@ -110,24 +109,23 @@ class Measuring:
 
     Args:
         checkpoint, filelist: paths.
-        n_recordings, seconds: how many recordings, and how much of each; see `load_excerpts`.
-        metrics: names in `metrics.METRICS`.
+        recordings, seconds, per_speaker: how many recordings, and how much of each; see `load_excerpts`.
+        metrics: names in `METRICS`.
         seed: of the noise; every system gets the same noise for a recording.
-        per_speaker: whether as many recordings of each speaker.
-        folder, n_audio: where the audio of the first so many recordings goes.
+        output, audio: folder, and of how many recordings it holds the audio.
         dtype: a name in `common.device.DTYPES`, what the network computes in.
         resample: convert recordings of another sample rate instead of refusing them.
     """
 
     checkpoint: str
     filelist: str
-    n_recordings: Optional[int]
+    recordings: Optional[int]
     seconds: Optional[float]
     metrics: tuple
     seed: int
     per_speaker: bool = False
-    folder: Path = Path()
-    n_audio: int = 0
+    output: Path = Path()
+    audio: int = 0
     dtype: str = "float32"
     resample: bool = False
 
@@ -137,7 +135,7 @@ class Measuring:
 
 
 class Measurer:
-    """`Measurer(measuring, device)((system, index))` measures recording `index` of a system; returns its entry of the journal.
+    """A network, recordings and metrics on a device.
 
     Raises:
         OSError, InputError: a file cannot be used.
@@ -146,71 +144,78 @@ class Measurer:
     def __init__(self, measuring, device):
         self.measuring, self.device = measuring, device
         network, self.config = load_network(measuring.checkpoint)
-        self.network, self.n_calls = network.to(device), 0
-        self.network.register_forward_pre_hook(self._count)
+        self.network = network.to(device)
         self.mel_transform = LogMelSpectrogram(self.config.mel)
-        self.excerpts = load_excerpts(
-            measuring.filelist,
-            self.mel_transform,
-            measuring.n_recordings,
-            measuring.seconds,
-            Conversions(resample=measuring.resample),
-            measuring.per_speaker,
-        )
+        conversions = Conversions(resample=measuring.resample)
+        limits = measuring.recordings, measuring.seconds, conversions, measuring.per_speaker
+        self.excerpts = load_excerpts(measuring.filelist, self.mel_transform, *limits)
         self._spectrum = functools.cache(MelSpectrum)  # the same for all systems
-        self.is_warm = False
 
-    def _count(self, *_):
-        self.n_calls += 1
-
-    def _warm_up(self):
-        mel = torch.zeros(1, self.config.mel.n_mels, WARM_UP_FRAMES, device=self.device)
-        make_pipeline(self.network, self.config, linear(2, 0.1, 0.5))(mel)
-        self.is_warm = True
+    @functools.cached_property
+    def source(self):
+        """What all results follow from, as JSON values."""
+        checkpoint, measuring = file_digest(self.measuring.checkpoint), self.measuring
+        return [checkpoint, fingerprint(self.excerpts), measuring.metrics, measuring.seed, measuring.dtype]
 
     @torch.inference_mode()
     def synthesize(self, system, index):
         """What a system makes of an excerpt's mel, `[T]`."""
-        excerpt = self.excerpts[index]
+        excerpt, config = self.excerpts[index], self.config
         if system.griffin_lim:
-            return griffin_lim(excerpt.mel, self.config.mel, system.griffin_lim)
+            return griffin_lim(excerpt.mel, config.mel, system.griffin_lim)
         mel = excerpt.mel[None].to(self.device)
-        noises = (noise.to(self.device) for noise in excerpt_noises([index], len(excerpt.waveform), self.measuring.seed))
-        pipeline = make_pipeline(self.network, self.config, system.schedule, system.sampler, system.gla_grad, self._spectrum).to(
-            self.device
-        )
+        noises = excerpt_noises(index, len(excerpt.waveform), self.measuring.seed, self.device)
+        pipeline = make_pipeline(self.network, config, system.schedule, system.sampler, system.gla_grad, self._spectrum).to(self.device)
         if system.sampler is None:
             return pipeline.start(next(noises), mel).clamp(-1, 1)[0].cpu()
         with autocast(self.device, DTYPES[self.measuring.dtype]):
             return pipeline(mel, noises=noises)[0].float().cpu()
 
-    def __call__(self, task):
-        system, index = task
+    def figures(self, waveform, index):
+        """The metrics of a waveform `[T]` beside the recording, by name; None where there is no value."""
+        recording, metrics = self.excerpts[index].waveform, self.measuring.metrics
+        values = {name: float(METRICS[name].measure(recording, waveform, self.mel_transform)) for name in metrics}
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+    def measure(self, system, index):
+        """Measures an excerpt of a system, and keeps its audio where it is wanted; returns an entry for `Results`."""
         excerpt, measuring, sample_rate = self.excerpts[index], self.measuring, self.config.mel.sample_rate
-        waveform, seconds, self.n_calls = excerpt.waveform, None, 0
+        waveform, seconds, digest = excerpt.waveform, None, None
         if system.name != RECORDING:
-            if not self.is_warm:
-                self._warm_up()
-            self.n_calls = 0
             start = synchronized_time(self.device)
             waveform = self.synthesize(system, index)
             seconds = synchronized_time(self.device) - start
-        values = {name: METRICS[name].measure(excerpt.waveform, waveform, self.mel_transform) for name in measuring.metrics}
         is_finite = bool(waveform.isfinite().all())
-        digest = None
-        if is_finite and index < measuring.n_audio:
-            path = measuring.folder / measuring.audio_path(system, excerpt)
+        if is_finite and index < measuring.audio:
+            path = measuring.output / measuring.audio_path(system, excerpt)
             path.parent.mkdir(parents=True, exist_ok=True)
             save_atomically(lambda temporary: soundfile.write(temporary, waveform.numpy(), sample_rate, format="FLAC"), path)
             digest = file_digest(path)
         return {
-            "key": system.key,
             "system": system.name,
             "recording": excerpt.name,
-            "network_calls": self.n_calls,
             "audio_seconds": len(excerpt.waveform) / sample_rate,
             "synthesis_seconds": seconds,
             "is_finite": is_finite,
             "audio_digest": digest,
-            "figures": {name: float(value) if np.isfinite(value) else None for name, value in values.items()},
+            "figures": self.figures(waveform, index),
         }
+
+
+@functools.lru_cache(maxsize=1)
+def measurer_of(measuring):
+    """The `Measurer` of this process."""
+    return Measurer(measuring, device_of_worker())
+
+
+def measure(measuring, system, index):
+    """For `in_processes`: `Measurer.measure`."""
+    return measurer_of(measuring).measure(system, index)
+
+
+def score(measuring, system):
+    """For `in_processes`: the mean of the first metric over the excerpts; None where one of them has no value."""
+    measurer = measurer_of(measuring)
+    figures = [measurer.figures(measurer.synthesize(system, index), index) for index in range(len(measurer.excerpts))]
+    values = [of_one[measuring.metrics[0]] for of_one in figures]
+    return None if None in values else float(np.mean(values))

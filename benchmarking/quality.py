@@ -4,21 +4,20 @@ output folder, so a killed run goes on where it was."""
 
 import sys
 from collections import Counter
-from contextlib import closing
-from functools import partial
+from dataclasses import fields
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from benchmarking.excerpts import file_digest, fingerprint, listed, say_which_are_shorter
-from benchmarking.journal import Journal, progress
-from benchmarking.measuring import Measurer, Measuring, make_systems
-from benchmarking.tables import device_name, quality_table, save_json, speaker_tables, summarize
-from benchmarking.workers import default_jobs, start_workers
+from benchmarking.excerpts import file_digest, fingerprint, listed
+from benchmarking.measuring import Measuring, make_systems, measure, measurer_of
+from benchmarking.metrics import METRICS
+from benchmarking.results import Results, progress
+from benchmarking.tables import device_name, markdown_table, number, save_json
+from benchmarking.workers import default_jobs, in_processes
 from common.device import DTYPES, pick_device
 from common.errors import InputError, non_negative_int, positive_float, positive_int, seed_int
 from common.files import save_text
-from metrics import METRICS
 from model.noise_schedule import FORMS
 
 
@@ -48,68 +47,89 @@ def add_arguments(parser):
     parser.add_argument("--jobs", type=positive_int, default=default_jobs(), help="processes (default: one a GPU, or a core)")
 
 
-def measure_all(systems, measurer, measure, journal):
-    """The entries of each system, one for each recording, from the journal or measured now."""
-    known = {(entry["key"], entry["recording"]): entry for entry in journal.entries}
-    measuring, excerpts = measurer.measuring, measurer.excerpts
+def measure_all(systems, measurer, jobs):
+    """The entries of each system, one for each recording, as they are known already or measured now."""
+    measuring, excerpts, results = measurer.measuring, measurer.excerpts, Results(measurer.measuring.output / "journal.jsonl")
 
-    def is_known(system, index):
-        entry = known.get((system.key, excerpts[index].name))
-        if entry is None or not entry["is_finite"] or index >= measuring.n_audio:
-            return entry is not None
-        path = measuring.folder / measuring.audio_path(system, excerpts[index])  # it may hold what another schedule of that name made
-        return path.is_file() and file_digest(path) == entry["audio_digest"]
+    def known(system, index):
+        entry = results.get(measurer.source, system.source, excerpts[index].name)
+        if entry is None or not entry["is_finite"] or index >= measuring.audio:
+            return entry
+        path = measuring.output / measuring.audio_path(system, excerpts[index])  # it may hold what another schedule of that name made
+        return entry if path.is_file() and file_digest(path) == entry["audio_digest"] else None
 
     # In the order of the recordings: metrics cache results of them.
-    tasks = [(system, index) for index in range(len(excerpts)) for system in systems if not is_known(system, index)]
+    tasks = [(system, index) for index in range(len(excerpts)) for system in systems if known(system, index) is None]
     n = len(systems) * len(excerpts)
     with progress(n, "waveform", n - len(tasks)) as bar:
-        for entry in measure(tasks):
-            journal.append(entry)
-            known[entry["key"], entry["recording"]] = entry
+        entries = in_processes(measure, [(measuring, *task) for task in tasks], jobs)
+        for (system, index), entry in zip(tasks, entries):
+            results.add(entry, measurer.source, system.source, excerpts[index].name)
             bar.update()
-    return [[known[system.key, excerpt.name] for excerpt in excerpts] for system in systems]
+    return [[known(system, index) for index in range(len(excerpts))] for system in systems]
+
+
+def summarize(system, entries, metrics):
+    """A row of the table: means over the recordings, their standard errors, and how many had no value."""
+    figures = {name: [entry["figures"][name] for entry in entries if entry["figures"][name] is not None] for name in metrics}
+    factors = [entry["synthesis_seconds"] / entry["audio_seconds"] for entry in entries if entry["synthesis_seconds"] is not None]
+    errors = {name: float(np.std(some, ddof=1) / len(some) ** 0.5) if len(some) > 1 else None for name, some in figures.items()}
+    return {
+        "system": system.name,
+        "title": system.title,
+        "sampler": system.sampler,
+        "network_calls": len(system.schedule) if system.sampler else 0,
+        "real_time_factor": float(np.median(factors)) if factors else None,  # an interruption is in one of them alone
+        "n_recordings": len(entries),
+        "means": {name: float(np.mean(values)) if values else None for name, values in figures.items()},
+        "standard_errors": errors,
+        "without_value": {name: len(entries) - len(values) for name, values in figures.items()},
+    }
+
+
+def quality_table(rows, metrics):
+    """The rows as Markdown. A star marks a mean over fewer recordings than there are."""
+    headings = [f"{METRICS[name].label} {'↑' if METRICS[name].higher_is_better else '↓'}" for name in metrics]
+    lines = []
+    for row in rows:
+        cells = [number(row["means"][name]) + "*" * bool(row["without_value"][name]) for name in metrics]
+        lines.append([row["system"], row["network_calls"] or "-", number(row["real_time_factor"]), *cells])
+    is_starred = any(n for row in rows for n in row["without_value"].values())
+    table = markdown_table(["system", "calls", "RTF", *headings], lines)
+    return table + "\n\\* the mean of fewer recordings: the others have no value\n" * is_starred
 
 
 def run(arguments):
     systems = make_systems(arguments.schedules, arguments.samplers, arguments.gla_grad, arguments.griffin_lim)
-    keys = ("checkpoint", "filelist", "recordings", "seconds", "metrics", "seed", "per_speaker", "output", "audio", "dtype", "resample")
-    measuring = Measuring(*(getattr(arguments, key) for key in keys))
-    measurer = Measurer(measuring, torch.device("cpu"))  # everything is checked here, early
-    excerpts = measurer.excerpts
+    arguments.metrics = tuple(arguments.metrics)
+    measuring = Measuring(**{field.name: getattr(arguments, field.name) for field in fields(Measuring)})
+    measurer = measurer_of(measuring)  # everything is checked here, early
+    excerpts, metrics = measurer.excerpts, measuring.metrics
     name, count = Counter(excerpt.name for excerpt in excerpts).most_common(1)[0]
     if count > 1:
         raise InputError(f"{arguments.filelist}: {count} recordings are {name} (expected: other file names, or folders of other names)")
-    say_which_are_shorter(excerpts, arguments.seconds, measurer.config.mel)
-    settings = {"checkpoint": file_digest(arguments.checkpoint), "recordings": fingerprint(excerpts)}
-    settings |= {"metrics": arguments.metrics, "seed": arguments.seed, "dtype": arguments.dtype}
-    journal = Journal(arguments.output / "journal.jsonl", settings)
-    with closing(journal), start_workers(partial(Measurer, measuring), arguments.jobs) as measure:
-        by_system = measure_all(systems, measurer, measure, journal)
+    by_system = measure_all(systems, measurer, arguments.jobs)
 
-    rows = [summarize(system, entries, arguments.metrics) for system, entries in zip(systems, by_system)]
-    speakers = {}
-    for speaker in sorted({excerpt.speaker for excerpt in excerpts}):
+    rows = [summarize(system, entries, metrics) for system, entries in zip(systems, by_system)]
+    table, speakers, names = quality_table(rows, metrics), {}, sorted({excerpt.speaker for excerpt in excerpts})
+    text = table
+    for speaker in names if len(names) > 1 else ():
         own = [index for index, excerpt in enumerate(excerpts) if excerpt.speaker == speaker]
-        speakers[speaker] = [summarize(system, [some[i] for i in own], arguments.metrics) for system, some in zip(systems, by_system)]
-    speakers = speakers if len(speakers) > 1 else {}
-    examples = [
-        {
-            "recording": excerpt.name,
-            "speaker": excerpt.speaker,
-            "systems": [
-                {
-                    "system": system.name,
-                    "audio": measuring.audio_path(system, excerpt).as_posix() if some[index]["is_finite"] else None,
-                    "figures": some[index]["figures"],
-                }
-                for system, some in zip(systems, by_system)
-            ],
-        }
-        for index, excerpt in enumerate(excerpts[: arguments.audio])
-    ]
-    content = settings | {
-        "checkpoint": f"{Path(arguments.checkpoint).name}, sha256 {settings['checkpoint']}",
+        speakers[speaker] = [summarize(system, [some[i] for i in own], metrics) for system, some in zip(systems, by_system)]
+        text += f"\nSpeaker {speaker}, recordings: {len(own)}\n\n{quality_table(speakers[speaker], metrics)}"
+    examples = []
+    for index, excerpt in enumerate(excerpts[: arguments.audio]):
+        parts = []
+        for system, some in zip(systems, by_system):
+            audio = measuring.audio_path(system, excerpt).as_posix() if some[index]["is_finite"] else None
+            parts.append({"system": system.name, "audio": audio, "figures": some[index]["figures"]})
+        examples.append({"recording": excerpt.name, "speaker": excerpt.speaker, "systems": parts})
+    content = {
+        "checkpoint": f"{Path(arguments.checkpoint).name}, sha256 {file_digest(arguments.checkpoint)}",
+        "recordings": fingerprint(excerpts),
+        "metrics": metrics,
+        "seed": arguments.seed,
+        "dtype": arguments.dtype,
         "device": f"{device_name(pick_device())}, {arguments.jobs} processes of one thread",
         "mel": measurer.config.mel.model_dump(),
         "n_recordings": len(excerpts),
@@ -119,13 +139,10 @@ def run(arguments):
         "examples": examples,
     }
     save_json(content, arguments.output / "quality.json")
-    table = quality_table(rows, arguments.metrics)
-    save_text(table + speaker_tables(speakers, arguments.metrics), arguments.output / "quality.md")
+    save_text(text, arguments.output / "quality.md")
     print(table)
-    has_failed = False
-    for system, entries in zip(systems, by_system):
-        names = [entry["recording"] for entry in entries if not entry["is_finite"]]
-        has_failed |= len(names) == len(entries)
+    broken = {system.name: [entry["recording"] for entry in some if not entry["is_finite"]] for system, some in zip(systems, by_system)}
+    for system, names in broken.items():
         if names:
-            print(f"warning: {system.name}: the waveform of {listed(names)} holds NaN or infinity", file=sys.stderr)
-    return int(has_failed)
+            print(f"warning: {system}: the waveform of {listed(names)} holds NaN or infinity", file=sys.stderr)
+    return int(any(len(names) == len(excerpts) for names in broken.values()))

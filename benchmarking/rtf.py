@@ -11,10 +11,9 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from benchmarking.excerpts import load_excerpts, say_which_are_shorter
+from benchmarking.excerpts import load_excerpts
 from benchmarking.tables import device_name, markdown_table, number, save_json
 from common.device import DTYPES, fastest_dtype, pick_device, synchronized_time
 from common.errors import InputError, positive_float, positive_int
@@ -25,7 +24,7 @@ from model.mel import LogMelSpectrogram
 from model.noise_schedule import find_schedule, linear
 from vocoder import Vocoder
 
-COMPILED, GRAPH = "compiled", ".onnx"
+COMPILED = "compiled"
 VARIANTS = [*DTYPES, COMPILED]
 
 
@@ -47,24 +46,19 @@ class Case(NamedTuple):
     batch_size: int = 1
 
 
-def split_case(text):
-    """The parts of a case: path of the network, variant, number of steps or noise schedule, and iterations of GLA-Grad."""
-    match = re.fullmatch(r"([^:]+):([^:]+):(.+?)(?:\+([0-9]{1,4}))?", text)
-    if not match or match[2] not in VARIANTS:
-        names = ", ".join(VARIANTS)
-        raise InputError(f"{text}: no case (expected: NETWORK:VARIANT:STEPS or NETWORK:VARIANT:STEPS+N, VARIANT one of {names})")
-    return match[1], match[2], match[3], int(match[4] or 0)
-
-
 def make_case(text, arguments, device, batch_size=1):
     """The `Case` of a text `NETWORK:VARIANT:STEPS[+N]`, or of the `.onnx` file of a whole synthesis.
 
     Raises:
         OSError, InputError: a file cannot be used, or the text is no case.
     """
-    if text.endswith(GRAPH):
+    if text.endswith(".onnx"):
         return _graph_case(text, arguments.threads or 0)
-    path, variant, steps, gla_grad = split_case(text)
+    match = re.fullmatch(rf"([^:]+):({'|'.join(VARIANTS)}):(.+?)(?:\+([0-9]{{1,4}}))?", text)
+    if not match:
+        names = ", ".join(VARIANTS)
+        raise InputError(f"{text}: no case (expected: NETWORK:VARIANT:STEPS or NETWORK:VARIANT:STEPS+N, VARIANT one of {names})")
+    path, variant, steps, gla_grad = match.groups()
     if path.endswith(".json"):
         config = load_config(path)
         network = make_network(config).eval().requires_grad_(False)  # random weights are as fast as trained ones
@@ -72,9 +66,9 @@ def make_case(text, arguments, device, batch_size=1):
         network, config = load_network(path)
     # What the betas are makes no difference to the time.
     schedule = linear(int(steps), 1e-6, 0.01) if steps.isdecimal() and int(steps) else find_schedule(steps)
-    dtype = fastest_dtype(device) if variant == COMPILED else DTYPES[variant]
-    options = {"sampler": arguments.sampler, "gla_grad": gla_grad, "compile": variant == COMPILED}
-    vocoder = Vocoder(network, config, schedule, device, dtype, arguments.chunk_frames, **options)
+    is_compiled = variant == COMPILED
+    dtype, options = fastest_dtype(device) if is_compiled else DTYPES[variant], (arguments.sampler, int(gla_grad or 0))
+    vocoder = Vocoder(network, config, schedule, device, dtype, arguments.chunk_frames, *options, compile=is_compiled)
     return Case(text, lambda mels: list(vocoder.stream(mels)), vocoder, config, batch_size)
 
 
@@ -108,17 +102,16 @@ def rtf_results(cases, mels_of, arguments, device):
     factors = [[] for _ in cases]
     for i in [*range(max(map(len, batches)))] * arguments.repeats:
         for case, own, of_case in zip(cases, batches, factors):
-            start = synchronized_time(device)
-            case.synthesize(own[i % len(own)])
-            of_case.append((synchronized_time(device) - start) / seconds_of(own[i % len(own)], case.config))
+            batch, start = own[i % len(own)], synchronized_time(device)
+            case.synthesize(batch)
+            of_case.append((synchronized_time(device) - start) / seconds_of(batch, case.config))
     return [
         {
             "case": case.name,
             "batch_size": case.batch_size,
             "parameters": case.vocoder and sum(parameter.numel() for parameter in case.vocoder.pipeline.network.parameters()),
-            "context_frames": case.vocoder and case.vocoder.pipeline.network.context_frames,
-            "real_time_factor": float(np.mean(own)),
-            "standard_deviation": float(np.std(own)),
+            "real_time_factor": statistics.fmean(own),
+            "standard_deviation": statistics.pstdev(own),
             "speed_ratio": statistics.median(a / b for a, b in zip(factors[0], own)),
             "n_timings": len(own),
         }
@@ -126,35 +119,23 @@ def rtf_results(cases, mels_of, arguments, device):
     ]
 
 
-def listen(push, mel, piece, seconds_per_frame, clock):
-    """Pushes a mel `[n_mels, frames]` into a stream, `piece` frames at a time.
-
-    Returns:
-        the longest computing time of a piece as a share of its length, and the computing time of all of them in seconds.
-    """
-    slowest = computing = 0.0
-    pieces = mel.split(piece, dim=1)
-    for i, frames in enumerate(pieces):
-        start = clock()
-        push(frames, i == len(pieces) - 1)
-        seconds = clock() - start
-        slowest, computing = max(slowest, seconds / (frames.shape[1] * seconds_per_frame)), computing + seconds
-    return slowest, computing
-
-
 def streaming_results(cases, mels_of, arguments, device):
-    """A dictionary of figures for each case and length of the pieces."""
+    """A dictionary of figures for each case and length of the pieces: the slowest piece and all of them, as shares of their length."""
     results = []
     for (case, mels), piece in itertools.product(zip(cases, mels_of), arguments.streaming):
         if case.vocoder is None:
             raise InputError(f"{case.name}: --streaming takes no graph of a whole synthesis")
-        seconds_per_frame, clock = case.config.mel.hop_length / case.config.mel.sample_rate, lambda: synchronized_time(device)
-        streams = [(mel, case.vocoder.open_stream()) for mel in mels * (arguments.repeats + 1)]
-        heard = [listen(stream.push, mel, piece, seconds_per_frame, clock) for mel, stream in streams]
-        heard = heard[len(mels) :]  # the first round is the warm-up
-        result = {"case": case.name, "piece_frames": piece, "latency_seconds": streams[0][1].latency_seconds}
-        share = sum(seconds for _, seconds in heard) / (arguments.repeats * seconds_of(mels, case.config))
-        results.append(result | {"slowest_piece": max(slowest for slowest, _ in heard), "computing_share": share})
+        timings = []  # (seconds of computing, seconds of the piece)
+        for mel in mels * (arguments.repeats + 1):
+            stream, pieces = case.vocoder.open_stream(), mel.split(piece, dim=1)
+            for i, frames in enumerate(pieces):
+                start = synchronized_time(device)
+                stream.push(frames, i == len(pieces) - 1)
+                timings.append((synchronized_time(device) - start, seconds_of([frames], case.config)))
+        timings = timings[len(timings) // (arguments.repeats + 1) :]  # the first round is the warm-up
+        result = {"case": case.name, "piece_frames": piece, "latency_seconds": stream.latency_seconds}
+        computing, playing = map(sum, zip(*timings))
+        results.append(result | {"slowest_piece": max(a / b for a, b in timings), "computing_share": computing / playing})
     return results
 
 
@@ -203,7 +184,6 @@ def run(arguments):
     excerpts_of = [
         load_excerpts(arguments.filelist, LogMelSpectrogram(c.config.mel), arguments.recordings, arguments.seconds) for c in cases
     ]
-    say_which_are_shorter(excerpts_of[0], arguments.seconds, cases[0].config.mel)
     mels_of = [[excerpt.mel for excerpt in excerpts] for excerpts in excerpts_of]
     machine = f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
     heading = f"{machine}; {seconds_of(mels_of[0], cases[0].config):.1f} s of audio, {arguments.repeats} times each"

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 
-OPTIONAL_PACKAGES = f"{sys.executable} -m pip install -r requirements-dev.txt"
+REQUIREMENTS = {"gradio": "requirements-app.txt"}  # of optional packages; of all others requirements-dev.txt
 LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**47 - 1  # the noise of a stream is seeded by this and 16 bits for its step: `extensions.streaming.FrameNoise`
 ASCII = {"±": "+-", "→": "->", "↑": "(up)", "↓": "(down)", "×": "x", "–": "-", "—": "-"}
@@ -167,7 +167,8 @@ def run_command(main):
                 print(f"error: {describe(error)}", file=sys.stderr, flush=True)
             status = 2
         except ModuleNotFoundError as error:
-            print(f"error: package {error.name} is missing (expected: {OPTIONAL_PACKAGES})", file=sys.stderr)
+            requirements = REQUIREMENTS.get(error.name, "requirements-dev.txt")
+            print(f"error: package {error.name} is missing (expected: {sys.executable} -m pip install -r {requirements})", file=sys.stderr)
             status = 2
         except KeyboardInterrupt:
             status = 130

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -109,14 +108,10 @@ def _end(job, seconds=10):
 
 
 def end_with_parent():
-    """In a process that `run_jobs` or multiprocessing started: ends it, as SIGTERM does, when the one that started it has ended."""
-    parent = multiprocessing.parent_process()
+    """In a process that `run_jobs` started: ends it, as SIGTERM does, when the one that started it has ended."""
 
     def watch():
-        if parent:
-            parent.join()
-        else:
-            os.read(sys.stdin.fileno(), 1)  # nothing is written to it, so this returns when the other end is closed
+        os.read(sys.stdin.fileno(), 1)  # nothing is written to it, so this returns when the other end is closed
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -2,6 +2,8 @@
 
 from matplotlib.figure import Figure
 
+from common.files import save_atomically
+
 
 def draw_mel(axes, mel, mel_config, limits=None):
     """Draws a mel into axes: seconds to the right, mel bands upwards, bright where it is loud.
@@ -37,3 +39,9 @@ def mel_pair(recording_mel, result_mel, mel_config, title="result"):
         axis.label_outer()
     figure.colorbar(image, ax=axes, label="log mel")
     return figure
+
+
+def save_figure(figure, path):
+    """Writes a figure as a `.png`, atomically; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_atomically(lambda temporary: figure.savefig(temporary, dpi=100, format="png"), path)

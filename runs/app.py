@@ -8,7 +8,6 @@ import time
 import warnings
 from pathlib import Path
 
-import gradio as gr
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -70,6 +69,8 @@ def states_figure(states, mel_transform, recording_mel):
 
 def synthesize(longest, recording, mel_file, checkpoint, schedule, steps, sampler, gla_grad, seed):
     """What the button does; returns the page's outputs."""
+    import gradio as gr  # optional
+
     try:
         path = recording or mel_file
         if not path:
@@ -96,6 +97,8 @@ def synthesize(longest, recording, mel_file, checkpoint, schedule, steps, sample
 
 def page(longest):
     """The page, a `gradio.Blocks`."""
+    import gradio as gr
+
     with gr.Blocks(title="WaveGrad") as blocks:
         gr.Markdown(
             "# WaveGrad\nA recording, or a mel spectrogram of a text-to-speech model, goes in; its mel is turned into speech again."

@@ -48,9 +48,7 @@ def main(argv=None):
     parser.add_argument("--half", action="store_true", help="write the weights in float16, which halves the file")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config) if arguments.config else None
-    recordings = None
-    if arguments.recordings:
-        recordings = Recordings(arguments.recordings, read_checkpoint(arguments.source, config).config.mel)
+    recordings = arguments.recordings and Recordings(arguments.recordings, read_checkpoint(arguments.source, config).config.mel)
     checkpoint = convert(arguments.source, arguments.target, config, recordings, torch.float16 if arguments.half else None)
     n_parameters, mel = sum(tensor.numel() for tensor in checkpoint.weights.values()), checkpoint.config.mel
     print(f"{arguments.target}: {n_parameters:,} parameters, {mel.sample_rate} Hz, {mel.n_mels} bands, hop {mel.hop_length}")

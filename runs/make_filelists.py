@@ -6,10 +6,9 @@ from pathlib import Path
 
 from common.audio import AUDIO_SUFFIXES, check_audio
 from common.errors import CommandParser, InputError, non_negative_int, positive_int, run_command
-from common.files import check_regular, save_text
+from common.files import save_text
+from common.released import ROOT
 from common.scan import scan
-
-ROOT = Path(__file__).parent.parent
 
 
 def split(paths, n_validation, n_test, last=False):
@@ -60,27 +59,7 @@ def split_by_speaker(paths, n_validation, n_test, last=False, validation_speaker
     return parts
 
 
-def is_listed(path, recordings):
-    """Whether a list is there, of these recordings in this order.
-
-    Raises:
-        OSError: it cannot be read.
-        InputError: it is there, of others.
-    """
-    if not path.exists():
-        return False
-    check_regular(path)
-    content = path.read_bytes()
-    *lines, rest = [os.fsdecode(line) for line in content.split(b"\n")]
-    is_other = rest or b"\0" in content or len(lines) != len(recordings)
-    if is_other or any(os.path.realpath(path.parent / line) != os.path.realpath(other) for line, other in zip(lines, recordings)):
-        raise InputError(
-            f"{path}: is there already, of other recordings or another split (expected: remove it, or give another OUTPUT_DIR)"
-        )
-    return True
-
-
-def make_parser():
+def main():
     parser = CommandParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of recordings, searched with all its subfolders")
     parser.add_argument("output", type=Path, nargs="?", help="where the lists go (default: filelists/ and the folder's name)")
@@ -91,44 +70,40 @@ def make_parser():
     parser.add_argument("--unseen", nargs="+", default=[], metavar="NAME", help="speakers for a list of their own, unseen.txt; by folder")
     parser.add_argument("--sample_rate", type=positive_int, help="refuse recordings of another sample rate")
     parser.add_argument("--last", action="store_true", help="test and validation recordings are the last by name")
-    return parser
-
-
-def main():
-    arguments = make_parser().parse_args()
+    arguments = parser.parse_args()
     if (arguments.unseen or arguments.validation_speakers) and not arguments.by_folder:
         raise InputError("--unseen and --validation_speakers name folders (expected: --by_folder too)")
-    folder = arguments.folder.resolve()
-    if not folder.is_dir():
+    if not arguments.folder.is_dir():
         raise InputError(f"{arguments.folder}: not a folder (expected: a folder of recordings)")
+    folder = Path(os.path.abspath(arguments.folder))  # which may be a link
     output = (arguments.output or ROOT / "filelists" / folder.name).resolve()
     paths = scan(folder, AUDIO_SUFFIXES)
     default = 1 if arguments.by_folder else 20
     n_validation, n_test = (default if n is None else n for n in (arguments.validation, arguments.test))
-    wanted = n_validation + n_test + 1
-    if len(paths) < wanted:
+    least = n_validation + n_test + 1
+    if len(paths) < least:
         raise InputError(
             f"{arguments.folder}: {len(paths)} recordings ({', '.join(sorted(AUDIO_SUFFIXES))}) are too few for "
-            f"--validation {n_validation}, --test {n_test} and one to train on (expected: {wanted} or more, or a smaller --validation and "
-            "--test)"
+            f"--validation {n_validation}, --test {n_test} and one to train on (expected: {least} or more, or smaller numbers)"
         )
     for path in paths:
         if any(character in os.path.relpath(path, output) for character in "\r\n"):
             raise InputError(f"{os.fspath(path)!r}: a line break in its name, which no list can hold (expected: another name)")
-    if arguments.sample_rate:
-        for path in paths:
+        if arguments.sample_rate:
             check_audio(path, arguments.sample_rate)
     if arguments.by_folder:
         parts = split_by_speaker(paths, n_validation, n_test, arguments.last, arguments.validation_speakers, arguments.unseen)
     else:
         parts = split(paths, n_validation, n_test, arguments.last)
-    lists = {output / f"{name}.txt": part for name, part in parts.items()}
-    missing = [path for path, part in lists.items() if not is_listed(path, part)]
+    lists = {output / f"{name}.txt": [f"{os.path.relpath(path, output)}\n" for path in part] for name, part in parts.items()}
+    for path, lines in lists.items():
+        if path.exists() and path.read_bytes() != os.fsencode("".join(lines)):
+            raise InputError(f"{path}: is there already, of other recordings or another split (expected: another OUTPUT_DIR)")
     output.mkdir(parents=True, exist_ok=True)
-    for path, part in lists.items():
-        if path in missing:
-            save_text("".join(f"{os.path.relpath(recording, output)}\n" for recording in part), path)
-        print(f"{path}: {len(part)} recordings")
+    for path, lines in lists.items():
+        if not path.exists():
+            save_text("".join(lines), path)
+        print(f"{path}: {len(lines)} recordings")
     return 0
 
 

@@ -1,6 +1,6 @@
 """Writes the mels of recordings, as `inference.py` takes them, by the definition of a checkpoint or a configuration."""
 
-import contextlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 
 from common.audio import AUDIO_SUFFIXES, Conversions, read_audio, unusual
 from common.errors import CommandParser, InputError, describe, naming, one_line, run_command
-from common.files import reading, save_atomically
+from common.files import save_atomically
 from common.output_paths import distinct, output_paths
 from datasets import read_filelist
 from extensions.registry import read_checkpoint
@@ -18,21 +18,15 @@ from model.mel import LogMelSpectrogram
 
 
 def save_mel(mel, path):
-    """Writes an array as `.npy`, atomically; another mel that is there already is refused with an `InputError`."""
+    """Writes an array as `.npy`, atomically; another file that is there already is refused with an `InputError`."""
+    file = io.BytesIO()
+    np.save(file, mel, allow_pickle=False)
     if os.path.lexists(path):
-        same = False
-        with contextlib.suppress(InputError, OSError), reading(path, "a mel"):
-            same = np.array_equal(np.load(path, allow_pickle=False), mel)
-        if not same:
-            raise InputError(f"{path}: is there already, and holds something else (expected: another --output_dir)")
-        return
+        if path.is_file() and path.read_bytes() == file.getvalue():
+            return
+        raise InputError(f"{path}: is there already, and holds something else (expected: another --output_dir)")
     path.parent.mkdir(parents=True, exist_ok=True)
-
-    def write(temporary):
-        with open(temporary, "wb") as file:
-            np.save(file, mel, allow_pickle=False)
-
-    save_atomically(write, path)
+    save_atomically(lambda temporary: temporary.write_bytes(file.getvalue()), path)
 
 
 def main(argv=None):
@@ -59,13 +53,11 @@ def main(argv=None):
         except (InputError, OSError) as error:
             n_failures += 1
             print(f"error: {describe(error)}", file=sys.stderr)
-    if n_failures < len(recordings):
-        print(
-            f"{len(recordings) - n_failures} mels in {arguments.output_dir}: [{config.n_mels}, frames] of {config.sample_rate:,} Hz, "
-            f"hop {config.hop_length}"
-        )
-        return 1 if n_failures else 0
-    return 2
+    n_written = len(recordings) - n_failures
+    if n_written == 0:
+        return 2
+    print(f"{n_written} mels in {arguments.output_dir}: [{config.n_mels}, frames] of {config.sample_rate:,} Hz, hop {config.hop_length}")
+    return 1 if n_failures else 0
 
 
 if __name__ == "__main__":

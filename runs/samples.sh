@@ -1,6 +1,6 @@
 #!/bin/sh
 # Remakes what is to be seen and heard in generated_samples: a page (report/index.html) with what the released model makes of unseen
-# speakers' mels in 1, 2, 3, 6 and 25 steps, with pictures and figures.
+# speakers' mels in 1, 2, 3, 6 and 25 steps, with pictures and figures; and denoising.gif, six steps of small-16k.
 # Needs the recordings of filelists/universal-22k/unseen.txt: sh runs/get_voices.sh FOLDER_OF_SPEAKERS
 # Killed and started again, it goes on where it was.
 # Usage: sh runs/samples.sh
@@ -23,3 +23,4 @@ rm -rf logs/samples-report
     "universal-22k-2-in-6 ddim" "universal-22k-2-in-25 ddim"
 rm -rf generated_samples/report  # only now that there is a new one
 mv logs/samples-report generated_samples/report
+"$python" -m runs.denoising

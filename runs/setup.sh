@@ -3,7 +3,7 @@
 # $TORCH_INDEX: address of another package index for PyTorch, such as its CPU index, whose packages are smaller.
 set -eu
 unset CDPATH  # with it, cd prints where it goes
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(cd "$(dirname "$0")/.." && pwd -P)
 venv=$root/.venv
 python=$venv/bin/python
 

@@ -1,12 +1,19 @@
 """What needs a CUDA GPU, in a process that sees it; and what every network must do on a device that is not the CPU."""
 
+import copy
+import json
 import os
+import re
 
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
 
-from common.device import exact_float32
+from common.audio import signal_to_noise
+from common.device import autocast, exact_float32, pick_device
+from common.released import CHECKPOINT
+from common.released import SCHEDULE as RELEASED_SCHEDULE
 from extensions.interop.published import load_published
 from extensions.registry import make_network, make_pipeline
 from extensions.streaming import SynthesisStream
@@ -14,11 +21,15 @@ from model.config import load_config
 from model.fast_layers import _upsample_by_neighbours
 from model.noise_schedule import NoiseSchedule
 from model.samplers import SAMPLERS
-from tests.conftest import DATA, ROOT, VISIBLE_GPUS
+from tests.conftest import DATA, ON_GPU, ROOT, VISIBLE_GPUS
 from tests.processes import PYTHON, run_to_end
 from vocoder import Vocoder
 
 SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
+DEVICE, N_STEPS = ("cuda", 60) if ON_GPU else ("cpu", 6)  # the CPU rehearses
+GPU, REHEARSED = pytest.mark.gpu, pytest.mark.gpu(rehearsed=True)
+INFER_GRAD = {"noise_schedule": str(RELEASED_SCHEDULE), "weight": 0.5}
+ADVERSARIAL = {"windows": [512, 256], "periods": [2, 3], "channels": 8}
 
 
 def environment_with_gpus():
@@ -95,3 +106,95 @@ def test_a_gpu_computes_the_same_gradient_twice(tiny_network):
         assert torch.equal(first, second)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    "dtype, least",
+    [
+        pytest.param(torch.float32, 90, marks=GPU),
+        pytest.param(torch.bfloat16, 20, marks=REHEARSED),
+        pytest.param(torch.float16, 38, marks=GPU),
+    ],
+)
+@pytest.mark.parametrize("name", ["default", "universal-22k"])
+@torch.inference_mode()
+def test_a_network_call_is_that_of_the_cpu(name, dtype, least):
+    """In each precision, in dB."""
+    device, config = pick_device(DEVICE), load_config(ROOT / "configs" / f"{name}.json")
+    exact_float32()
+    torch.manual_seed(0)
+    network = make_network(config).eval()
+    torch.nn.init.normal_(network.output_conv.weight, std=0.1)  # it may begin at zero
+    arguments = torch.randn(2, 40 * network.hop_length), torch.randn(2, config.mel.n_mels, 40) - 1, torch.tensor([0.3, 0.9]).double()
+    expected, network = network(*arguments), copy.deepcopy(network).to(device)
+    with autocast(device, dtype):
+        ratio = signal_to_noise(expected, network(*(tensor.to(device) for tensor in arguments)))
+    print(f"{ratio:.0f} dB to the CPU")
+    assert ratio >= least
+
+
+def vocoded(output, n_mels, *options):
+    """The waveforms of `inference.py` by the names of their files."""
+    (output / "in").mkdir(parents=True)
+    for path in sorted((ROOT / "generated_samples" / "voices").glob("*.npy"))[:n_mels]:
+        (output / "in" / path.name).write_bytes(path.read_bytes())
+    command = [PYTHON, "inference.py", "-ch", CHECKPOINT, "-ns", RELEASED_SCHEDULE, "-m", output / "in", "-o", output, *options]
+    result = run_to_end(*command, env=os.environ, timeout=600)
+    assert result.returncode == 0, result.stderr
+    print(result.stdout)
+    return [torch.from_numpy(soundfile.read(path)[0]) for path in sorted(output.glob("*.wav"))]
+
+
+@pytest.mark.parametrize(
+    "options, least",
+    [
+        pytest.param("--dtype bfloat16", 15, marks=REHEARSED),
+        pytest.param("--dtype float16", 30, marks=GPU),
+        pytest.param("--dtype float32 --batch_size 3 --chunk_frames 50", 30, marks=GPU),
+        pytest.param("--gla_grad 8", None, marks=GPU),
+        pytest.param("--compile", None, marks=GPU),
+    ],
+)
+def test_inference_is_that_of_the_cpu(options, least, tmp_path):
+    """In dB, where the options leave the waveform what it is."""
+    n_mels = 3 if ON_GPU else 1
+    found = vocoded(tmp_path / "found", n_mels, "--device", DEVICE, *options.split())
+    assert len(found) == n_mels
+    if least is not None:
+        expected = vocoded(tmp_path / "expected", n_mels, "--device", "cpu", "--dtype", "float32")
+        ratio = min(map(signal_to_noise, expected, found))
+        print(f"{ratio:.0f} dB to the CPU")
+        assert ratio >= least
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"precision": "bf16", "micro_batch_size": 1, "activation_checkpointing": True}, marks=REHEARSED, id="bf16-portions"),
+        pytest.param({"precision": "fp32"}, marks=GPU, id="fp32"),
+        pytest.param({"precision": "fp16", "infer_grad": INFER_GRAD}, marks=GPU, id="fp16-infergrad"),
+        pytest.param({"precision": "bf16", "infer_grad": INFER_GRAD | {"adversarial": ADVERSARIAL}}, marks=GPU, id="bf16-adversarial"),
+    ],
+)
+def test_training_learns_and_resumes(changes, tmp_path, write_recording):
+    """A small network by the real command."""
+    config = json.loads((ROOT / "configs" / "small-16k.json").read_text())
+    for name in ("train", "validation"):
+        write_recording(tmp_path / f"{name}.wav", seconds=2, sample_rate=16000)
+        (tmp_path / f"{name}.txt").write_text(f"{name}.wav\n")
+    lists = {"train_filelist": "train.txt", "validation_filelist": "validation.txt"}
+    config["data"] = lists | {"segment_frames": 32 if ON_GPU else 8, "n_workers": 0}
+    for part, channels in (("upsampling", 24), ("downsampling", 12)):
+        config["network"][f"{part}_preconv_channels"] = channels
+        config["network"][f"{part}_channels"] = [channels] * len(config["network"][f"{part}_channels"])
+    config["training"] |= {"batch_size": 4, "n_steps": N_STEPS, "warmup_steps": 5, "log_every": 1, "n_previews": 1, "stages": None}
+    config["training"] |= {"validate_every": N_STEPS, "save_every": N_STEPS // 2, "infer_grad": None} | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    command = [PYTHON, "train.py", "-c", tmp_path / "config.json", "-l", tmp_path / "log"]
+    result = run_to_end(*command, env=os.environ, timeout=600)
+    losses = [float(text) for text in re.findall(r"^step \d+  loss ([\d.]+)", result.stdout, re.M)]
+    print(losses)
+    assert result.returncode == 0 and len(losses) == N_STEPS, result.stderr
+    assert not ON_GPU or sum(losses[-10:]) < sum(losses[:10])  # a rehearsal is too short for that
+    max((tmp_path / "log").glob("checkpoint-*.pt")).unlink()
+    assert "going on from" in run_to_end(*command, env=os.environ, timeout=600).stdout

@@ -34,9 +34,9 @@ def run_without(code):
 def test_everything_can_be_imported_without_linux():
     """Fails if a module needs `fcntl`, `resource` or a signal of Linux as it is imported."""
     modules = [path.relative_to(ROOT).with_suffix("").parts for path in [*SOURCES, ROOT / "onnx_inference.py"]]
-    without = ("__init__", "make_unseen_speakers", "make_voices", "app")  # the latter three need a package of their own
+    without = ("__init__", "make_unseen_speakers", "make_voices")  # the latter two need a package of their own
     names = sorted(".".join(parts) for parts in modules if parts[-1] not in without)
-    assert len(names) > 80
+    assert len(names) > 70
     result = run_without(f"import importlib\nfor name in {names!r}:\n    importlib.import_module(name)\nprint('done')")
     assert (result.returncode, result.stdout.strip()) == (0, "done"), result.stderr
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarking.metrics import log_mel_l1
+from benchmarking.metrics.spectral import multi_resolution_stft
 from common.device import synchronized_time
 from extensions.registry import make_pipeline
-from metrics import log_mel_l1
-from metrics.spectral import multi_resolution_stft
 from model.noise_schedule import NoiseSchedule
 from training import distributed
 

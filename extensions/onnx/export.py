@@ -10,8 +10,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import onnx
-import onnxruntime
 import torch
 
 from common.audio import signal_to_noise
@@ -48,6 +46,8 @@ class OnnxSynthesis:
     """
 
     def __init__(self, path, n_threads=0):
+        import onnxruntime  # optional
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
         try:
@@ -73,6 +73,8 @@ def example(synthesis, batch, frames, mel_config, seed=0):
 
 def export(synthesis, config, path):
     """Writes a `Synthesis` as ONNX, atomically, with its configuration and what it takes as metadata."""
+    import onnx  # optional
+
     batch, frames = EXAMPLE_SIZE
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing, which nothing here needs
     with warnings.catch_warnings():

@@ -3,9 +3,8 @@
 import json
 
 import pytest
-import torch
 
-from benchmarking.rtf import batches_of, listen
+from benchmarking.rtf import batches_of
 from extensions.onnx.export import main as export
 from extensions.registry import make_network
 
@@ -71,18 +70,6 @@ def test_what_cannot_be_timed_is_one_line(rtf, tiny_checkpoint, arguments, said)
 
 def test_mels_in_batches():
     assert batches_of([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4]] and batches_of([1, 2], 3) == [[1, 2, 1]]
-
-
-def test_a_stream_is_timed_piece_by_piece():
-    """Fails if a piece is left out, or the slowest is not relative to its own length."""
-    now, calls = [0.0], []
-
-    def push(frames, last):
-        calls.append((frames.shape[1], last))
-        now[0] += 0.5
-
-    assert listen(push, torch.zeros(20, 5), 2, 1.0, clock=lambda: now[0]) == (0.5, 1.5)
-    assert calls == [(2, False), (2, False), (1, True)]
 
 
 def test_streaming_side_by_side(rtf, tiny_checkpoint):

@@ -1,14 +1,13 @@
-"""What each of several processes computes with, and that it ends with its parent; test_inference.py has more on jobs."""
+"""What each of several processes computes with; test_inference.py has more on jobs."""
 
 import os
 
 import pytest
 import torch
 
-from benchmarking.workers import start_workers
+from benchmarking.workers import in_processes
 from common.errors import InputError
 from common.jobs import cores_each, device_of_job, limit_threads, usable_cores
-from tests.processes import PYTHON, start
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system restricts no process to some of its cores")
@@ -63,27 +62,5 @@ def test_jobs_take_the_gpus_in_turn(gpus):
 def test_unusable_gpus_are_said_before_processes_start(gpus):
     gpus(8, usable=False)
     for jobs in (1, 8):
-        with pytest.raises(InputError, match="driver is too old"), start_workers(None, jobs):
-            pass
-
-
-PARENT_OF_ONE = """
-import multiprocessing, time
-from common.jobs import end_with_parent
-
-def child():
-    end_with_parent()
-    print("started", flush=True)
-    time.sleep(600)
-
-multiprocessing.get_context("fork").Process(target=child).start()
-time.sleep(600)
-"""
-
-
-def test_a_process_of_a_pool_ends_with_its_parent():
-    """Fails if it waits for the next task of a process that was killed."""
-    parent = start(PYTHON, "-c", PARENT_OF_ONE)
-    assert parent.stdout.readline() == "started\n"
-    parent.kill()
-    parent.communicate(timeout=30)  # ends when no process has a pipe open any more
+        with pytest.raises(InputError, match="driver is too old"):
+            next(in_processes(abs, [(1,)], jobs))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarking.metrics import log_mel_l1
 from common.errors import InputError
 from extensions.griffin_lim.estimate import make_start
 from extensions.griffin_lim.real_time import RealTimeGriffinLim
@@ -14,7 +15,6 @@ from extensions.griffin_lim.spectrum import MelSpectrum
 from extensions.infer_grad.loss import InferGradLoss
 from extensions.registry import make_network, make_pipeline
 from extensions.streaming import SynthesisStream, synthesize_stream
-from metrics import log_mel_l1
 from model.config import InferGradConfig
 from model.mel import LogMelSpectrogram
 from model.noise_schedule import NoiseSchedule, interpolate

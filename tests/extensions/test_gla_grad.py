@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from benchmarking.metrics import log_mel_l1
 from common.errors import InputError
 from extensions.griffin_lim.gla_grad import GlaGrad
 from extensions.streaming import SynthesisStream, synthesize_stream
-from metrics import log_mel_l1
 from model.mel import LogMelSpectrogram
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule

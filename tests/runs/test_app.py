@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
+import runs.app
+
 
 class Refused(Exception):
     """gradio.Error"""
@@ -16,11 +18,7 @@ class Refused(Exception):
 @pytest.fixture
 def app(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", types.SimpleNamespace(Error=Refused))
-    monkeypatch.delitem(sys.modules, "runs.app", raising=False)
-    import runs.app
-
-    yield runs.app
-    monkeypatch.delitem(sys.modules, "runs.app", raising=False)
+    return runs.app
 
 
 @pytest.fixture

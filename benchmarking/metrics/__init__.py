@@ -9,9 +9,9 @@ like a measurement: a recording compared with itself has the best value or none.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from metrics.perceptual import distillmos, dnsmos, pesq_wideband, stoi, visqol
-from metrics.pitch import f0_frame_error, periodicity_error, voiced_unvoiced_f1
-from metrics.spectral import log_mel_l1, mel_cepstral_distortion, multi_resolution_stft, tone
+from benchmarking.metrics.perceptual import distillmos, dnsmos, pesq_wideband, stoi, visqol
+from benchmarking.metrics.pitch import f0_frame_error, periodicity_error, voiced_unvoiced_f1
+from benchmarking.metrics.spectral import log_mel_l1, mel_cepstral_distortion, multi_resolution_stft, tone
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torchaudio.transforms import Spectrogram
 
-from metrics.speech_rate import SPEECH_SAMPLE_RATE, at_speech_rate
+from benchmarking.metrics.speech_rate import SPEECH_SAMPLE_RATE, at_speech_rate
 
 N_CACHED = 32  # waveforms
 

@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 import torch
 
-from metrics.speech_rate import SPEECH_SAMPLE_RATE, at_speech_rate
+from benchmarking.metrics.speech_rate import SPEECH_SAMPLE_RATE, at_speech_rate
 
 STOI_WINDOW = 0.0512  # seconds, two of the frames; pystoi takes no less
 VISQOL_SHORTEST = 10240  # samples, 0.64 s: nine frames that ViSQOL skips, and a patch of 20 frames
