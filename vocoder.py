@@ -27,6 +27,13 @@ HIGHEST_RATE = 1_000_000  # Hz, of recordings
 MOST_AT_FULL_SCALE = 0.25  # of the samples; mels in decibels give 0.4 to 0.9, speech at any level below 0.01
 
 
+class _MelOfRecordings(LogMelSpectrogram):
+    """A `LogMelSpectrogram` of what a caller has: samples that no recording has are an `InputError`."""
+
+    def forward(self, waveform):
+        return super().forward(as_audio(waveform))
+
+
 class WaveformCheck:
     """Refuses a waveform that cannot be speech. The waveform comes piece by piece.
 
@@ -182,7 +189,7 @@ class Vocoder:
         network = compiled(network, self.device) if compile else network
         self.pipeline = make_pipeline(network, config, schedule, sampler, gla_grad).to(self.device)
         self.config, self.schedule, self.gla_grad = config, schedule, gla_grad
-        self.mel_transform = LogMelSpectrogram(config.mel)
+        self.mel_transform = _MelOfRecordings(config.mel)
         self.chunk_frames = chunk_frames
         self.mel_statistics = mel_statistics
         self.warnings = schedule_warnings(schedule, starts)
@@ -242,7 +249,10 @@ class Vocoder:
         """
         if not (_is_whole(sample_rate) and LOWEST_RATE <= sample_rate <= HIGHEST_RATE):
             raise InputError(f"sample_rate is {shown(sample_rate)} (expected: a whole number of Hz, {LOWEST_RATE} to {HIGHEST_RATE})")
-        waveform = resample(as_audio(waveform), int(sample_rate), self.mel_transform.config.sample_rate)
+        waveform = as_audio(waveform)
+        if waveform.numel() != waveform.shape[-1]:
+            raise InputError(f"the recording has shape {list(waveform.shape)} (expected: [T] or [1, T])")
+        waveform = resample(waveform.flatten(), int(sample_rate), self.mel_transform.config.sample_rate)
         return self(self.mel_transform(waveform), seed)
 
     def open_stream(self, seed: int = 0) -> VocoderStream:
