@@ -87,14 +87,11 @@ def compiled(network: WaveGrad, device: torch.device):
     return torch.compile(network, dynamic=True, options={"freezing": True})
 
 
-def _is_whole(number):
-    """Whether it is an integer of Python or NumPy; True and False are none."""
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
-
-
-def _check_seed(seed):
-    if not (_is_whole(seed) and 0 <= seed <= LARGEST_SEED):
-        raise InputError(f"seed is {shown(seed)} (expected: a whole number, 0 to {LARGEST_SEED})")
+def _whole(name, number, least, most=LARGEST_COUNT):
+    """An integer of Python or NumPy, within its limits; True and False are none."""
+    if isinstance(number, bool) or not (isinstance(number, (int, np.integer)) and least <= number <= most):
+        raise InputError(f"{name} is {shown(number)} (expected: a whole number, {least} to {most})")
+    return int(number)
 
 
 class VocoderStream:
@@ -107,8 +104,7 @@ class VocoderStream:
 
     @own_defaults()
     def __init__(self, vocoder: "Vocoder", seed: int = 0):
-        _check_seed(seed)
-        self.vocoder, self._stream = vocoder, SynthesisStream(vocoder.pipeline, int(seed))
+        self.vocoder, self._stream = vocoder, SynthesisStream(vocoder.pipeline, _whole("seed", seed, 0, LARGEST_SEED))
 
     @property
     def latency_frames(self) -> int:
@@ -176,21 +172,16 @@ class Vocoder:
         compile: bool = False,
         starts: Optional[str] = None,
     ):
-        for name, number, least in (("chunk_frames", chunk_frames, 1), ("gla_grad", gla_grad, 0)):
-            if not (_is_whole(number) and least <= number <= LARGEST_COUNT):
-                raise InputError(f"{name} is {shown(number)} (expected: a whole number, {least} to {LARGEST_COUNT})")
-        if not (sampler is None or isinstance(sampler, str)):
-            raise InputError(f"sampler is {shown(sampler)} (expected: the name of one, or None)")
         if dtype not in (None, *DTYPES.values()):
             raise InputError(f"dtype is {shown(dtype)} (expected: None, {', '.join(map(str, DTYPES.values()))})")
         self.device = pick_device(device if device is None else str(device))
         self.dtype = dtype or fastest_dtype(self.device)
         network = network.to(self.device)
         network = compiled(network, self.device) if compile else network
-        self.pipeline = make_pipeline(network, config, schedule, sampler, gla_grad).to(self.device)
-        self.config, self.schedule, self.gla_grad = config, schedule, gla_grad
+        self.config, self.schedule, self.gla_grad = config, schedule, _whole("gla_grad", gla_grad, 0)
+        self.pipeline = make_pipeline(network, config, schedule, sampler and str(sampler), self.gla_grad).to(self.device)
         self.mel_transform = _MelOfRecordings(config.mel)
-        self.chunk_frames = chunk_frames
+        self.chunk_frames = _whole("chunk_frames", chunk_frames, 1)
         self.mel_statistics = mel_statistics
         self.warnings = schedule_warnings(schedule, starts)
 
@@ -247,12 +238,11 @@ class Vocoder:
         Raises:
             InputError: it is no recording, or too short; or there is no such sample rate.
         """
-        if not (_is_whole(sample_rate) and LOWEST_RATE <= sample_rate <= HIGHEST_RATE):
-            raise InputError(f"sample_rate is {shown(sample_rate)} (expected: a whole number of Hz, {LOWEST_RATE} to {HIGHEST_RATE})")
+        sample_rate = _whole("sample_rate", sample_rate, LOWEST_RATE, HIGHEST_RATE)
         waveform = as_audio(waveform)
         if waveform.numel() != waveform.shape[-1]:
             raise InputError(f"the recording has shape {list(waveform.shape)} (expected: [T] or [1, T])")
-        waveform = resample(waveform.flatten(), int(sample_rate), self.mel_transform.config.sample_rate)
+        waveform = resample(waveform.flatten(), sample_rate, self.mel_transform.config.sample_rate)
         return self(self.mel_transform(waveform), seed)
 
     def open_stream(self, seed: int = 0) -> VocoderStream:
@@ -287,10 +277,10 @@ class Vocoder:
         Raises:
             InputError: seed is out of range, or a mel does not fit the network; the message says which.
         """
-        _check_seed(seed)
+        seed = _whole("seed", seed, 0, LARGEST_SEED)
         mels = [self._mel(mel, f"mels[{i}]") for i, mel in enumerate(mels)]
         with own_defaults():
-            streams = [SynthesisStream(self.pipeline, int(seed)) for _ in mels]
+            streams = [SynthesisStream(self.pipeline, seed) for _ in mels]
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
         for k in range(max(map(len, chunks), default=0)):
             open_ = [i for i in range(len(mels)) if k < len(chunks[i])]

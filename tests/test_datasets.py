@@ -192,7 +192,7 @@ def test_what_is_unusual_about_recordings_is_said_and_what_is_impossible_refused
     assert line.startswith("2 of 3 recordings that were looked at: ") and "a.wav: an offset of 0.05" in line
     soundfile.write(tmp_path / "d.wav", np.array([0.0] * 399 + [np.nan]), 8000, "FLOAT")
     with pytest.raises(InputError, match="d.wav: the recording holds NaN"):
-        Recordings(tmp_path, tiny_config.mel)
+        Recordings(tmp_path, tiny_config.mel, Conversions(mix_to_mono=True))
 
 
 @pytest.mark.parametrize("pad_mode", ["reflect", "constant"])

@@ -350,19 +350,6 @@ def test_a_small_file_of_a_tensor_that_fits_into_no_memory_costs_no_other(setup,
     assert names(folder / "out") == ["a.wav", "c.wav"]
 
 
-def test_more_files_at_once_than_can_be_open(setup):
-    arguments, folder = setup
-    (folder / "data").mkdir()
-    for i in range(60):
-        shutil.copy(folder / "c.npy", folder / "data" / f"{i}.npy")
-    result = run_to_end(
-        *(*INFERENCE, *arguments, "-m", folder / "data", "-v", "no", "--batch_size", "60"),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
-    )
-    assert result.returncode == 0, result.stderr
-    assert len(names(folder / "out")) == 60
-
-
 def test_standard_streams_may_be_closed(setup):
     """As a service manager or `>&- 2>&-` starts it."""
     arguments, folder = setup

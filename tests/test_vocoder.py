@@ -56,10 +56,13 @@ def test_integers_of_numpy_are_whole_numbers(vocoder):
         ({"device": "gpu"}, "--device: 'gpu'"),
         ({"device": 7}, "--device: '7'"),
         ({"chunk_frames": True}, "chunk_frames is True"),
+        ({"chunk_frames": 0}, "chunk_frames is 0"),
+        ({"chunk_frames": 2.5}, "chunk_frames is 2.5"),
         ({"chunk_frames": 10**30}, "chunk_frames is 1000"),
         ({"gla_grad": "2"}, "gla_grad is '2'"),
-        ({"sampler": 5}, "sampler is 5"),
+        ({"sampler": 5}, "sampler '5'"),
         ({"dtype": "float32"}, "dtype is 'float32'"),
+        ({"dtype": torch.int8}, "dtype is torch.int8"),
     ],
 )
 def test_what_is_no_option_is_one_clear_error(tiny_network, tiny_config, options, words):
@@ -102,12 +105,6 @@ def test_what_is_no_mel_is_one_clear_error(vocoder, mel, words):
             use([MEL, mel])
     with pytest.raises(InputError, match=words.partition(": ")[2]):
         vocoder.diagnose(mel)
-
-
-@pytest.mark.parametrize("options", [{"chunk_frames": 0}, {"chunk_frames": -1}, {"chunk_frames": 2.5}, {"dtype": torch.int8}])
-def test_options_that_cannot_be_are_one_clear_error(tiny_network, tiny_config, options):
-    with pytest.raises(InputError, match=f"{next(iter(options))} is "):
-        Vocoder(tiny_network, tiny_config, linear(3, 1e-3, 0.6), **options)
 
 
 def test_loads_a_schedule_in_another_number_of_steps(tiny_checkpoint, tmp_path):
@@ -189,7 +186,7 @@ def test_resynthesis_is_that_of_the_recordings_mel(vocoder):
     assert torch.equal(vocoder.resynthesize(recording.numpy().astype(">f4"), 8000), expected)
     assert len(vocoder.resynthesize(recording, 16000)) == len(expected) // 2
     for sample_rate in (None, "8000", 0, -1, True, 8000.0, 10**9):
-        with pytest.raises(InputError, match="sample_rate is .* .expected: a whole number of Hz"):
+        with pytest.raises(InputError, match="sample_rate is .* .expected: a whole number, 1000 to"):
             vocoder.resynthesize(recording, sample_rate)
     with pytest.raises(InputError, match="recording has shape"):
         vocoder.resynthesize(torch.zeros(2, 900), 8000)
