@@ -1,7 +1,6 @@
 """Bad input from outside, and what a command says of it."""
 
 import argparse
-import codecs
 import contextlib
 import math
 import os
@@ -13,7 +12,6 @@ import threading
 OPTIONAL_PACKAGES = f"{sys.executable} -m pip install -r requirements-dev.txt"
 LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**47 - 1  # the noise of a stream is seeded by this and 16 bits for its step: `extensions.streaming.FrameNoise`
-ASCII = {"±": "+-", "→": "->", "↑": "(up)", "↓": "(down)", "×": "x", "–": "-", "—": "-"}
 
 
 class InputError(ValueError):
@@ -106,16 +104,6 @@ def shown(value):
         return f"a {type(value).__name__} that cannot be printed"
 
 
-def _as_ascii(error):
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    character = error.object[error.start]
-    return ASCII.get(character, character.encode("ascii", "backslashreplace").decode()), error.start + 1
-
-
-codecs.register_error("ascii_words", _as_ascii)
-
-
 @contextlib.contextmanager
 def _ended_by_signals():
     """SIGTERM and SIGHUP end the command as SystemExit does, so that no temporary file stays."""
@@ -154,7 +142,7 @@ def run_command(main):
 
         limit_threads()
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="ascii_words")  # where it cannot print a character such as an arrow
+        sys.stdout.reconfigure(errors="backslashreplace")  # where it cannot print a character such as an arrow
     with _ended_by_signals():
         try:
             status = main()

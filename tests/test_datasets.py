@@ -174,9 +174,9 @@ def test_pipes_and_devices_are_no_files(tmp_path, tiny_config, name):
     filelist = tmp_path / "list.txt"
     if name != "list.txt":
         write_list(filelist, name)
-    with pytest.raises(InputError, match=f"{name}: a named pipe .expected: a regular file"):
+    with pytest.raises(InputError, match=f"{name}: a pipe, a device or a socket .expected: a regular file"):
         Recordings(filelist, tiny_config.mel)
-    with pytest.raises(InputError, match="/dev/zero: a device"):
+    with pytest.raises(InputError, match="/dev/zero: a pipe, a device"):
         Recordings(write_list(tmp_path / "zero.txt", "/dev/zero"), tiny_config.mel)
 
 

@@ -2,7 +2,6 @@
 
 import io
 import os
-import resource
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import torch
 from common.audio import LARGEST_SAMPLE, NO_CONVERSIONS, Conversions, check_audio, is_own_wav, read_audio, unusual, wav_writer
 from common.errors import InputError
 from tests.conftest import with_flac_length
-from tests.processes import PYTHON, run_to_end
 
 TO_MONO = Conversions(mix_to_mono=True)
 
@@ -188,21 +186,6 @@ def test_full_scale_is_written_without_wrapping(tmp_path):
     assert list(soundfile.read(tmp_path / "a.wav", dtype="int16")[0]) == [32767, -32767, 0]
     info = soundfile.info(tmp_path / "a.wav")
     assert (info.samplerate, info.channels, info.subtype) == (8000, 1, "PCM_16")
-
-
-def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
-    """A process that may write no more than 50,000 bytes to a file, as its disk were full; nothing of it stays."""
-    (tmp_path / "a.wav").write_bytes(b"as it was")
-    script = (
-        "import sys, pathlib, torch\nfrom common.audio import wav_writer\nfrom common.errors import run_command\n"
-        "def main():\n    with wav_writer(pathlib.Path(sys.argv[1]), 8000) as write:\n"
-        "        for _ in range(100):\n            write(torch.zeros(1000))\n"
-        "run_command(main)\n"
-    )
-    limit = (50_000, 50_000)
-    result = run_to_end(PYTHON, "-c", script, tmp_path / "a.wav", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
-    assert (result.returncode, result.stderr) == (2, f"error: {tmp_path / 'a.wav'}: File too large\n")
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.wav", b"as it was")]
 
 
 def encoded(kind, seed=0, sample_rate=24000):

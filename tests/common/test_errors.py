@@ -50,11 +50,11 @@ def python(body, on_hangup=signal.SIG_DFL, **options):
     return start(PYTHON, "-c", SCRIPT.format(body), preexec_fn=lambda: signal.signal(signal.SIGHUP, on_hangup), **options)
 
 
-def test_standard_output_without_the_characters_has_words_for_them():
+def test_standard_output_that_cannot_print_a_character_prints_its_number():
     """As on a Windows console, or under LC_ALL=C."""
-    process = python("print('0.1 ± 0.2 ↑ → ü')", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    process = python("print('0.1 ± 0.2 ü')", env=os.environ | {"PYTHONIOENCODING": "ascii"})
     output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output, errors) == (0, "0.1 +- 0.2 (up) -> \\xfc\n", "")
+    assert (process.returncode, output, errors) == (0, "0.1 \\xb1 0.2 \\xfc\n", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
