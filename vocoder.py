@@ -116,7 +116,6 @@ class VocoderStream:
         config = self.vocoder.mel_transform.config
         return self.latency_frames * config.hop_length / config.sample_rate
 
-    @own_defaults()
     def push(self, mel: Tensor, last: bool = False) -> Tensor:
         """Receives the next frames and returns the waveform that is complete with them; see `SynthesisStream.push`.
 
@@ -127,10 +126,8 @@ class VocoderStream:
         Returns:
             `[T]`, on the CPU.
         """
-        vocoder = self.vocoder
-        mel = as_mel(mel, vocoder.mel_transform.config.n_mels, fewest_frames=0)
-        with autocast(vocoder.device, vocoder.dtype):
-            return self._stream.push(mel.to(vocoder.device), last).cpu().clone()  # a caller may change its volume in place
+        mel = as_mel(mel, self.vocoder.mel_transform.config.n_mels, fewest_frames=0)
+        return self.vocoder.push_together([self._stream], [mel], [last])[0]
 
 
 class Vocoder:
@@ -284,14 +281,15 @@ class Vocoder:
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
         for k in range(max(map(len, chunks), default=0)):
             open_ = [i for i in range(len(mels)) if k < len(chunks[i])]
-            with own_defaults(), autocast(self.device, self.dtype):
-                waveforms = push_together(
-                    [streams[i] for i in open_],
-                    [chunks[i][k].to(self.device) for i in open_],
-                    [k == len(chunks[i]) - 1 for i in open_],
-                )
-            for i, waveform in zip(open_, waveforms):
-                yield i, waveform.cpu().clone()
+            lasts = [k == len(chunks[i]) - 1 for i in open_]
+            yield from zip(open_, self.push_together([streams[i] for i in open_], [chunks[i][k] for i in open_], lasts))
+
+    @own_defaults()
+    def push_together(self, streams: list[SynthesisStream], mels: list[Tensor], lasts: list[bool]) -> list[Tensor]:
+        """`extensions.streaming.push_together` on the device and in the precision of the vocoder; the waveforms are on the CPU."""
+        with autocast(self.device, self.dtype):
+            waveforms = push_together(streams, [mel.to(self.device) for mel in mels], lasts)
+        return [waveform.cpu().clone() for waveform in waveforms]  # a caller may change its volume in place
 
     def _mel(self, mel, name):
         if getattr(mel, "is_meta", False):

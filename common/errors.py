@@ -104,24 +104,16 @@ def shown(value):
         return f"a {type(value).__name__} that cannot be printed"
 
 
-@contextlib.contextmanager
-def _ended_by_signals():
+def _end_by_signals():
     """SIGTERM and SIGHUP end the command as SystemExit does, so that no temporary file stays."""
 
     def end(number, _):
         raise SystemExit(128 + number)
 
-    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no SIGHUP
-    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores it
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if threading.current_thread() is threading.main_thread():
+        for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
+                signal.signal(number, end)
 
 
 def open_closed_streams():
@@ -143,25 +135,25 @@ def run_command(main):
         limit_threads()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # where it cannot print a character such as an arrow
-    with _ended_by_signals():
-        try:
-            status = main()
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader of standard output, `head` say, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            status = 128 + signal.SIGPIPE
-        except (InputError, OSError) as error:
-            with contextlib.suppress(OSError):  # standard error on a full disk
-                print(f"error: {describe(error)}", file=sys.stderr, flush=True)
-            status = 2
-        except ModuleNotFoundError as error:
-            print(f"error: package {error.name} is missing (expected: {OPTIONAL_PACKAGES})", file=sys.stderr)
-            status = 2
-        except KeyboardInterrupt:
-            status = 130
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            print(f"error: out of memory: {shortened(error, 200)}", file=sys.stderr)
-            status = 2
+    _end_by_signals()
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of standard output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
+    except (InputError, OSError) as error:
+        with contextlib.suppress(OSError):  # standard error on a full disk
+            print(f"error: {describe(error)}", file=sys.stderr, flush=True)
+        status = 2
+    except ModuleNotFoundError as error:
+        print(f"error: package {error.name} is missing (expected: {OPTIONAL_PACKAGES})", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        status = 130
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: out of memory: {shortened(error, 200)}", file=sys.stderr)
+        status = 2
     sys.exit(status)

@@ -191,8 +191,7 @@ def _lmnt_mel(content, config):
     """The `MelConfig` of lmnt, or of a configuration, with the sample rate that the file holds, if it holds one."""
     parameters = content.get("params")
     sample_rate = parameters.get("sample_rate") if isinstance(parameters, dict) else None
-    if config is not None:
-        return config.mel if type(sample_rate) is not int else config.mel.model_copy(update={"sample_rate": sample_rate})
+    mel = preset("lmnt") if config is None else config.mel
     if type(sample_rate) is not int:
-        return preset("lmnt")
-    return preset("lmnt").model_copy(update={"sample_rate": sample_rate, "f_max": sample_rate / 2})
+        return mel
+    return mel.model_copy(update={"sample_rate": sample_rate} | ({"f_max": sample_rate / 2} if config is None else {}))
