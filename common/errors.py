@@ -28,10 +28,11 @@ def naming(origin):
 
 
 def describe(error):
-    """One line for an `InputError` or an `OSError`."""
+    """One line for an `InputError` or an `OSError`, in which a word of no sensible length is cut."""
+    text = error
     if isinstance(error, OSError) and error.strerror:
-        return one_line(f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename is not None else error.strerror)
-    return one_line(error)
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename is not None else error.strerror
+    return re.sub(r"\S{1000,}", lambda word: shortened(word[0], 200), one_line(text))
 
 
 def one_line(text):

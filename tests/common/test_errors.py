@@ -41,6 +41,7 @@ def test_the_smallest_and_largest_numbers_that_are_taken():
 def test_an_error_is_one_line_whatever_it_names():
     assert describe(FileNotFoundError(2, "No such file", "a\nb\u2028c")) == "a b c: No such file"
     assert describe(InputError("a\n  b")) == "a b"
+    assert describe(FileNotFoundError(2, "No such file", "x" * 5000)) == "x" * 200 + "... No such file"
 
 
 SCRIPT = "import sys, time\nfrom common.errors import InputError, run_command\ndef main():\n    {}\nrun_command(main)\n"
