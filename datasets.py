@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.audio import AUDIO_SUFFIXES, NO_CONVERSIONS, Conversions, check_audio, read_audio
+from common.audio import AUDIO_SUFFIXES, NO_CONVERSIONS, Conversions, check_audio, read_audio, unusual
 from common.errors import InputError
 from common.files import check_regular
 from common.scan import scan
 from model.config import MelConfig
 from model.mel import MEL_SUFFIXES, read_mel
 
+N_LOOKED_AT, SAMPLES_LOOKED_AT = 20, 1 << 18  # recordings, and samples from the beginning of each
 MOST_FRAMES_APART = 2  # definitions of a mel differ by so many frames at the ends of a recording
 
 
@@ -128,14 +129,13 @@ class Recordings(Dataset):
         paths, n_samples: of each recording.
         speakers: of each recording, the name of its folder.
         mel_paths: of each recording, or None.
-        warning: one line if there are samples beyond [-1, 1], else None.
 
     Raises:
         OSError, InputError: the filelist or one of its files cannot be used; the message names the file.
     """
 
     def __init__(self, filelist, mel_config: MelConfig, conversions: Conversions = NO_CONVERSIONS):
-        self.paths = read_filelist(filelist)
+        self.filelist, self.paths = filelist, read_filelist(filelist)
         self.mel_config = mel_config
         self.conversions = conversions
         checked = [check_audio(path, mel_config.sample_rate, conversions) for path in self.paths]
@@ -148,9 +148,16 @@ class Recordings(Dataset):
         self.mel_paths = read_mel_paths(filelist)
         for index in range(len(self.paths)) if self.mel_paths else ():
             self._check_mel(index)
-        peak, loudest = max((peak, str(path)) for path, (_, peak) in zip(self.paths, checked))
-        n_loud = sum(peak > 1 for _, peak in checked)
-        self.warning = f"{filelist}: {n_loud} recordings exceed [-1, 1], most of all {loudest}, with {peak:.3g}" if n_loud else None
+        self.peaks = [peak for _, peak in checked]
+
+    def warnings(self) -> list[str]:
+        """Lines on samples beyond [-1, 1], and, of some recordings spread over the list, on offsets and channels in opposite phase."""
+        peak, loudest = max(zip(self.peaks, map(str, self.paths)))
+        n_loud = sum(peak > 1 for peak in self.peaks)
+        lines = [f"{self.filelist}: {n_loud} recordings exceed [-1, 1], most of all {loudest}, with {peak:.3g}"] if n_loud else []
+        looked_at = self.paths[:: -(-len(self.paths) // N_LOOKED_AT)]
+        odd = [line for path in looked_at for line in unusual(path, SAMPLES_LOOKED_AT) if "samples of up to" not in line]
+        return lines + ([f"{len(odd)} of {len(looked_at)} recordings that were looked at: {odd[0]}"] if odd else [])
 
     def _check_mel(self, index):
         """Refuses a mel of another length than its recording's, and cuts the longer one to the shorter."""

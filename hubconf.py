@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from common.device import pick_device
 from common.released import CHECKPOINT, SCHEDULE
 from vocoder import Vocoder
 
-dependencies = ["torch", "torchaudio", "numpy", "scipy", "soundfile", "soxr", "pydantic", "safetensors"]
+dependencies = ["torch", "torchaudio", "numpy", "scipy", "soundfile", "soxr", "pydantic", "safetensors", "joblib"]
 
 
 def wavegrad(checkpoint=CHECKPOINT, schedule=SCHEDULE, device=None, **options):
@@ -21,4 +20,4 @@ def wavegrad(checkpoint=CHECKPOINT, schedule=SCHEDULE, device=None, **options):
     Raises:
         OSError, InputError: a file, the schedule or the device cannot be used.
     """
-    return Vocoder.load(Path(checkpoint), schedule, device=pick_device(device), **options)
+    return Vocoder.load(Path(checkpoint), schedule, device=device, **options)

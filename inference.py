@@ -24,13 +24,6 @@ from model.noise_schedule import FORMS, find_schedule
 from model.samplers import DEFAULT_SAMPLER, SAMPLERS
 from vocoder import Vocoder, WaveformCheck
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
-
-FILES_BESIDE = 24  # that are open beside the results: libraries, standard streams, the input
-
 
 def names(suffixes):
     return ", ".join(sorted(suffixes))
@@ -65,7 +58,7 @@ def features(path, vocoder: Vocoder, conversions: Conversions = NO_CONVERSIONS) 
         return read_mel(path, config.n_mels)
     if path.suffix.lower() in AUDIO_SUFFIXES:
         audio = read_audio(path, config.sample_rate, conversions)
-        for line in unusual(path, audio):
+        for line in unusual(path):
             warn(line)
         with naming(path):
             return vocoder.mel_transform(audio)
@@ -88,6 +81,8 @@ class WaveformFile:
 
     Attributes:
         mel: `[n_mels, frames]`.
+        error: what went wrong with the file, or None; after an error, `write` and `close` do nothing.
+        opened: a context that leaves no file if it ends before `close`.
 
     Raises:
         OSError, InputError: the input cannot be used, or the output not be written; the message names it.
@@ -95,80 +90,42 @@ class WaveformFile:
 
     def __init__(self, path, output, vocoder: Vocoder, conversions: Conversions, sources: dict):
         check_output(path, output, sources)
-        self.output, self.mel = output, features(path, vocoder, conversions)
+        self.output, self.mel, self.error = output, features(path, vocoder, conversions), None
         if complaint := vocoder.diagnose(self.mel):
             warn(f"{path}: {complaint}")
         self.check = WaveformCheck(path, vocoder.mel_transform.misfit(self.mel))
-        self._wav = wav_writer(output, vocoder.mel_transform.config.sample_rate)
-        self._write = self._wav.__enter__()
+        self.opened = contextlib.ExitStack()
+        self._append = self.opened.enter_context(wav_writer(output, vocoder.mel_transform.config.sample_rate))
 
     def write(self, waveform: Tensor):
         """Adds a piece `[T]`."""
-        self.check.add(waveform)
-        self._write(waveform)
+        if self.error is None:
+            with self._attempt():
+                self.check.add(waveform)
+                self._append(waveform)
 
     def close(self):
-        self.check.finish()
-        self._wav.__exit__(None, None, None)
-        if self.check.n_clipped:
-            warn(f"{self.output}: {self.check.n_clipped} samples are clipped at full scale")
+        if self.error is None:
+            with self._attempt():
+                self.check.finish()
+                self.opened.close()
+                if self.check.n_clipped:
+                    warn(f"{self.output}: {self.check.n_clipped} samples are clipped at full scale")
 
-    def discard(self, error: BaseException) -> BaseException:
-        """Ends without a file; returns the error that names it."""
+    @contextlib.contextmanager
+    def _attempt(self):
         try:
-            self._wav.__exit__(type(error), error, error.__traceback__)
-        except (InputError, OSError) as named:
-            return named
-        except BaseException:  # it has ended already
-            pass
-        return error
-
-
-def vocode_batch(vocoder: Vocoder, files: list, seed: int) -> tuple[float, list]:
-    """Vocodes `WaveformFile`s together; what goes wrong with one leaves no file.
-
-    Returns:
-        the seconds that the synthesis took, and the errors.
-    """
-    errors, open_files, seconds = [], dict(enumerate(files)), 0.0
-
-    def attempt(i, action, *arguments):
-        try:
-            action(*arguments)
+            try:
+                yield
+            except (InputError, OSError):
+                with self.opened:  # leaves no file; an error of the disk names it
+                    raise
         except (InputError, OSError) as error:
-            errors.append(open_files.pop(i).discard(error))
-
-    try:
-        start = time.perf_counter()
-        for i, waveform in vocoder.stream([file.mel for file in files], seed):
-            seconds += time.perf_counter() - start
-            if i in open_files:
-                attempt(i, open_files[i].write, waveform)
-            if not open_files:
-                break
-            start = time.perf_counter()
-        for i in list(open_files):
-            attempt(i, open_files[i].close)
-    except BaseException as error:
-        for file in open_files.values():
-            file.discard(error)
-        raise
-    return seconds, errors
-
-
-def most_open_files() -> int:
-    """How many results can be written at once; where the system says nothing, any number."""
-    if resource is None:
-        return sys.maxsize
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    return max((sys.maxsize if soft == resource.RLIM_INFINITY else soft) - FILES_BESIDE, 1)
+            self.error = error
 
 
 def vocode_files(vocoder: Vocoder, inputs, outputs, sources=None, batch_size=1, seed=0, conversions=NO_CONVERSIONS, progress=True):
-    """Vocodes files to files, `batch_size` at a time.
+    """Vocodes files to files, `batch_size` at a time. What goes wrong with one is said, and leaves no file.
 
     Args:
         sources: from `identities`, of all inputs of all processes; None is of these alone.
@@ -178,23 +135,30 @@ def vocode_files(vocoder: Vocoder, inputs, outputs, sources=None, batch_size=1, 
     """
     factors, n_failures, pairs = [], 0, list(zip(inputs, outputs))
     sources = identities(inputs) if sources is None else sources
-    batch_size = min(batch_size, most_open_files())
     mel_config = vocoder.mel_transform.config
     with tqdm(total=len(inputs), unit="file", disable=not progress) as bar:
         for k in range(0, len(pairs), batch_size):
-            files, errors, batch = [], [], pairs[k : k + batch_size]
-            for path, output in batch:
-                try:
-                    files.append(WaveformFile(path, output, vocoder, conversions, sources))
-                except (InputError, OSError) as error:
-                    errors.append(error)
-            seconds, more = vocode_batch(vocoder, files, seed)
-            errors += more
+            batch, files, errors = pairs[k : k + batch_size], [], []
+            with contextlib.ExitStack() as stack:
+                for path, output in batch:
+                    try:
+                        files.append(WaveformFile(path, output, vocoder, conversions, sources))
+                        stack.push(files[-1].opened)
+                    except (InputError, OSError) as error:
+                        errors.append(error)
+                start = time.perf_counter()
+                for i, waveform in vocoder.stream([file.mel for file in files], seed):
+                    files[i].write(waveform)
+                    if all(file.error for file in files):
+                        break
+                for file in files:
+                    file.close()
+                seconds = time.perf_counter() - start
+            errors += [file.error for file in files if file.error]
             for error in errors:
                 tqdm.write(f"error: {describe(error)}", file=sys.stderr)
             n_failures += len(errors)
-            if len(errors) < len(batch):
-                n_frames = sum(file.mel.shape[1] for file in files)
+            if n_frames := sum(file.mel.shape[1] for file in files if file.error is None):
                 factors.append(seconds / (n_frames * mel_config.hop_length / mel_config.sample_rate))
             bar.update(len(batch))
     return factors, n_failures

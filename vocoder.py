@@ -27,6 +27,13 @@ HIGHEST_RATE = 1_000_000  # Hz, of recordings
 MOST_AT_FULL_SCALE = 0.25  # of the samples; mels in decibels give 0.4 to 0.9, speech at any level below 0.01
 
 
+class _MelOfRecordings(LogMelSpectrogram):
+    """A `LogMelSpectrogram` of what a caller has: samples that no recording has are an `InputError`."""
+
+    def forward(self, waveform):
+        return super().forward(as_audio(waveform))
+
+
 class WaveformCheck:
     """Refuses a waveform that cannot be speech. The waveform comes piece by piece.
 
@@ -80,14 +87,11 @@ def compiled(network: WaveGrad, device: torch.device):
     return torch.compile(network, dynamic=True, options={"freezing": True})
 
 
-def _is_whole(number):
-    """Whether it is an integer of Python or NumPy; True and False are none."""
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
-
-
-def _check_seed(seed):
-    if not (_is_whole(seed) and 0 <= seed <= LARGEST_SEED):
-        raise InputError(f"seed is {shown(seed)} (expected: a whole number, 0 to {LARGEST_SEED})")
+def _whole(name, number, least, most=LARGEST_COUNT):
+    """An integer of Python or NumPy, within its limits; True and False are none."""
+    if isinstance(number, bool) or not (isinstance(number, (int, np.integer)) and least <= number <= most):
+        raise InputError(f"{name} is {shown(number)} (expected: a whole number, {least} to {most})")
+    return int(number)
 
 
 class VocoderStream:
@@ -100,8 +104,7 @@ class VocoderStream:
 
     @own_defaults()
     def __init__(self, vocoder: "Vocoder", seed: int = 0):
-        _check_seed(seed)
-        self.vocoder, self._stream = vocoder, SynthesisStream(vocoder.pipeline, int(seed))
+        self.vocoder, self._stream = vocoder, SynthesisStream(vocoder.pipeline, _whole("seed", seed, 0, LARGEST_SEED))
 
     @property
     def latency_frames(self) -> int:
@@ -113,7 +116,6 @@ class VocoderStream:
         config = self.vocoder.mel_transform.config
         return self.latency_frames * config.hop_length / config.sample_rate
 
-    @own_defaults()
     def push(self, mel: Tensor, last: bool = False) -> Tensor:
         """Receives the next frames and returns the waveform that is complete with them; see `SynthesisStream.push`.
 
@@ -124,10 +126,8 @@ class VocoderStream:
         Returns:
             `[T]`, on the CPU.
         """
-        vocoder = self.vocoder
-        mel = as_mel(mel, vocoder.mel_transform.config.n_mels, fewest_frames=0)
-        with autocast(vocoder.device, vocoder.dtype):
-            return self._stream.push(mel.to(vocoder.device), last).cpu().clone()  # a caller may change its volume in place
+        mel = as_mel(mel, self.vocoder.mel_transform.config.n_mels, fewest_frames=0)
+        return self.vocoder.push_together([self._stream], [mel], [last])[0]
 
 
 class Vocoder:
@@ -169,21 +169,16 @@ class Vocoder:
         compile: bool = False,
         starts: Optional[str] = None,
     ):
-        for name, number, least in (("chunk_frames", chunk_frames, 1), ("gla_grad", gla_grad, 0)):
-            if not (_is_whole(number) and least <= number <= LARGEST_COUNT):
-                raise InputError(f"{name} is {shown(number)} (expected: a whole number, {least} to {LARGEST_COUNT})")
-        if not (sampler is None or isinstance(sampler, str)):
-            raise InputError(f"sampler is {shown(sampler)} (expected: the name of one, or None)")
         if dtype not in (None, *DTYPES.values()):
             raise InputError(f"dtype is {shown(dtype)} (expected: None, {', '.join(map(str, DTYPES.values()))})")
         self.device = pick_device(device if device is None else str(device))
         self.dtype = dtype or fastest_dtype(self.device)
         network = network.to(self.device)
         network = compiled(network, self.device) if compile else network
-        self.pipeline = make_pipeline(network, config, schedule, sampler, gla_grad).to(self.device)
-        self.config, self.schedule, self.gla_grad = config, schedule, gla_grad
-        self.mel_transform = LogMelSpectrogram(config.mel)
-        self.chunk_frames = chunk_frames
+        self.config, self.schedule, self.gla_grad = config, schedule, _whole("gla_grad", gla_grad, 0)
+        self.pipeline = make_pipeline(network, config, schedule, sampler and str(sampler), self.gla_grad).to(self.device)
+        self.mel_transform = _MelOfRecordings(config.mel)
+        self.chunk_frames = _whole("chunk_frames", chunk_frames, 1)
         self.mel_statistics = mel_statistics
         self.warnings = schedule_warnings(schedule, starts)
 
@@ -240,9 +235,11 @@ class Vocoder:
         Raises:
             InputError: it is no recording, or too short; or there is no such sample rate.
         """
-        if not (_is_whole(sample_rate) and LOWEST_RATE <= sample_rate <= HIGHEST_RATE):
-            raise InputError(f"sample_rate is {shown(sample_rate)} (expected: a whole number of Hz, {LOWEST_RATE} to {HIGHEST_RATE})")
-        waveform = resample(as_audio(waveform), int(sample_rate), self.mel_transform.config.sample_rate)
+        sample_rate = _whole("sample_rate", sample_rate, LOWEST_RATE, HIGHEST_RATE)
+        waveform = as_audio(waveform)
+        if waveform.numel() != waveform.shape[-1]:
+            raise InputError(f"the recording has shape {list(waveform.shape)} (expected: [T] or [1, T])")
+        waveform = resample(waveform.flatten(), sample_rate, self.mel_transform.config.sample_rate)
         return self(self.mel_transform(waveform), seed)
 
     def open_stream(self, seed: int = 0) -> VocoderStream:
@@ -277,21 +274,22 @@ class Vocoder:
         Raises:
             InputError: seed is out of range, or a mel does not fit the network; the message says which.
         """
-        _check_seed(seed)
+        seed = _whole("seed", seed, 0, LARGEST_SEED)
         mels = [self._mel(mel, f"mels[{i}]") for i, mel in enumerate(mels)]
         with own_defaults():
-            streams = [SynthesisStream(self.pipeline, int(seed)) for _ in mels]
+            streams = [SynthesisStream(self.pipeline, seed) for _ in mels]
         chunks = [list(mel.split(self.chunk_frames, dim=1)) for mel in mels]
         for k in range(max(map(len, chunks), default=0)):
             open_ = [i for i in range(len(mels)) if k < len(chunks[i])]
-            with own_defaults(), autocast(self.device, self.dtype):
-                waveforms = push_together(
-                    [streams[i] for i in open_],
-                    [chunks[i][k].to(self.device) for i in open_],
-                    [k == len(chunks[i]) - 1 for i in open_],
-                )
-            for i, waveform in zip(open_, waveforms):
-                yield i, waveform.cpu().clone()
+            lasts = [k == len(chunks[i]) - 1 for i in open_]
+            yield from zip(open_, self.push_together([streams[i] for i in open_], [chunks[i][k] for i in open_], lasts))
+
+    @own_defaults()
+    def push_together(self, streams: list[SynthesisStream], mels: list[Tensor], lasts: list[bool]) -> list[Tensor]:
+        """`extensions.streaming.push_together` on the device and in the precision of the vocoder; the waveforms are on the CPU."""
+        with autocast(self.device, self.dtype):
+            waveforms = push_together(streams, [mel.to(self.device) for mel in mels], lasts)
+        return [waveform.cpu().clone() for waveform in waveforms]  # a caller may change its volume in place
 
     def _mel(self, mel, name):
         if getattr(mel, "is_meta", False):

@@ -13,18 +13,19 @@ import torch
 
 from common.errors import InputError, naming, shown
 from common.files import reading, replacing
-from common.odd_audio import mended
+from common.odd_audio import BLOCK, file_name, mended
 from common.resampling import resample, resampled_length, source_range
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 LARGEST_SAMPLE = 4.0  # louder than any recording made too loud; floats scaled as 16-bit integers go up to 32768
 UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's number for a FLAC file whose encoder wrote to a pipe
-MOST_DATA = 0x7FFFF000  # bytes of samples; more in the head of a wav file stand for an unknown length
+MOST_DATA = 0x7FFFF000  # bytes of samples; more in a header stand for an unknown length
+# What libsndfile notes of a file (WAV, RF64, AIFF, AU, CAF) whose samples are not as many as its header says.
+OTHER_LENGTH = re.compile(r"(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)|frame count (\d+) does not match .* of (\d+)\.")
 LOWEST_RATE = 1000  # Hz; a few kilobytes that say 1 Hz would be hours
-BLOCK = 1 << 16
-JOINED_FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")  # how each begins
 MOST_OFFSET = 0.02  # mean of the samples; that of speech is below .001
-LEAST_OF_A_MIX = 0.05  # power of averaged channels, as a share of theirs: .5 where they have nothing in common
+LEAST_OF_A_MIX = 0.3  # power of averaged channels, as a share of theirs: .5 where they have nothing in common
+MOST_CANCELLED = 0.1  # of the power is in blocks where the mix has less
 INTEGER_SUBTYPES = ("PCM_", "ULAW", "ALAW", "ALAC_")  # these hold neither NaN nor samples beyond [-1, 1]
 INEXACT_SUBTYPES = ("MPEG_",)  # after a seek, their decoder gives other samples
 
@@ -47,12 +48,9 @@ NO_CONVERSIONS = Conversions()
 class _SoundFile(soundfile.SoundFile):
     """A file that is read onwards only: libsndfile cannot seek in a FLAC file of unknown or wrong length."""
 
-    def __init__(self, path):
-        if (file := mended(path)) is not None:
-            super().__init__(file)
-            return
-        # soundfile encodes names as strict UTF-8; Linux has names that are not.
-        super().__init__(os.fsencode(path) if os.name == "posix" else str(path))
+    def __init__(self, path, to_the_end=True):
+        file, self.fewest = mended(path, to_the_end)
+        super().__init__(file_name(path) if file is None else file)
 
     def seekable(self):
         return False
@@ -67,16 +65,13 @@ class _SoundFile(soundfile.SoundFile):
 @contextlib.contextmanager
 def _quiet(path):
     """Keeps away what libmpg123 itself writes to standard error about an mp3, lines that name no file."""
-    kept = None
-    if os.fspath(path).lower().endswith(".mp3"):
-        with contextlib.suppress(OSError):  # a program may have closed it
-            kept = os.dup(2)
-    if kept is None:
+    if not os.fspath(path).lower().endswith(".mp3"):
         yield
         return
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
         yield
     finally:
         os.dup2(kept, 2)
@@ -97,34 +92,11 @@ def _check_header(file, path, sample_rate, conversions):
         )
     if file.frames == 0:
         raise InputError(f"{path}: the recording is empty")
-
-
-def _check_data_chunk(path):
-    """Refuses a wav file (RIFF, RIFX, RF64) that ends before its data do, which libsndfile reads as a shorter one."""
-    with open(path, "rb") as file:
-        kind, form = file.read(4), file.read(8)[4:]
-        if kind not in (b"RIFF", b"RIFX", b"RF64") or form != b"WAVE":
-            return
-        end, long_size = os.fstat(file.fileno()).st_size, 0
-        while len(head := file.read(8)) == 8:
-            size = int.from_bytes(head[4:], "big" if kind == b"RIFX" else "little")
-            if head[:4] == b"ds64":
-                long_size = int.from_bytes(file.read(size)[8:16], "little")
-                continue
-            if head[:4] == b"data":
-                # Encoders that write into a pipe leave the largest number, or one near half of it.
-                size = long_size if long_size and size == 0xFFFFFFFF else size
-                if (size < MOST_DATA or size == long_size < UNKNOWN_LENGTH) and file.tell() + size > end:
-                    raise InputError(f"{path}: ends after {end - file.tell()} bytes of samples (expected: {size}; damaged?)")
-                return
-            file.seek(size + size % 2, os.SEEK_CUR)
-
-
-def _check_one_flac(path):
-    """Refuses FLAC files joined into one, of which a decoder reads the first alone."""
-    with open(path, "rb") as file:
-        if JOINED_FLAC.search(file.read(), 4):
-            raise InputError(f"{path}: several FLAC recordings joined into one file (expected: one recording)")
+    if match := OTHER_LENGTH.search(file.extra_info):
+        stated, found = sorted((int(number) for number in match.groups() if number), reverse=True)
+        if stated < MOST_DATA:
+            unit = "samples" if match[3] else "bytes of samples"
+            raise InputError(f"{path}: ends after {found} {unit} (expected: {stated}, as it says; damaged?)")
 
 
 def _check_samples(audio):
@@ -137,10 +109,7 @@ def _check_samples(audio):
 
 
 def as_audio(audio):
-    """A recording of a caller, a tensor or NumPy array `[T]` or `[1, T]` of floats.
-
-    Returns:
-        `[T]`, float32, on the CPU.
+    """A recording of a caller, a tensor or NumPy array `[..., T]` of floats, as a float32 tensor on the CPU.
 
     Raises:
         InputError: it is no such array, is empty, or has no possible samples.
@@ -150,9 +119,7 @@ def as_audio(audio):
     is_plain = torch.is_tensor(audio) and audio.layout == torch.strided and not (audio.is_meta or audio.is_nested)
     if not (is_plain and audio.is_floating_point()):
         raise InputError(f"the recording is {shown(audio)} (expected: a tensor or array of floats within [-1, 1])")
-    if audio.ndim == 2 and len(audio) == 1:
-        audio = audio[0]
-    if audio.ndim != 1 or len(audio) == 0:
+    if audio.numel() == 0:
         raise InputError(f"the recording has shape {list(audio.shape)} (expected: [T] or [1, T])")
     audio = audio.detach().cpu().float()
     _check_samples(audio)
@@ -178,9 +145,8 @@ def check_audio(path, sample_rate, conversions=NO_CONVERSIONS):
         OSError: there is no such file.
         InputError: the file is unreadable, empty, of another sample rate, has several channels, or no possible samples.
     """
-    with reading(path, "a readable audio file"), _quiet(path), _SoundFile(path) as file:
+    with reading(path, "a readable audio file"), _quiet(path), _SoundFile(path, to_the_end=False) as file:
         _check_header(file, path, sample_rate, conversions)
-        _check_data_chunk(path)
         if file.frames < UNKNOWN_LENGTH and file.subtype.startswith(INTEGER_SUBTYPES):
             return resampled_length(file.frames, file.samplerate, sample_rate), 1.0
     audio = read_audio(path, sample_rate, conversions)
@@ -198,12 +164,8 @@ def read_audio(path, sample_rate, conversions=NO_CONVERSIONS, start=0, stop=None
     Raises:
         OSError, InputError: as `check_audio`; or the file ends before its header says, or before `stop`.
     """
-    with reading(path, "a readable audio file"), _quiet(path), _SoundFile(path) as file:
+    with reading(path, "a readable audio file"), _quiet(path), _SoundFile(path, stop is None) as file:
         _check_header(file, path, sample_rate, conversions)
-        if stop is None:
-            _check_data_chunk(path)
-            if file.format == "FLAC":
-                _check_one_flac(path)
         if file.samplerate == sample_rate:
             audio = _read(file, path, start, file.frames if stop is None else stop)
         else:
@@ -215,16 +177,21 @@ def read_audio(path, sample_rate, conversions=NO_CONVERSIONS, start=0, stop=None
     return audio
 
 
-def unusual(path, audio):
-    """Lines on what is odd about a recording from `read_audio`: louder than full scale, an offset, channels that cancel out."""
-    lines, offset = [], audio.mean().item()
-    if (peak := audio.abs().max().item()) > 1:
+def unusual(path, n_samples=UNKNOWN_LENGTH):
+    """Lines on what is odd about the first samples of a recording: louder than full scale, an offset, channels that cancel each other."""
+    peak = total = n_read = power = cancelled = 0.0
+    with reading(path, "a readable audio file"), _quiet(path), _SoundFile(path) as file:
+        for block in file.blocks_until(n_samples):
+            mix, of_channels = block.mean(1), np.square(block).mean() * len(block)
+            peak, total, n_read = max(peak, np.abs(mix).max()), total + mix.sum(dtype=float), n_read + len(block)
+            power += of_channels
+            cancelled += of_channels * (np.square(mix).sum() < LEAST_OF_A_MIX * of_channels)
+    lines = []
+    if peak > 1:
         lines.append(f"{path}: samples of up to {peak:.3g} (expected: within [-1, 1])")
-    if abs(offset) > MOST_OFFSET:
-        lines.append(f"{path}: an offset of {offset:.2g}, which the mel has too (expected: a mean of 0)")
-    with _quiet(path), _SoundFile(path) as file:
-        channels = np.concatenate(list(file.blocks_until(UNKNOWN_LENGTH))) if file.channels > 1 else None
-    if channels is not None and np.square(channels.mean(1)).mean() < LEAST_OF_A_MIX * np.square(channels).mean():
+    if abs(total) > MOST_OFFSET * n_read:
+        lines.append(f"{path}: an offset of {total / n_read:.2g}, which the mel has too (expected: a mean of 0)")
+    if cancelled > MOST_CANCELLED * power:
         lines.append(f"{path}: the channels cancel each other out, in opposite phase (expected: one of them alone)")
     return lines
 
@@ -237,7 +204,8 @@ def _read(file, path, start, stop):
         skip = 0
     blocks = [block.mean(axis=1) for block in file.blocks_until(stop - start + skip)]
     audio = torch.from_numpy(np.concatenate(blocks)[skip:]) if blocks else torch.empty(0)
-    if len(audio) < stop - start and stop < UNKNOWN_LENGTH:
+    stop = file.fewest if stop == UNKNOWN_LENGTH else stop
+    if len(audio) < stop - start:
         raise InputError(f"{path}: ends after {start + len(audio)} samples (expected: {stop}; damaged, or changed meanwhile)")
     return audio
 

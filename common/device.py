@@ -66,28 +66,14 @@ def exact_float32():
 
 def unusable_gpus():
     """Why PyTorch cannot compute on the GPUs that are there, in one line; None if it can, or if there are none."""
-    n_gpus = torch.cuda.device_count()
-    if n_gpus == 0:
-        return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if not torch.cuda.is_available():
-            return (
-                f"{n_gpus} GPUs are there, but their driver is too old for this PyTorch, built for CUDA {torch.version.cuda} "
-                "(expected: a newer driver, or an older PyTorch; on the CPU: CUDA_VISIBLE_DEVICES= )"
-            )
-        built_for = [int(re.sub(r"\D", "", name)) for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
-        for number in range(n_gpus):
-            major, minor = torch.cuda.get_device_capability(number)
-            # Machine code runs on later cards of the same major version.
-            if built_for and not any(code // 10 == major and code % 10 <= minor for code in built_for):
-                if not any(name.startswith("compute_") and int(name[8:]) <= 10 * major + minor for name in torch.cuda.get_arch_list()):
-                    return (
-                        f"cuda:{number}, {torch.cuda.get_device_name(number)}, has the architecture sm_{major}{minor}, which this "
-                        f"PyTorch is not built for (expected: {', '.join(torch.cuda.get_arch_list())}; others, or none, are chosen by "
-                        "CUDA_VISIBLE_DEVICES)"
-                    )
-    return None
+        warnings.simplefilter("ignore")  # PyTorch says the same in several lines
+        if torch.cuda.device_count() == 0 or torch.cuda.is_available():
+            return None
+    return (
+        f"{torch.cuda.device_count()} GPUs are there, but their driver is too old for this PyTorch, built for CUDA {torch.version.cuda} "
+        "(expected: a newer driver, or an older PyTorch; on the CPU: CUDA_VISIBLE_DEVICES= )"
+    )
 
 
 def pick_device(name=None):
@@ -107,7 +93,7 @@ def pick_device(name=None):
         raise InputError(f"--device {name}: {problem}")
     try:
         device = torch.device(device_of_job(name, torchrun_place()[1]))
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device)  # runs on it: PyTorch may not be built for the architecture of the card
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not available ({str(error).splitlines()[0]})") from None
     return device

@@ -1,7 +1,6 @@
 """Bad input from outside, and what a command says of it."""
 
 import argparse
-import codecs
 import contextlib
 import math
 import os
@@ -13,7 +12,6 @@ import threading
 REQUIREMENTS = {"gradio": "requirements-app.txt"}  # of optional packages; of all others requirements-dev.txt
 LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**47 - 1  # the noise of a stream is seeded by this and 16 bits for its step: `extensions.streaming.FrameNoise`
-ASCII = {"±": "+-", "→": "->", "↑": "(up)", "↓": "(down)", "×": "x", "–": "-", "—": "-"}
 
 
 class InputError(ValueError):
@@ -30,10 +28,11 @@ def naming(origin):
 
 
 def describe(error):
-    """One line for an `InputError` or an `OSError`."""
+    """One line for an `InputError` or an `OSError`, in which a word of no sensible length is cut."""
+    text = error
     if isinstance(error, OSError) and error.strerror:
-        return one_line(f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename is not None else error.strerror)
-    return one_line(error)
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename is not None else error.strerror
+    return re.sub(r"\S{1000,}", lambda word: shortened(word[0], 200), one_line(text))
 
 
 def one_line(text):
@@ -106,34 +105,16 @@ def shown(value):
         return f"a {type(value).__name__} that cannot be printed"
 
 
-def _as_ascii(error):
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    character = error.object[error.start]
-    return ASCII.get(character, character.encode("ascii", "backslashreplace").decode()), error.start + 1
-
-
-codecs.register_error("ascii_words", _as_ascii)
-
-
-@contextlib.contextmanager
-def _ended_by_signals():
+def _end_by_signals():
     """SIGTERM and SIGHUP end the command as SystemExit does, so that no temporary file stays."""
 
     def end(number, _):
         raise SystemExit(128 + number)
 
-    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no SIGHUP
-    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores it
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if threading.current_thread() is threading.main_thread():
+        for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
+                signal.signal(number, end)
 
 
 def open_closed_streams():
@@ -154,27 +135,27 @@ def run_command(main):
 
         limit_threads()
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="ascii_words")  # where it cannot print a character such as an arrow
-    with _ended_by_signals():
-        try:
-            status = main()
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader of standard output, `head` say, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            status = 128 + signal.SIGPIPE
-        except (InputError, OSError) as error:
-            with contextlib.suppress(OSError):  # standard error on a full disk
-                print(f"error: {describe(error)}", file=sys.stderr, flush=True)
-            status = 2
-        except ModuleNotFoundError as error:
-            requirements = REQUIREMENTS.get(error.name, "requirements-dev.txt")
-            print(f"error: package {error.name} is missing (expected: {sys.executable} -m pip install -r {requirements})", file=sys.stderr)
-            status = 2
-        except KeyboardInterrupt:
-            status = 130
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            print(f"error: out of memory: {shortened(error, 200)}", file=sys.stderr)
-            status = 2
+        sys.stdout.reconfigure(errors="backslashreplace")  # where it cannot print a character such as an arrow
+    _end_by_signals()
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of standard output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
+    except (InputError, OSError) as error:
+        with contextlib.suppress(OSError):  # standard error on a full disk
+            print(f"error: {describe(error)}", file=sys.stderr, flush=True)
+        status = 2
+    except ModuleNotFoundError as error:
+        requirements = REQUIREMENTS.get(error.name, "requirements-dev.txt")
+        print(f"error: package {error.name} is missing (expected: {sys.executable} -m pip install -r {requirements})", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        status = 130
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: out of memory: {shortened(error, 200)}", file=sys.stderr)
+        status = 2
     sys.exit(status)

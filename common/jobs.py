@@ -1,46 +1,18 @@
 """Several processes that share the work of one command: what each of them computes with, and that none outlives the command."""
 
-import contextlib
-import math
 import os
 import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
+import joblib
 import torch
-
-CGROUPS = Path("/sys/fs/cgroup")
-CGROUP_OF_PROCESS = Path("/proc/self/cgroup")
 
 
 def usable_cores():
     """Number of the cores that this process may use, by its affinity and by the quota of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(min([cores, *map(math.ceil, _quotas())]), 1)
-
-
-def _quotas():
-    """Cores that control groups grant this process, its own and those above it: version 2 (`cpu.max`) and 1 (`cpu.cfs_quota_us`)."""
-    quotas = []
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        groups = [line.split(":", 2) for line in CGROUP_OF_PROCESS.read_text().splitlines()]
-        of_cpu = [Path(path) for _, controllers, path in groups if not controllers or "cpu" in controllers.split(",")]
-        for group in {*of_cpu, *(parent for path in of_cpu for parent in path.parents)}:
-            quotas += _quota(str(group).lstrip("/"))
-    return quotas
-
-
-def _quota(group):
-    """The quota of one group as a list, empty where there is none."""
-    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
-        quota, period = (CGROUPS / group / "cpu.max").read_text().split()
-        return [int(quota) / int(period)] if quota != "max" else []
-    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
-        quota, period = (int((CGROUPS / "cpu" / group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
-        return [quota / period] if quota > 0 else []
-    return []
+    return joblib.cpu_count()
 
 
 def limit_threads():

@@ -7,8 +7,7 @@ from pathlib import Path
 def scan(folder, suffixes):
     """Regular files in a folder and its subfolders, and links to such.
 
-    Hidden files and folders are left out: their names start with a dot, as `._a.wav` of macOS does. A linked folder is followed,
-    but no folder is read twice: not where links make a circle, nor where a link leads to a folder of the same tree.
+    Hidden files and folders are left out: their names start with a dot, as `._a.wav` of macOS does. Linked folders are followed, each once.
 
     Args:
         folder: path; read even where its own name starts with a dot.
@@ -26,12 +25,11 @@ def scan(folder, suffixes):
 
     found, seen = [], set()
     for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        identity = os.path.realpath(here)
-        if identity in seen:
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if os.path.realpath(here) in seen:
             folders.clear()
             continue
-        seen.add(identity)
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=lambda name: os.path.islink(f"{here}/{name}"))
+        seen.add(os.path.realpath(here))
         paths = [Path(here) / name for name in names if not name.startswith(".")]
         found += [path for path in paths if path.suffix.lower() in suffixes and os.path.isfile(path)]
     return sorted(found)

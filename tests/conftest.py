@@ -152,14 +152,11 @@ def with_flac_length(path, n_samples):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """gpus(n, usable, capability, architectures): as if there were such GPUs."""
+    """gpus(n, usable): as if there were such GPUs."""
 
-    def pretend(n, usable=True, capability=(9, 0), architectures=("sm_80", "sm_90", "compute_90")):
+    def pretend(n, usable=True):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
-        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(architectures))
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: capability)
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "Pretended GPU")
 
     return pretend
 

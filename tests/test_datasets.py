@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from common.audio import read_audio
+from common.audio import Conversions, read_audio
 from common.errors import InputError
 from datasets import Recordings, read_filelist
 from model.mel import LogMelSpectrogram
@@ -174,21 +174,25 @@ def test_pipes_and_devices_are_no_files(tmp_path, tiny_config, name):
     filelist = tmp_path / "list.txt"
     if name != "list.txt":
         write_list(filelist, name)
-    with pytest.raises(InputError, match=f"{name}: a named pipe .expected: a regular file"):
+    with pytest.raises(InputError, match=f"{name}: a pipe, a device or a socket .expected: a regular file"):
         Recordings(filelist, tiny_config.mel)
-    with pytest.raises(InputError, match="/dev/zero: a device"):
+    with pytest.raises(InputError, match="/dev/zero: a pipe, a device"):
         Recordings(write_list(tmp_path / "zero.txt", "/dev/zero"), tiny_config.mel)
 
 
-def test_recordings_beyond_full_scale_are_said_and_impossible_ones_refused(tmp_path, tiny_config):
+def test_what_is_unusual_about_recordings_is_said_and_what_is_impossible_refused(tmp_path, tiny_config):
     """At the start, so that no training gives up hours later without a name."""
     for name, peak in [("a.wav", 1.5), ("b.wav", 1.2), ("c.wav", 1.0)]:
-        soundfile.write(tmp_path / name, np.full(400, peak), 8000, "FLOAT")
-    recordings = Recordings(tmp_path, tiny_config.mel)
-    assert "2 recordings exceed [-1, 1], most of all" in recordings.warning and "a.wav, with 1.5" in recordings.warning
+        soundfile.write(tmp_path / name, peak * np.resize([1, -1], 400), 8000, "FLOAT")
+    [line] = Recordings(tmp_path, tiny_config.mel).warnings()
+    assert "2 recordings exceed [-1, 1], most of all" in line and "a.wav, with 1.5" in line
+    soundfile.write(tmp_path / "a.wav", np.resize([0.5, -0.4], 400), 8000)
+    soundfile.write(tmp_path / "b.wav", np.resize([[0.5, -0.5], [-0.4, 0.4]], (400, 2)), 8000)
+    [line] = Recordings(tmp_path, tiny_config.mel, Conversions(mix_to_mono=True)).warnings()
+    assert line.startswith("2 of 3 recordings that were looked at: ") and "a.wav: an offset of 0.05" in line
     soundfile.write(tmp_path / "d.wav", np.array([0.0] * 399 + [np.nan]), 8000, "FLOAT")
     with pytest.raises(InputError, match="d.wav: the recording holds NaN"):
-        Recordings(tmp_path, tiny_config.mel)
+        Recordings(tmp_path, tiny_config.mel, Conversions(mix_to_mono=True))
 
 
 @pytest.mark.parametrize("pad_mode", ["reflect", "constant"])

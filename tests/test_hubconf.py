@@ -4,7 +4,6 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 
 import hubconf
 from common.errors import InputError
@@ -49,13 +48,6 @@ def test_a_wrong_mel_is_diagnosed_and_the_rate_named():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         vocoder(MEL)
-
-
-def test_the_device_is_chosen_as_the_command_line_does(tiny_checkpoint, monkeypatch):
-    monkeypatch.setattr(hubconf, "pick_device", lambda name: torch.device("meta") if name is None else torch.device(name))
-    monkeypatch.setattr(hubconf.Vocoder, "load", lambda path, schedule, device, **options: (device, options))
-    assert hubconf.wavegrad(tiny_checkpoint, steps=3) == (torch.device("meta"), {"steps": 3})
-    assert hubconf.wavegrad(tiny_checkpoint, device="cpu")[0] == torch.device("cpu")
 
 
 def test_what_is_not_there_is_one_clear_error(tmp_path):

@@ -6,7 +6,7 @@ import torch
 
 from common.errors import InputError
 from model.checkpoint import save_weights
-from model.noise_schedule import NoiseSchedule, interpolate, linear
+from model.noise_schedule import interpolate, linear
 from vocoder import Vocoder, WaveformCheck
 
 MEL = torch.rand(20, 9, generator=torch.Generator().manual_seed(0)) * 4 - 6
@@ -56,10 +56,13 @@ def test_integers_of_numpy_are_whole_numbers(vocoder):
         ({"device": "gpu"}, "--device: 'gpu'"),
         ({"device": 7}, "--device: '7'"),
         ({"chunk_frames": True}, "chunk_frames is True"),
+        ({"chunk_frames": 0}, "chunk_frames is 0"),
+        ({"chunk_frames": 2.5}, "chunk_frames is 2.5"),
         ({"chunk_frames": 10**30}, "chunk_frames is 1000"),
         ({"gla_grad": "2"}, "gla_grad is '2'"),
-        ({"sampler": 5}, "sampler is 5"),
+        ({"sampler": 5}, "sampler '5'"),
         ({"dtype": "float32"}, "dtype is 'float32'"),
+        ({"dtype": torch.int8}, "dtype is torch.int8"),
     ],
 )
 def test_what_is_no_option_is_one_clear_error(tiny_network, tiny_config, options, words):
@@ -104,12 +107,6 @@ def test_what_is_no_mel_is_one_clear_error(vocoder, mel, words):
         vocoder.diagnose(mel)
 
 
-@pytest.mark.parametrize("options", [{"chunk_frames": 0}, {"chunk_frames": -1}, {"chunk_frames": 2.5}, {"dtype": torch.int8}])
-def test_options_that_cannot_be_are_one_clear_error(tiny_network, tiny_config, options):
-    with pytest.raises(InputError, match=f"{next(iter(options))} is "):
-        Vocoder(tiny_network, tiny_config, linear(3, 1e-3, 0.6), **options)
-
-
 def test_loads_a_schedule_in_another_number_of_steps(tiny_checkpoint, tmp_path):
     linear(3, 1e-3, 0.6).save(tmp_path / "s.json")
     expected = interpolate(linear(3, 1e-3, 0.6), 5).betas
@@ -144,12 +141,6 @@ def test_the_diagnosis_is_that_of_the_command_line(vocoder):
 def test_weights_with_nan_give_an_error(vocoder):
     with torch.no_grad():
         vocoder.pipeline.network.output_conv.bias.fill_(torch.nan)
-    with pytest.raises(InputError, match=r"mels\[0\]: the waveform holds NaN"):
-        vocoder.synthesize([MEL])
-
-
-def test_betas_that_vanish_beside_1_give_an_error(tiny_network, tiny_config):
-    vocoder = Vocoder(tiny_network, tiny_config, NoiseSchedule([1e-20, 1e-20, 0.6]), sampler="ancestral")
     with pytest.raises(InputError, match=r"mels\[0\]: the waveform holds NaN"):
         vocoder.synthesize([MEL])
 
@@ -189,18 +180,20 @@ def test_resynthesis_is_that_of_the_recordings_mel(vocoder):
     assert torch.equal(vocoder.resynthesize(recording.numpy().astype(">f4"), 8000), expected)
     assert len(vocoder.resynthesize(recording, 16000)) == len(expected) // 2
     for sample_rate in (None, "8000", 0, -1, True, 8000.0, 10**9):
-        with pytest.raises(InputError, match="sample_rate is .* .expected: a whole number of Hz"):
+        with pytest.raises(InputError, match="sample_rate is .* .expected: a whole number, 1000 to"):
             vocoder.resynthesize(recording, sample_rate)
+    with pytest.raises(InputError, match="recording has shape"):
+        vocoder.resynthesize(torch.zeros(2, 900), 8000)
     for audio, words in [
         (torch.zeros(0), "shape"),
-        (torch.zeros(2, 900), "shape"),
         (recording * 32768, "within"),
-        (recording * torch.nan, "NaN"),
+        (recording.numpy() * np.nan, "NaN"),
         (recording.int(), "floats"),
         ([0.1, 0.2], "floats"),
     ]:
-        with pytest.raises(InputError, match=f"recording.*{words}|samples of up to.*{words}"):
-            vocoder.resynthesize(audio, 8000)
+        for use in (vocoder.mel_transform, lambda audio: vocoder.resynthesize(audio, 8000)):
+            with pytest.raises(InputError, match=f"recording.*{words}|samples of up to.*{words}"):
+                use(audio)
 
 
 @pytest.mark.parametrize("options, piece", [({}, 4), ({}, 60), ({"gla_grad": 2}, 30), ({"sampler": "ddim"}, 9)])

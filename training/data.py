@@ -58,7 +58,7 @@ class TrainingData:
     def warnings(self):
         """Lines on what is unusual."""
         lists = [self.training, self.validation]
-        lines = [self.mel_transform.empty_bands, *(one.warning for one in lists), *(self._foreign_mels(one) for one in lists)]
+        lines = [self.mel_transform.empty_bands, *(line for one in lists for line in [*one.warnings(), self._foreign_mels(one)])]
         if n := self._n_shared():
             lines.append(
                 f"{n} of {len(self.validation)} validation recordings are training recordings too: the validation loss does not show "

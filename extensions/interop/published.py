@@ -77,20 +77,6 @@ def from_lmnt(weights):
     return result
 
 
-# Tables of the noise schedule, which ivanvovk's state dict holds beside the weights.
-IVANVOVK_TABLES = {
-    "betas",
-    "alphas",
-    "alphas_cumprod",
-    "alphas_cumprod_prev",
-    "sqrt_alphas_cumprod",
-    "sqrt_recip_alphas_cumprod",
-    "sqrt_recipm1_alphas_cumprod",
-    "posterior_log_variance_clipped",
-    "posterior_mean_coef1",
-    "posterior_mean_coef2",
-}
-
 # The weights do not show factors and dilations. Those of both projects are the paper's Base network, but for the order of the upsampling
 # dilations: appendix A of the paper has 1, 2, 4, 8 in the first three UBlocks, both projects have it in the last three.
 BASE_FACTORS = (5, 5, 3, 2, 2)
@@ -143,7 +129,8 @@ def load_published(content, path, config=None):
         return None
     try:
         if project == "ivanvovk":
-            weights = from_ivanvovk({name: value for name, value in weights.items() if name not in IVANVOVK_TABLES})
+            # The state dict holds tables of the noise schedule beside the network, which is `nn`.
+            weights = from_ivanvovk({name: value for name, value in weights.items() if name.startswith("nn.")})
             mel, behaviour = preset("ivanvovk") if config is None else config.mel, {}
         else:
             weights = from_lmnt(weights)
@@ -204,8 +191,7 @@ def _lmnt_mel(content, config):
     """The `MelConfig` of lmnt, or of a configuration, with the sample rate that the file holds, if it holds one."""
     parameters = content.get("params")
     sample_rate = parameters.get("sample_rate") if isinstance(parameters, dict) else None
-    if config is not None:
-        return config.mel if type(sample_rate) is not int else config.mel.model_copy(update={"sample_rate": sample_rate})
+    mel = preset("lmnt") if config is None else config.mel
     if type(sample_rate) is not int:
-        return preset("lmnt")
-    return preset("lmnt").model_copy(update={"sample_rate": sample_rate, "f_max": sample_rate / 2})
+        return mel
+    return mel.model_copy(update={"sample_rate": sample_rate} | ({"f_max": sample_rate / 2} if config is None else {}))

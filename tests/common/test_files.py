@@ -52,8 +52,8 @@ def test_errors_of_the_system_name_the_file(tmp_path):
 
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path, kind in [(tmp_path / "pipe", "a named pipe"), ("/dev/zero", "a device")]:
-        with pytest.raises(InputError, match=f"{kind} .expected: a regular file"):
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(InputError, match="a pipe, a device or a socket .expected: a regular file"):
             check_regular(path)
     with pytest.raises(InputError, match="not a file name"):
         check_regular("a\0b")

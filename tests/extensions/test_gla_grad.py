@@ -6,14 +6,13 @@ import torch
 from benchmarking.metrics import log_mel_l1
 from common.errors import InputError
 from extensions.griffin_lim.gla_grad import GlaGrad
-from extensions.streaming import SynthesisStream, synthesize_stream
+from extensions.streaming import synthesize_stream
 from model.mel import LogMelSpectrogram
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule
 from model.pipeline import Pipeline
 from tests.conftest import config_of, tiny_config_values
 from tests.synthetic_speech import synthetic_speech
-from vocoder import Vocoder
 
 MELS = {
     "magnitude": {},
@@ -102,21 +101,6 @@ def test_pieces_give_the_whole(network, changes, piece):
     corrected = torch.cat(list(synthesize_stream(Pipeline(network, SCHEDULE, correction=gla_grad), mel.split(piece, dim=1))))
     torch.testing.assert_close(corrected, gla_grad(plain[None], mel[None])[0], atol=1e-4, rtol=0)
     assert not torch.allclose(corrected, plain, atol=1e-2)
-
-
-def test_latency_is_that_of_all_stages(network):
-    gla_grad, mel = GlaGrad(mel_config(), 2), torch.randn(20, 80, generator=torch.Generator().manual_seed(0))
-    stream = SynthesisStream(Pipeline(network, SCHEDULE, correction=gla_grad))
-    assert gla_grad.context_frames == 2 * 4
-    assert stream.latency_frames == 3 * network.context_frames + 8
-    given_frames = sum(len(stream.push(frame)) // 40 for frame in mel.split(1, dim=1))
-    assert given_frames == 80 - stream.latency_frames
-
-
-def test_vocoder_corrects(network):
-    config, mel = mel_config(), torch.randn(20, 60, generator=torch.Generator().manual_seed(0))
-    [plain], [corrected] = (Vocoder(network, config_of(tiny_config_values()), SCHEDULE, gla_grad=n).synthesize([mel]) for n in (0, 3))
-    torch.testing.assert_close(corrected, GlaGrad(config, 3)(plain[None], mel[None])[0], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

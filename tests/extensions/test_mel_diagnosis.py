@@ -53,9 +53,7 @@ MISTAKES = {
         "looks like decibels; the model expects natural log",
     ),
     "power": (lambda audio: librosa_mel(audio, power=2.0, clamp=1e-10), "looks like power; the model expects magnitude"),
-    "turned": (lambda audio: librosa_mel(audio).T, r"frames along the first axis.*expects \[80, frames\]"),
     "normalised": (lambda audio: normalised(librosa_mel(audio)), "looks like normalised features of mean 0 and deviation 1"),
-    "bands": (lambda audio: librosa_mel(audio, n_mels=100), r"shape \[100, \d+\]; the model expects \[80, frames\]"),
     "linear": (lambda audio: librosa_mel(audio, logarithm=lambda mel: mel), "no logarithm was taken"),
     "integers": (lambda audio: librosa_mel(audio * 32768), "samples of up to 32768"),
 }

@@ -8,7 +8,7 @@ import torch
 
 from common.errors import InputError, run_command
 from extensions.interop.presets import preset
-from extensions.interop.published import IVANVOVK_TABLES, load_published, recognise
+from extensions.interop.published import load_published, recognise
 from extensions.registry import load_network, read_checkpoint
 from model.checkpoint import load_strictly
 from model.config import parse_config
@@ -76,7 +76,7 @@ def test_what_comes_beside_the_weights_is_no_obstacle(published, tmp_path):
     path, tensors = published
     weights = {f"module.{name}": tensor for name, tensor in tensors["state_dict"].items()}
     if path.stem == "ivanvovk":
-        weights.update({f"module.{name}": torch.zeros(6) for name in IVANVOVK_TABLES})
+        weights.update({f"module.{name}": torch.zeros(6) for name in ("betas", "alphas_cumprod_prev", "posterior_mean_coef1")})
     full = write_published(tmp_path / "full.pt", weights, step=7, optimizer={"state": {}, "param_groups": [{"lr": 1e-3}]})
     assert_computes(load_network(full)[0], tensors)
     bare = tmp_path / "bare.pt"

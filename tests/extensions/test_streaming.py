@@ -41,25 +41,6 @@ def test_pieces_give_the_whole(network, frames, piece, seed):
     torch.testing.assert_close(torch.cat(pieces), whole(network, mel, seed), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_every_sampler_can_stream(network, name):
-    mel = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
-    noises = whole_noises(0, len(SCHEDULE), 50, network.hop_length)
-    pipeline = Pipeline(network, SCHEDULE, name)
-    at_once, pieces = pipeline(mel[None], noises=noises)[0], synthesize_stream(pipeline, mel.split(7, dim=1))
-    torch.testing.assert_close(torch.cat(list(pieces)), at_once, atol=1e-4, rtol=0)
-
-
-def test_streams_with_the_sampler_that_the_schedule_was_made_for(network):
-    """Fails if a schedule that says its sampler is used with another one where none is asked for."""
-    schedule, mel = NoiseSchedule(SCHEDULE.betas, sampler="ddim"), torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
-    found, wanted, other = (
-        torch.cat(list(synthesize_stream(Pipeline(network, of_stream, sampler), [mel])))
-        for of_stream, sampler in [(schedule, None), (SCHEDULE, "ddim"), (SCHEDULE, None)]
-    )
-    assert torch.equal(found, wanted) and not torch.allclose(found, other)
-
-
 def test_one_frame_at_a_time_comes_with_a_fixed_latency(network):
     mel = torch.randn(20, 60, generator=torch.Generator().manual_seed(0))
     stream, given, result = SynthesisStream(Pipeline(network, SCHEDULE)), [], []
