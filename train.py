@@ -6,17 +6,17 @@ The same command again goes on where the run ended, however it ended.
 import contextlib
 from pathlib import Path
 
-from common.errors import open_closed_streams, run_command
+from common.errors import run_command
 from extensions.registry import read_checkpoint
 from model.config import load_config
 from training import distributed
-from training.checkpointing import RunFolder, changes, flat, take_in_changed_data
+from training.checkpointing import RunFolder, changes
 from training.dry_run import dry_run
 from training.initial_weights import begin_with
-from training.launch import ended_well, train_parser
+from training.launch import train_parser
 from training.loop import Loop
 from training.monitor import Monitor
-from training.safety import StopSignal, explained_deaths, explained_out_of_memory
+from training.safety import StopSignal, explained_out_of_memory
 from training.trainer import Trainer, versions
 
 
@@ -44,8 +44,7 @@ def train(config, config_folder, logdir, init_from=None, **init_options):
                 monitor.say(line)
             if trainer.step >= config.training.n_steps:
                 monitor.say(f"nothing to do: training.n_steps is {config.training.n_steps}, and so many were done")
-            with explained_out_of_memory(config.training):
-                return Loop(trainer, folder, monitor, stop_signal).run(is_new=state is None)
+            return Loop(trainer, folder, monitor, stop_signal).run(is_new=state is None)
 
 
 def _open(folder, config):
@@ -62,9 +61,9 @@ def _open(folder, config):
     if state is not None:
         for key, old, new in changes(state, config, checkpoint):
             lines.append(f"changed since {checkpoint.name}: {key} was {old}, is {new}")
-        if state["versions"] != versions():
+        if state.get("versions") != versions():
             lines.append(
-                f"warning: {checkpoint.name} is from {state['versions']}, this is {versions()}: "
+                f"warning: {checkpoint.name} is from {state.get('versions')}, this is {versions()}: "
                 "the run may differ in the last digits from one that was never interrupted"
             )
     return checkpoint, state, lines
@@ -79,17 +78,16 @@ def begin(trainer, path, **options):
 def _go_on(trainer, checkpoint, state):
     """Puts a trainer where a checkpoint was written; returns lines to say."""
     trainer.load_state_dict(state, checkpoint)
-    return [*take_in_changed_data(state, trainer), f"going on from {checkpoint}"]
+    return [f"going on from {checkpoint}"]
 
 
 def main():
     arguments = train_parser().parse_args()
-    with explained_deaths():
-        distributed.start()
-        config = distributed.agree(lambda: load_config(arguments.config))
-        distributed.agree_on({"--dry-run": arguments.dry_run, **flat(config.model_dump())})
-        config_folder = Path(arguments.config).parent
-        init_options = {"matching_only": arguments.init_from_matching, "step": arguments.init_step}
+    distributed.start()
+    config = distributed.agree(lambda: load_config(arguments.config))
+    config_folder = Path(arguments.config).parent
+    init_options = {"matching_only": arguments.init_from_matching, "step": arguments.init_step}
+    with explained_out_of_memory(config.training):
         if arguments.dry_run:
             trainer = Trainer(config, config_folder)
             lines = trainer.data.warnings()
@@ -102,15 +100,12 @@ def main():
         else:
             logdir = arguments.logdir or Path("logs") / Path(arguments.config).stem
             status = train(config, config_folder, logdir, arguments.init_from, **init_options)
-        if status == 0:
-            ended_well(distributed.rank())
-        distributed.end()
-        return status
+    distributed.end()
+    return status
 
 
 def command():
     """Runs the command and exits."""
-    open_closed_streams()
     with distributed.without_teardown():
         run_command(main)
 

@@ -11,18 +11,14 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Optional
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
-from common.errors import InputError, describe, shortened
+from common.errors import InputError, describe
 from common.files import NOT_SUPPORTED, save_atomically
-from common.validation import validating
 from extensions.registry import SAME_IN_A_RUN
 from model.checkpoint import check_same, load_training_state
 from model.config import parse_config
-from training.data import in_words
 
 try:
     import fcntl
@@ -160,12 +156,9 @@ def read_state(path):
         OSError: the file cannot be read.
         InputError: the file is damaged or not a training state, or that of another step than its name says.
     """
-    state = load_training_state(path)
-    with validating(f"{path}: training cannot go on from it"):
-        TrainingState.model_validate(state)
-    path = Path(path)
-    if CHECKPOINT.fullmatch(path.name) and _step_of(path) != state["step"]:
-        raise InputError(f"{path}: expected step {_step_of(path)}, as in its name, got step {state['step']}")
+    state, name = load_training_state(path), CHECKPOINT.fullmatch(Path(path).name)
+    if name and state.get("step") != int(name[1]):
+        raise InputError(f"{path}: expected step {int(name[1])}, as in its name, got step {state.get('step')}")
     return state
 
 
@@ -195,49 +188,6 @@ def _refuse_strangers(folder):
     ours = [name for name in names if name == LOCK or name.startswith("events.out.tfevents")]
     if names and not ours:
         raise InputError(f"{folder}: expected a new folder, or that of this run, got one with '{names[0]}' and no training run")
-
-
-class _Entries(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-
-class Stability(_Entries):
-    calm: bool
-    n_skipped: NonNegativeInt
-    skipped_in_a_row: NonNegativeInt
-    recent: list[float]
-    lowest: Optional[float]
-
-
-class DataSummary(_Entries):
-    """One list of `TrainingData.summary`."""
-
-    files: Optional[str] = None  # missing in states of older versions
-    recordings: NonNegativeInt
-    seconds: float = Field(ge=0)
-
-
-class TrainingState(_Entries):
-    """What is read of a training state beside `Trainer.load_state_dict`. What is optional here, older versions did not write."""
-
-    network: dict
-    ema: dict
-    optimizer: dict
-    scaler: dict
-    step: NonNegativeInt
-    n_updates: Optional[NonNegativeInt] = None
-    lr_scheduler: Optional[dict] = None  # of older versions
-    position: NonNegativeInt
-    n_rollbacks: NonNegativeInt
-    stability: Stability
-    best_validation_loss: Optional[float]
-    rng: dict
-    config: str
-    versions: dict[str, str]
-    adversary: Optional[dict] = None
-    mel_statistics: Optional[str] = None
-    data: Optional[dict[str, DataSummary]] = None
-    schedules: Optional[dict[str, dict]] = None
 
 
 def changes(state, config, path):
@@ -274,28 +224,3 @@ def flat(section, prefix=""):
             value = {str(number): item for number, item in enumerate(value, 1)}
         values.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return values
-
-
-def take_in_changed_data(state, trainer):
-    """Lines on recordings and noise schedules that differ from those of a training state.
-
-    With other training data the guard begins anew, with other validation data the best loss.
-    """
-    before, lines = state.get("data") or {}, []  # missing in states from before there were any
-    for name, now in trainer.data.summary().items():
-        was = before.get(name, {})
-        if was.get("files", now["files"]) != now["files"]:
-            lines.append(f"{name} data changed: {in_words(now)}, were {in_words(was)}")
-            if name == "training":
-                trainer.guard.begin_anew()
-            else:
-                trainer.best_validation_loss = None
-    schedules = state.get("schedules") or {}
-    for path, schedule in trainer.objective.schedules(trainer.step).items():
-        now, was = schedule.content, schedules.get(path, schedule.content)
-        lines += [
-            f"noise schedule {path} changed: {key} was {shortened(was.get(key))}, is {shortened(now.get(key))}"
-            for key in sorted(now | was)
-            if was.get(key) != now.get(key)
-        ]
-    return lines

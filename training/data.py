@@ -1,7 +1,5 @@
 """The recordings of a run: training and validation examples, what is odd about them, and what their mels look like."""
 
-import hashlib
-
 from common.audio import Conversions
 from common.errors import InputError
 from datasets import Recordings
@@ -83,10 +81,6 @@ class TrainingData:
         lengths = {n for n, _ in found}
         return sum(n in lengths and (n, _excerpt(path)) in found for path, n in zip(self.validation.paths, self.validation.n_samples))
 
-    def summary(self):
-        """List, "training" or "validation" -> number of recordings, seconds, and a digest of their names and lengths."""
-        return {"training": _summary(self.training), "validation": _summary(self.validation)}
-
     def mel_statistics(self):
         """What the mels of this training look like, as JSON text, for inference to know a foreign mel by."""
         if self._mel_statistics is None:
@@ -96,25 +90,9 @@ class TrainingData:
             self._mel_statistics = mel_statistics(mels).model_dump_json()
         return self._mel_statistics
 
-    def take_mel_statistics(self, state):
-        """Takes them from a training state of the same recordings: to compute them anew would delay the first save, after a signal too."""
-        if ((state.get("data") or {}).get("training") or {}).get("files") == self.summary()["training"]["files"]:
-            self._mel_statistics = state.get("mel_statistics")
-
 
 def _excerpt(path):
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(max(size - EXCERPT, 0) // 2)
         return file.read(EXCERPT)
-
-
-def _summary(recordings):
-    names = sorted((path.name, n_samples) for path, n_samples in zip(recordings.paths, recordings.n_samples))
-    seconds = sum(recordings.n_samples) / recordings.mel_config.sample_rate
-    return {"files": hashlib.sha256(repr(names).encode()).hexdigest(), "recordings": len(recordings), "seconds": seconds}
-
-
-def in_words(summary):
-    """Number and length of a list, from its summary."""
-    return f"{summary['recordings']} recordings of {summary['seconds'] / 3600:.2f} h"

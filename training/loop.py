@@ -3,7 +3,7 @@
 import contextlib
 import math
 
-from common.errors import InputError, describe
+from common.errors import describe
 from training import distributed
 from training.checkpointing import read_state
 from training.previews import make_previews, preview_pipelines
@@ -166,10 +166,7 @@ class Loop:
             for line in damaged:
                 self.monitor.say(line)
             if path is None:
-                paths = self.folder.checkpoints()
-                if not paths:
-                    raise InputError(f"{self.folder.path}: no checkpoint is left to go back to")
-                path = paths[0]
+                path = self.folder.checkpoints()[0]
                 state = read_state(path)
             self.folder.discard_after(path, self.trainer.step)
             return path, state

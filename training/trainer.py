@@ -15,14 +15,14 @@ from common.device import autocast
 from common.errors import InputError, shortened
 from extensions.registry import make_network, make_objective, make_prior
 from model.checkpoint import starts_of
-from model.mel import LogMelSpectrogram, parse_mel_statistics
+from model.mel import LogMelSpectrogram
 from model.noise_schedule import BUILDERS
 from training import distributed
-from training.data import TrainingData, in_words
+from training.data import TrainingData
 from training.examples import BatchNumbers, batches
-from training.objective import Given
+from training.objective import PreparedBatch
 from training.optimization import checkpoint_activations, ema_update, learning_rate
-from training.safety import StabilityGuard, explained_out_of_memory
+from training.safety import StabilityGuard
 from training.stages import stage_at, stages_of
 from training.statistics import BAND_NAMES, LossByGroup, band_of
 
@@ -56,7 +56,7 @@ class Trainer:
         folder: folder that paths in the configuration are relative to.
 
     Raises:
-        OSError, InputError: the recordings or the configuration cannot be used on this machine, or are others on another one.
+        OSError, InputError: the recordings or the configuration cannot be used on this machine.
         SystemExit: another process says what is wrong.
     """
 
@@ -68,10 +68,7 @@ class Trainer:
         self.device = distributed.device()
         # What may go wrong on one machine alone comes before the first exchange of tensors, where the others would wait.
         distributed.agree(lambda: self._prepare(folder))
-        if self.world_size > 1:
-            of_lists = {f"{name} data": f"{in_words(one)} ({one['files'][:8]})" for name, one in self.data.summary().items()}
-            distributed.agree_on({"device": self.device.type, **of_lists})
-        distributed.agree(self._build)
+        self._build()
         self.parallel_network = self._parallel() if self.world_size > 1 else self.network
         self.optimizer = torch.optim.Adam(self.network.parameters(), fused=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
@@ -107,9 +104,8 @@ class Trainer:
         # All segments have one length, so that the fastest convolutions for it are worth a search.
         torch.backends.cudnn.benchmark = self.device.type == "cuda"
         torch.manual_seed(training.seed)
-        with explained_out_of_memory(training):
-            self.network = make_network(self.config).to(self.device)
-            self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(self.stages))
+        self.network = make_network(self.config).to(self.device)
+        self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(self.stages))
         if training.activation_checkpointing:
             checkpoint_activations(self.network)
 
@@ -171,7 +167,7 @@ class Trainer:
         for i, portion in enumerate(portions):
             wait = self.world_size > 1 and i < len(portions) - 1  # gradients are exchanged once, after the last portion
             with self.parallel_network.no_sync() if wait else contextlib.nullcontext():
-                losses = self.objective.losses(self.parallel_network, self.given(portion), self.step)
+                losses = self.objective.losses(self.parallel_network, self.prepare(portion), self.step)
                 # DistributedDataParallel takes the mean over processes, whose shares may differ by one example.
                 self.scaler.scale(losses.objective.sum() * (self.world_size / training.batch_size)).backward()
             self.objective.backward(1 / training.batch_size)
@@ -179,8 +175,8 @@ class Trainer:
         others = {name: torch.cat([part.others[name] for part in parts]) for name in parts[0].others}
         return torch.cat([part.diffusion for part in parts]), others
 
-    def given(self, batch):
-        """A `training.examples.Batch` on the device, with mels and whitened waveforms."""
+    def prepare(self, batch):
+        """The `PreparedBatch` of a `training.examples.Batch`."""
         segment, noise, noise_level, mel = (
             tensor.to(self.device, non_blocking=True) for tensor in (batch.segment, batch.noise, batch.noise_level, batch.mel)
         )
@@ -190,7 +186,7 @@ class Trainer:
         z_0 = self.prior.whiten(y_0, mel)
         frames = slice(margin, mel.shape[-1] - margin)
         samples = slice(margin * self.config.mel.hop_length, y_0.shape[-1] - margin * self.config.mel.hop_length)
-        return Given(y_0[:, samples], z_0[:, samples], mel[..., frames].contiguous(), noise, noise_level, batch.number)
+        return PreparedBatch(y_0[:, samples], z_0[:, samples], mel[..., frames].contiguous(), noise, noise_level, batch.number)
 
     def autocast(self):
         """Convolutions in the configured precision; noise levels, loss, weights and their average stay in float32."""
@@ -213,7 +209,7 @@ class Trainer:
         by_band, by_speaker = LossByGroup(BAND_NAMES), LossByGroup(names)
         for start in range(0, len(numbers), n_at_once):
             batch = default_collate([examples[number] for number in numbers[start : start + n_at_once]])
-            losses = self.objective.diffusion(network, self.given(batch)).cpu()
+            losses = self.objective.diffusion(network, self.prepare(batch)).cpu()
             by_band.add(losses, band_of(batch.noise_level))
             speakers = (self.data.validation.speakers[examples.recording_of(number)] for number in batch.number.tolist())
             by_speaker.add(losses, torch.tensor([names.index(speaker) for speaker in speakers]))
@@ -243,7 +239,7 @@ class Trainer:
 
     def state_dict(self):
         """Everything that the rest of the run depends on; the mel definition is part of the configuration."""
-        cuda, schedules = self.device.type == "cuda", self.objective.schedules(self.step)
+        cuda = self.device.type == "cuda"
         return {
             "network": self.network.state_dict(),
             "ema": self.ema.module.state_dict(),
@@ -260,9 +256,7 @@ class Trainer:
             "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if cuda else None},
             "config": self.config.model_dump_json(),
             "mel_statistics": self.data.mel_statistics(),
-            "data": self.data.summary(),
-            "schedules": {path: schedule.content for path, schedule in schedules.items()},
-            "starts": starts_of(schedules.values()),
+            "starts": starts_of(self.objective.schedules(self.step)),
             "versions": versions(),
         }
 
@@ -270,7 +264,7 @@ class Trainer:
         """Goes on from a training state of the same network; a changed learning rate or batch size takes effect here.
 
         Args:
-            state: what `state_dict` returned, its types checked.
+            state: what `state_dict` returned.
             origin: what to call it in a message.
 
         Raises:
@@ -300,9 +294,6 @@ class Trainer:
         self.guard.load_state_dict(state["stability"])
         self.best_validation_loss = state["best_validation_loss"]
         self.objective.load_state_dict(state)
-        if state.get("mel_statistics") is not None:  # missing in states from before there were any
-            parse_mel_statistics(state["mel_statistics"], self.config.mel.n_mels, f"{origin} (mel statistics in the checkpoint)")
-            self.data.take_mel_statistics(state)
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["rng"]["cuda"])

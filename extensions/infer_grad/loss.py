@@ -45,7 +45,7 @@ class InferGradLoss:
                 f"data.segment_frames: expected segments of {shortest} samples or more for training.infer_grad, got {segment_samples}"
             )
         paths = [config.noise_schedule] if isinstance(config.noise_schedule, str) else config.noise_schedule
-        self.paths, self.schedules = paths, [NoiseSchedule.load(folder / path) for path in paths]
+        self.schedules = [NoiseSchedule.load(folder / path) for path in paths]
         self.config, self.model_config, self.device = config, model_config, device
         self._spectrum = functools.cache(MelSpectrum)  # the same for all schedules
         for schedule in self.schedules:  # what cannot be used is said now

@@ -71,7 +71,7 @@ class InferGradObjective(DiffusionObjective):
         stage = stage_at(self.stages, step - 1)  # of the last step
         loss = self.of_stages[stage.number]
         began = loss and step > loss.config.from_step
-        return dict(zip(loss.paths, loss.schedules)) if began else {}
+        return loss.schedules if began else []
 
     def figures(self):
         mean = self.adversary and self.adversary.mean_loss()

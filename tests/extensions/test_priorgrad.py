@@ -83,7 +83,7 @@ def test_training_is_of_whitened_waveforms(tmp_path, write_recording):
         (tmp_path / f"{name}.txt").write_text("a.wav\n")
     trainer, seen = Trainer(with_prior(loudest=1e3, floor=1e-6), tmp_path), []
     batch = next(iter(trainer.batches()))
-    trainer.objective.diffusion(lambda y_n, mel, noise_level: seen.append((y_n, mel)) or torch.zeros_like(y_n), trainer.given(batch))
+    trainer.objective.diffusion(lambda y_n, mel, noise_level: seen.append((y_n, mel)) or torch.zeros_like(y_n), trainer.prepare(batch))
     left, right = trainer.mel_transform.context
     segment, noise, level = batch[:3]
     [(y_n, mel)] = seen

@@ -90,7 +90,7 @@ def test_training_segments_are_whitened_as_the_whole_recording_is(tmp_path):
     path.write_text(json.dumps(values))
     trainer = Trainer(load_config(path), tmp_path)
     batch = next(trainer.batches())
-    given = trainer.given(batch)
+    given = trainer.prepare(batch)
     hop_length = trainer.config.mel.hop_length
     assert given.z_0.shape == given.y_0.shape == given.noise.shape == (len(batch.number), 8 * hop_length)
     assert given.mel.shape[2] == 8

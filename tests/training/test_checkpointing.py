@@ -188,7 +188,6 @@ WRONG = {
     "no guard": lambda state: state.pop("stability"),
     "moments": lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
     "random state": lambda state: state["rng"].update(cpu=[1, 2, 3]),
-    "statistics": lambda state: state.update(mel_statistics="{}"),
     "weights": lambda state: state.update(network={"weight": 1}),
 }
 

@@ -15,7 +15,6 @@ from tests.training_fixtures import SAMPLE_RATE, first_batch, new_trainer, speec
 from training.previews import make_previews, preview_pipelines
 from training.trainer import Trainer
 
-
 SPOILS = [
     (lambda folder: (folder / "train_1.wav").unlink(), "train_1.wav: No such file"),
     (lambda folder: (folder / "train.txt").unlink(), "train.txt: No such filelist; `sh runs/make_filelists.sh FOLDER`"),
@@ -79,7 +78,7 @@ def test_the_network_is_given_the_mel_of_the_file(tmp_path):
         config = write_pairs(tmp_path, of_list, change=lambda mel: mel + 1)
     trainer = Trainer(config, tmp_path)
     batch = first_batch(trainer)
-    torch.testing.assert_close(trainer.given(batch).mel, trainer.mel_transform.from_padded(batch.segment) + 1, atol=1e-4, rtol=0)
+    torch.testing.assert_close(trainer.prepare(batch).mel, trainer.mel_transform.from_padded(batch.segment) + 1, atol=1e-4, rtol=0)
     [preview] = make_previews(trainer, preview_pipelines(trainer), 1)
     torch.testing.assert_close(preview.recording_mel, trainer.mel_transform(preview.recording) + 1, atol=1e-4, rtol=0)
     np.testing.assert_allclose(np.array(json.loads(trainer.data.mel_statistics())["mean"]) - 1, plain["mean"], atol=1e-4)

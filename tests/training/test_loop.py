@@ -14,13 +14,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.errors import InputError
-from model.checkpoint import load_training_state
 from tests.processes import children, finish, start_processes, wait_for
 from tests.training_fixtures import SAMPLE_RATE, same, train_command, train_here, train_to_end, weights_of, write_run
 from training import examples
 from training.checkpointing import RunFolder, read_state
-from training.loop import _is_better
 from training.objective import DiffusionObjective
 from training.statistics import BAND_NAMES
 from training.trainer import Trainer
@@ -200,6 +197,24 @@ def test_first_checkpoint_must_be_written(tmp_path):
     *lines, last = log.read_text().splitlines()
     assert last == f"error: {logdir / 'checkpoint-00000000.pt'}: cannot save: File too large"
     assert not lines or (len(lines) == 1 and "TensorBoard's files cannot be written any more" in lines[0])
+
+
+def train_command_without_reader(*arguments):
+    """Trains with standard output on a pipe that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.dup2(writer, 1)
+    os.close(reader)
+    sys.stdout = open(1, "w", closefd=False)  # the one for a file would look for its position
+    train_command(*arguments)
+
+
+def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path):
+    """Fails if a line of the log ends a run, or counts as a save that failed."""
+    logdir, log = tmp_path / "log", tmp_path / "output"
+    config = write_run(tmp_path, training__n_steps=5, training__validate_every=5)
+    assert finish(start_processes(train_command_without_reader, config, logdir, log=log)) == [128 + signal.SIGPIPE]
+    assert log.read_text() == ""
+    assert read_state(logdir / "checkpoint-00000005.pt")["step"] == 5 and (logdir / "best.pt").exists()
 
 
 def start_endless(tmp_path, target=train_command, n_workers=2):

@@ -148,7 +148,7 @@ def saved_bytes(trainer):
     """Bytes that a forward pass keeps for the backward pass."""
     sizes = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor):
-        trainer.objective.losses(trainer.network, trainer.given(first_batch(trainer)), 0)
+        trainer.objective.losses(trainer.network, trainer.prepare(first_batch(trainer)), 0)
     return sum(sizes)
 
 
