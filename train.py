@@ -17,7 +17,7 @@ from training.launch import train_parser
 from training.loop import Loop
 from training.monitor import Monitor
 from training.safety import StopSignal, explained_out_of_memory
-from training.trainer import Trainer, versions
+from training.trainer import Trainer
 
 
 def train(config, config_folder, logdir, init_from=None, **init_options):
@@ -57,15 +57,9 @@ def _open(folder, config):
         return None
     folder.open()
     checkpoint, state, lines = folder.newest()
-    lines = [*folder.warnings, *lines]
     if state is not None:
         for key, old, new in changes(state, config, checkpoint):
             lines.append(f"changed since {checkpoint.name}: {key} was {old}, is {new}")
-        if state.get("versions") != versions():
-            lines.append(
-                f"warning: {checkpoint.name} is from {state.get('versions')}, this is {versions()}: "
-                "the run may differ in the last digits from one that was never interrupted"
-            )
     return checkpoint, state, lines
 
 

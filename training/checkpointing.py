@@ -9,7 +9,6 @@ events.out.tfevents.*    TensorBoard's
 import io
 import os
 import re
-import time
 from pathlib import Path
 
 import torch
@@ -31,7 +30,6 @@ TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp")  # as `common.files.replacing` na
 WEIGHTS_SUFFIXES = {".pt", ".safetensors"}
 LOCK = ".lock"
 NO_LONGER_THE_SAME_RUN = ("noise_schedule", "training.seed")  # beside network and mel
-LOCK_PATIENCE = 15  # seconds; the processes of a run that was killed a moment ago may take a few to end
 
 
 class RunFolder:
@@ -46,43 +44,34 @@ class RunFolder:
         self.path = Path(path)
         self.keep = keep
         self._lock = None
-        self.warnings = []  # lines on what `open` found
 
     def open(self):
         """Makes the folder, or takes over that of an earlier part of the same run; one process alone can hold it.
 
         Raises:
             OSError: the folder cannot be made, or not be written.
-            InputError: it holds something else, or weights that the run cannot go on from, or a run that is still going on.
+            InputError: it holds weights that the run cannot go on from, or a run that is still going on.
         """
-        if self.path.is_dir() and not self.checkpoints():
-            _refuse_strangers(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + LOCK_PATIENCE
-        while not self._take_lock():
-            if time.monotonic() > deadline:
-                raise InputError(f"{self.path}: another process is training there")
-            time.sleep(0.2)
-        for path in self.path.iterdir():
-            if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-                path.unlink()
-
-    def _take_lock(self):
-        """Whether this process now holds the folder."""
-        lock = open(self.path / LOCK, "a")
+        weights = sorted(path.name for path in self.path.iterdir() if path.suffix in WEIGHTS_SUFFIXES)
+        if weights and not self.checkpoints():
+            raise InputError(
+                f"{self.path}: expected checkpoint-*.pt to go on from, or no weights, got '{weights[0]}', which a new run might overwrite; "
+                "move the file, or choose another -l"
+            )
+        self._lock = open(self.path / LOCK, "a")
         try:
             # A lock of the process, not of the file: data workers do not inherit it, and it ends with the process.
             if fcntl is not None:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.close()
-            return False
-        except OSError as error:
+            raise InputError(f"{self.path}: another process is training there") from None
+        except OSError as error:  # some network drives have no locks
             if error.errno not in NOT_SUPPORTED:
                 raise
-            self.warnings = [f"warning: {self.path}: this drive has no locks, so nothing stops a second run from writing there"]
-        self._lock = lock
-        return True
+        for path in self.path.iterdir():
+            if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink()
 
     def close(self):
         """Lets go of the folder."""
@@ -174,20 +163,6 @@ def _write_state(state, path):
         save_atomically(lambda temporary: temporary.write_bytes(buffer.getbuffer()), path)
     except OSError as error:
         raise OSError(error.errno, f"cannot save: {os.strerror(error.errno)}", str(path)) from None
-
-
-def _refuse_strangers(folder):
-    """Refuses a folder without checkpoints that holds weights, or files but neither a lock nor TensorBoard's."""
-    names = sorted(path.name for path in folder.iterdir())
-    weights = [name for name in names if Path(name).suffix in WEIGHTS_SUFFIXES]
-    if weights:
-        raise InputError(
-            f"{folder}: expected checkpoint-*.pt to go on from, or no weights, got '{weights[0]}', which a new run might overwrite; "
-            "move the file, or choose another -l"
-        )
-    ours = [name for name in names if name == LOCK or name.startswith("events.out.tfevents")]
-    if names and not ours:
-        raise InputError(f"{folder}: expected a new folder, or that of this run, got one with '{names[0]}' and no training run")
 
 
 def changes(state, config, path):

@@ -9,7 +9,6 @@ from training.examples import DiffusionExamples
 
 N_STATISTICS_RECORDINGS = 200  # that the mel statistics are taken of, spread over the filelist
 N_COMPARED_MELS = 20  # mel files that are compared with the mels of their recordings, spread over the filelist
-EXCERPT = 4096  # bytes from the middle of each file that recordings are recognised by; where it begins there may be silence
 
 
 def spread(n, most):
@@ -57,7 +56,7 @@ class TrainingData:
         """Lines on what is unusual."""
         lists = [self.training, self.validation]
         lines = [self.mel_transform.empty_bands, *(one.warning for one in lists), *(self._foreign_mels(one) for one in lists)]
-        if n := self._n_shared():
+        if n := len(set(self.validation.paths) & set(self.training.paths)):
             lines.append(
                 f"{n} of {len(self.validation)} validation recordings are training recordings too: the validation loss does not show "
                 "overfitting"
@@ -74,13 +73,6 @@ class TrainingData:
         wrong = [f"{path}: {complaint}" for path, complaint in complaints.items() if complaint]
         return f"{len(wrong)} of {len(complaints)} mel files: {wrong[0]}" if wrong else None
 
-    def _n_shared(self):
-        """How many validation recordings are training recordings too, by their number of samples and an excerpt."""
-        lengths = set(self.validation.n_samples)
-        found = {(n, _excerpt(path)) for path, n in zip(self.training.paths, self.training.n_samples) if n in lengths}
-        lengths = {n for n, _ in found}
-        return sum(n in lengths and (n, _excerpt(path)) in found for path, n in zip(self.validation.paths, self.validation.n_samples))
-
     def mel_statistics(self):
         """What the mels of this training look like, as JSON text, for inference to know a foreign mel by."""
         if self._mel_statistics is None:
@@ -89,10 +81,3 @@ class TrainingData:
             mels = (recordings.mel(i) if recordings.mel_paths else self.mel_transform(recordings[i]) for i in indices)
             self._mel_statistics = mel_statistics(mels).model_dump_json()
         return self._mel_statistics
-
-
-def _excerpt(path):
-    with open(path, "rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(size - EXCERPT, 0) // 2)
-        return file.read(EXCERPT)

@@ -260,18 +260,9 @@ def test_recording_that_vanishes_mid_run(tmp_path, n_workers):
     assert "Traceback" not in log.read_text()
 
 
-@pytest.mark.parametrize(
-    "changes, words",
-    [
-        ({"training__precision": "fp16"}, "training.precision: expected fp32 or bf16 on a CPU, got fp16"),
-        ({"training__bach_size": 4}, "unknown key 'training.bach_size'"),
-        ({"data__train_filelist": "none.txt"}, "none.txt: No such filelist"),
-    ],
-)
-def test_bad_configuration(tmp_path, command, changes, words):
-    status, output, errors = command("-c", write_run(tmp_path, **changes), "-l", tmp_path / "log")
-    assert (status, output) == (2, "")
-    assert errors.startswith("error: ") and errors.count("\n") == 1 and words in errors
+def test_bad_configuration(tmp_path, command):
+    status, output, errors = command("-c", write_run(tmp_path, training__precision="fp16"), "-l", tmp_path / "log")
+    assert (status, output, errors) == (2, "", "error: training.precision: expected fp32 or bf16 on a CPU, got fp16\n")
     assert not (tmp_path / "log").exists()
 
 
