@@ -93,8 +93,10 @@ def test_training_is_of_whitened_waveforms(tmp_path, write_recording):
     torch.testing.assert_close(y_n, add_noise(y_0, noise, level))
 
 
-def test_pieces_give_the_whole():
-    config = with_prior()
+@pytest.mark.parametrize("prior", [{"loudest": 2.0, "floor": 0.1}, {"kind": "spectral", "relative_floor": 0.01, "floor": 0.001}], ids=str)
+def test_pieces_give_the_whole(prior):
+    """Of both kinds of prior."""
+    config = config_of(tiny_config_values() | {"prior": prior})
     network, mel = seeded_network(config), torch.randn(20, 50) - 1
     noises = whole_noises(0, len(SCHEDULE), 50, network.hop_length)
     pipeline = make_pipeline(network, config, SCHEDULE)
