@@ -33,12 +33,13 @@ def train(config, config_folder, logdir, init_from=None, **init_options):
     with StopSignal() as stop_signal, contextlib.closing(RunFolder(logdir, config.training.keep_checkpoints)) as folder:
         trainer = Trainer(config, config_folder)
         lines = trainer.data.warnings()
-        if init_from and not distributed.from_first(distributed.agree(lambda: trainer.rank == 0 and folder.checkpoints())):
+        if init_from and not distributed.on_first(folder.checkpoints):
             lines += begin(trainer, init_from, **init_options)
-        checkpoint, state, said = distributed.from_first(distributed.agree(lambda: _open(folder, config)))
+        checkpoint, state, said = distributed.on_first(lambda: _open(folder, config))
         lines += said
         if state is not None:
-            lines += distributed.agree(lambda: _go_on(trainer, checkpoint, state))
+            distributed.agree(lambda: trainer.load_state_dict(state, checkpoint))
+            lines.append(f"going on from {checkpoint}")
         with contextlib.closing(Monitor(logdir, trainer, enabled=trainer.rank == 0)) as monitor:
             for line in lines:
                 monitor.say(line)
@@ -48,13 +49,11 @@ def train(config, config_folder, logdir, init_from=None, **init_options):
 
 
 def _open(folder, config):
-    """Opens the run's folder on the first process.
+    """Opens the run's folder.
 
     Returns:
         newest checkpoint and its state, or None and None; and lines to say.
     """
-    if distributed.rank() != 0:
-        return None
     folder.open()
     checkpoint, state, lines = folder.newest()
     if state is not None:
@@ -65,14 +64,8 @@ def _open(folder, config):
 
 def begin(trainer, path, **options):
     """Puts the weights of a file, which the first process reads, into a new trainer; returns lines to say."""
-    checkpoint = distributed.from_first(distributed.agree(lambda: read_checkpoint(path) if trainer.rank == 0 else None))
+    checkpoint = distributed.on_first(lambda: read_checkpoint(path))
     return distributed.agree(lambda: begin_with(trainer, checkpoint, path, **options))
-
-
-def _go_on(trainer, checkpoint, state):
-    """Puts a trainer where a checkpoint was written; returns lines to say."""
-    trainer.load_state_dict(state, checkpoint)
-    return [f"going on from {checkpoint}"]
 
 
 def main():

@@ -100,9 +100,9 @@ def collect(item):
     return items
 
 
-def from_first(item):
-    """The first process's item, on every process."""
-    items = [item]
+def on_first(action):
+    """Calls `action` on the first process alone and returns its result on every process; errors as of `agree`."""
+    items = [agree(lambda: action() if rank() == 0 else None)]
     if dist.is_initialized():
         dist.broadcast_object_list(items, src=0)
     return items[0]
