@@ -92,8 +92,17 @@ def read_checkpoint(path, config: Optional[Config] = None) -> checkpoint.Checkpo
 
 
 def build_network(content: checkpoint.Checkpoint, path) -> WaveGrad:
-    """`model.checkpoint.build_network` with the network of the configuration."""
-    return checkpoint.build_network(content, path, make_network)
+    """The network of a checkpoint's content, in evaluation mode.
+
+    Args:
+        path: what to call it in a message.
+
+    Raises:
+        InputError: the weights are not those of the network.
+    """
+    network = make_network(content.config)
+    checkpoint.load_strictly(network, content.weights, path)
+    return network.eval()
 
 
 def load_network(path, config: Optional[Config] = None):

@@ -4,6 +4,7 @@ import contextlib
 import math
 import platform
 import warnings
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from training.objective import PreparedBatch
 from training.optimization import checkpoint_activations, ema_update, learning_rate
 from training.safety import StabilityGuard
 from training.stages import stage_at, stages_of
-from training.statistics import BAND_NAMES, LossByGroup, band_of
+from training.statistics import BAND_NAMES, means_by_name
 
 N_VALIDATION_EXAMPLES = 128
 LEARNING_RATE_CUT = 0.5  # at each return to an earlier checkpoint
@@ -205,20 +206,19 @@ class Trainer:
         network = self.ema.module.eval()
         n_at_once = training.micro_batch_size or max(training.batch_size // self.world_size, 1)
         numbers = range(self.rank, N_VALIDATION_EXAMPLES, self.world_size)
-        names = sorted(set(self.data.validation.speakers))
-        by_band, by_speaker = LossByGroup(BAND_NAMES), LossByGroup(names)
+        speakers, losses, by_group = self.data.validation.speakers, [], []
         for start in range(0, len(numbers), n_at_once):
             batch = default_collate([examples[number] for number in numbers[start : start + n_at_once]])
-            losses = self.objective.diffusion(network, self.prepare(batch)).cpu()
-            by_band.add(losses, band_of(batch.noise_level))
-            speakers = (self.data.validation.speakers[examples.recording_of(number)] for number in batch.number.tolist())
-            by_speaker.add(losses, torch.tensor([names.index(speaker) for speaker in speakers]))
-        loss, of_bands = by_band.means(self.device)
-        _, of_speakers = by_speaker.means(self.device)
-        figures = {f"validation_loss_by_noise_level/{name}": mean for name, mean in of_bands.items()}
-        if len(names) > 1:
-            figures |= {f"validation_loss_by_speaker/{name}": mean for name, mean in of_speakers.items()}
-        return loss, figures
+            of_batch = self.objective.diffusion(network, self.prepare(batch)).tolist()
+            losses += of_batch
+            for loss, level, number in zip(of_batch, batch.noise_level.tolist(), batch.number.tolist()):
+                band = BAND_NAMES[min(int(level * len(BAND_NAMES)), len(BAND_NAMES) - 1)]
+                groups = {f"validation_loss_by_noise_level/{band}": loss}
+                if len(set(speakers)) > 1:
+                    groups[f"validation_loss_by_speaker/{speakers[examples.recording_of(number)]}"] = loss
+                by_group.append(groups)
+        parts = distributed.collect((losses, by_group))
+        return fmean(loss for losses, _ in parts for loss in losses), means_by_name(groups for _, by_group in parts for groups in by_group)
 
     def begin_at(self, step):
         """Puts a new trainer after `step` steps of its configuration, without what they would have taught network and optimiser."""
