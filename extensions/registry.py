@@ -15,7 +15,7 @@ from extensions.interop.published import load_published
 from extensions.priorgrad import EnergyPrior
 from extensions.specgrad import SpectralPrior
 from model import checkpoint
-from model.config import OF_DISCRIMINATORS, Config
+from model.config import Config
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule
 from model.pipeline import Pipeline, StandardNormalPrior
@@ -28,8 +28,6 @@ OBJECTIVES = {
     "diffusion": "training.objective.DiffusionObjective",
     "infer_grad": "extensions.infer_grad.objective.InferGradObjective",
 }
-# Ends of the configuration's keys that stay the same in a whole run.
-SAME_IN_A_RUN = tuple(f"adversarial.{key}" for key in OF_DISCRIMINATORS)
 
 
 def make_objective(trainer, folder):

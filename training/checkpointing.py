@@ -15,7 +15,6 @@ import torch
 
 from common.errors import InputError, describe
 from common.files import NOT_SUPPORTED, save_atomically
-from extensions.registry import SAME_IN_A_RUN
 from model.checkpoint import check_same, load_training_state
 from model.config import parse_config
 
@@ -185,8 +184,7 @@ def changes(state, config, path):
     keys = old | new  # sections that were left out in one of them
     differing = [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
     for key, old_value, new_value in differing:
-        another_model = key.endswith(SAME_IN_A_RUN) and None not in (old_value, new_value)
-        if key.startswith(NO_LONGER_THE_SAME_RUN) or another_model:
+        if key.startswith(NO_LONGER_THE_SAME_RUN):
             raise InputError(f"{path}: {key}: expected {old_value}, as in the checkpoint, got {new_value}; another run needs another -l")
     return [change for change in differing if not change[0].startswith(("network.", "mel."))]
 

