@@ -6,18 +6,18 @@ The same command again goes on where the run ended, however it ended.
 import contextlib
 from pathlib import Path
 
-from common.errors import open_closed_streams, run_command
+from common.errors import run_command
 from extensions.registry import read_checkpoint
 from model.config import load_config
 from training import distributed
-from training.checkpointing import RunFolder, changes, flat, take_in_changed_data
+from training.checkpointing import RunFolder, changed_schedules, changes
 from training.dry_run import dry_run
 from training.initial_weights import begin_with
-from training.launch import ended_well, train_parser
+from training.launch import train_parser
 from training.loop import Loop
 from training.monitor import Monitor
-from training.safety import StopSignal, explained_deaths, explained_out_of_memory
-from training.trainer import Trainer, versions
+from training.safety import StopSignal, explained_out_of_memory
+from training.trainer import Trainer
 
 
 def train(config, config_folder, logdir, init_from=None, **init_options):
@@ -33,63 +33,49 @@ def train(config, config_folder, logdir, init_from=None, **init_options):
     with StopSignal() as stop_signal, contextlib.closing(RunFolder(logdir, config.training.keep_checkpoints)) as folder:
         trainer = Trainer(config, config_folder)
         lines = trainer.data.warnings()
-        if init_from and not distributed.from_first(distributed.agree(lambda: trainer.rank == 0 and folder.checkpoints())):
+        if init_from and not distributed.on_first(folder.checkpoints):
             lines += begin(trainer, init_from, **init_options)
-        checkpoint, state, said = distributed.from_first(distributed.agree(lambda: _open(folder, config)))
+        checkpoint, state, said = distributed.on_first(lambda: _open(folder, config))
         lines += said
         if state is not None:
-            lines += distributed.agree(lambda: _go_on(trainer, checkpoint, state))
+            distributed.agree(lambda: trainer.load_state_dict(state, checkpoint))
+            lines += [*changed_schedules(state, trainer), f"going on from {checkpoint}"]
         with contextlib.closing(Monitor(logdir, trainer, enabled=trainer.rank == 0)) as monitor:
             for line in lines:
                 monitor.say(line)
             if trainer.step >= config.training.n_steps:
                 monitor.say(f"nothing to do: training.n_steps is {config.training.n_steps}, and so many were done")
-            with explained_out_of_memory(config.training):
-                return Loop(trainer, folder, monitor, stop_signal).run(is_new=state is None)
+            return Loop(trainer, folder, monitor, stop_signal).run(is_new=state is None)
 
 
 def _open(folder, config):
-    """Opens the run's folder on the first process.
+    """Opens the run's folder.
 
     Returns:
         newest checkpoint and its state, or None and None; and lines to say.
     """
-    if distributed.rank() != 0:
-        return None
     folder.open()
     checkpoint, state, lines = folder.newest()
     lines = [*folder.warnings, *lines]
     if state is not None:
         for key, old, new in changes(state, config, checkpoint):
             lines.append(f"changed since {checkpoint.name}: {key} was {old}, is {new}")
-        if state["versions"] != versions():
-            lines.append(
-                f"warning: {checkpoint.name} is from {state['versions']}, this is {versions()}: "
-                "the run may differ in the last digits from one that was never interrupted"
-            )
     return checkpoint, state, lines
 
 
 def begin(trainer, path, **options):
     """Puts the weights of a file, which the first process reads, into a new trainer; returns lines to say."""
-    checkpoint = distributed.from_first(distributed.agree(lambda: read_checkpoint(path) if trainer.rank == 0 else None))
+    checkpoint = distributed.on_first(lambda: read_checkpoint(path))
     return distributed.agree(lambda: begin_with(trainer, checkpoint, path, **options))
-
-
-def _go_on(trainer, checkpoint, state):
-    """Puts a trainer where a checkpoint was written; returns lines to say."""
-    trainer.load_state_dict(state, checkpoint)
-    return [*take_in_changed_data(state, trainer), f"going on from {checkpoint}"]
 
 
 def main():
     arguments = train_parser().parse_args()
-    with explained_deaths():
-        distributed.start()
-        config = distributed.agree(lambda: load_config(arguments.config))
-        distributed.agree_on({"--dry-run": arguments.dry_run, **flat(config.model_dump())})
-        config_folder = Path(arguments.config).parent
-        init_options = {"matching_only": arguments.init_from_matching, "step": arguments.init_step}
+    distributed.start()
+    config = distributed.agree(lambda: load_config(arguments.config))
+    config_folder = Path(arguments.config).parent
+    init_options = {"matching_only": arguments.init_from_matching, "step": arguments.init_step}
+    with explained_out_of_memory(config.training):
         if arguments.dry_run:
             trainer = Trainer(config, config_folder)
             lines = trainer.data.warnings()
@@ -102,15 +88,12 @@ def main():
         else:
             logdir = arguments.logdir or Path("logs") / Path(arguments.config).stem
             status = train(config, config_folder, logdir, arguments.init_from, **init_options)
-        if status == 0:
-            ended_well(distributed.rank())
-        distributed.end()
-        return status
+    distributed.end()
+    return status
 
 
 def command():
     """Runs the command and exits."""
-    open_closed_streams()
     with distributed.without_teardown():
         run_command(main)
 

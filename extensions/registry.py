@@ -15,7 +15,7 @@ from extensions.interop.published import load_published
 from extensions.priorgrad import EnergyPrior
 from extensions.specgrad import SpectralPrior
 from model import checkpoint
-from model.config import OF_DISCRIMINATORS, Config
+from model.config import Config
 from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule
 from model.pipeline import Pipeline, StandardNormalPrior
@@ -28,8 +28,6 @@ OBJECTIVES = {
     "diffusion": "training.objective.DiffusionObjective",
     "infer_grad": "extensions.infer_grad.objective.InferGradObjective",
 }
-# Ends of the configuration's keys that stay the same in a whole run.
-SAME_IN_A_RUN = tuple(f"adversarial.{key}" for key in OF_DISCRIMINATORS)
 
 
 def make_objective(trainer, folder):
@@ -92,8 +90,17 @@ def read_checkpoint(path, config: Optional[Config] = None) -> checkpoint.Checkpo
 
 
 def build_network(content: checkpoint.Checkpoint, path) -> WaveGrad:
-    """`model.checkpoint.build_network` with the network of the configuration."""
-    return checkpoint.build_network(content, path, make_network)
+    """The network of a checkpoint's content, in evaluation mode.
+
+    Args:
+        path: what to call it in a message.
+
+    Raises:
+        InputError: the weights are not those of the network.
+    """
+    network = make_network(content.config)
+    checkpoint.load_strictly(network, content.weights, path)
+    return network.eval()
 
 
 def load_network(path, config: Optional[Config] = None):

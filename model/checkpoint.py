@@ -23,7 +23,6 @@ from common.files import checked, reading, save_atomically
 from common.released import SCHEDULE
 from model.config import Config, parse_config
 from model.mel import MelStatistics, parse_mel_statistics
-from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule
 
 MOST_DIFFERENCES = 12  # listed in one message
@@ -189,21 +188,6 @@ def _read_safetensors(path):
     if "config" not in metadata:
         raise InputError(f"{path}: carries no configuration (expected: metadata 'config')")
     return tensors, metadata
-
-
-def build_network(checkpoint: Checkpoint, path, make_network: Callable) -> WaveGrad:
-    """The network of a `Checkpoint`, in evaluation mode.
-
-    Args:
-        path: what to call it in a message.
-        make_network: `Config` -> network.
-
-    Raises:
-        InputError: the weights are not those of the network.
-    """
-    network = make_network(checkpoint.config)
-    load_strictly(network, checkpoint.weights, path)
-    return network.eval()
 
 
 def weight_differences(network: nn.Module, weights: dict) -> dict:

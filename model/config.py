@@ -228,9 +228,6 @@ class DataConfig(_Section):
     n_workers: NonNegativeInt = 1
 
 
-OF_DISCRIMINATORS = ("windows", "periods", "channels")  # keys of an `AdversarialConfig` that are the same in a whole run
-
-
 class AdversarialConfig(_Section):
     """Discriminators of what InferGrad's steps generate; see `extensions.infer_grad.adversarial`.
 
@@ -240,7 +237,7 @@ class AdversarialConfig(_Section):
         channels: their width.
         learning_rate, gradient_clip: of their optimiser.
 
-    The discriminators are the same in all stages; weights, learning rate and clip may differ.
+    Windows, periods and channels are the same in all stages; weights, learning rate and clip may differ.
     """
 
     adversarial_weight: PositiveFloat = 0.2

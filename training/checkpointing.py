@@ -9,20 +9,14 @@ events.out.tfevents.*    TensorBoard's
 import io
 import os
 import re
-import time
 from pathlib import Path
-from typing import Optional
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from common.errors import InputError, describe, shortened
 from common.files import NOT_SUPPORTED, save_atomically
-from common.validation import validating
-from extensions.registry import SAME_IN_A_RUN
 from model.checkpoint import check_same, load_training_state
 from model.config import parse_config
-from training.data import in_words
 
 try:
     import fcntl
@@ -35,7 +29,6 @@ TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp")  # as `common.files.replacing` na
 WEIGHTS_SUFFIXES = {".pt", ".safetensors"}
 LOCK = ".lock"
 NO_LONGER_THE_SAME_RUN = ("noise_schedule", "training.seed")  # beside network and mel
-LOCK_PATIENCE = 15  # seconds; the processes of a run that was killed a moment ago may take a few to end
 
 
 class RunFolder:
@@ -57,36 +50,29 @@ class RunFolder:
 
         Raises:
             OSError: the folder cannot be made, or not be written.
-            InputError: it holds something else, or weights that the run cannot go on from, or a run that is still going on.
+            InputError: it holds weights that the run cannot go on from, or a run that is still going on.
         """
-        if self.path.is_dir() and not self.checkpoints():
-            _refuse_strangers(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + LOCK_PATIENCE
-        while not self._take_lock():
-            if time.monotonic() > deadline:
-                raise InputError(f"{self.path}: another process is training there")
-            time.sleep(0.2)
-        for path in self.path.iterdir():
-            if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-                path.unlink()
-
-    def _take_lock(self):
-        """Whether this process now holds the folder."""
-        lock = open(self.path / LOCK, "a")
+        weights = sorted(path.name for path in self.path.iterdir() if path.suffix in WEIGHTS_SUFFIXES)
+        if weights and not self.checkpoints():
+            raise InputError(
+                f"{self.path}: expected checkpoint-*.pt to go on from, or no weights, got '{weights[0]}', which a new run might overwrite; "
+                "move the file, or choose another -l"
+            )
+        self._lock = open(self.path / LOCK, "a")
         try:
             # A lock of the process, not of the file: data workers do not inherit it, and it ends with the process.
             if fcntl is not None:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.close()
-            return False
+            raise InputError(f"{self.path}: another process is training there") from None
         except OSError as error:
             if error.errno not in NOT_SUPPORTED:
                 raise
             self.warnings = [f"warning: {self.path}: this drive has no locks, so nothing stops a second run from writing there"]
-        self._lock = lock
-        return True
+        for path in self.path.iterdir():
+            if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink()
 
     def close(self):
         """Lets go of the folder."""
@@ -160,12 +146,9 @@ def read_state(path):
         OSError: the file cannot be read.
         InputError: the file is damaged or not a training state, or that of another step than its name says.
     """
-    state = load_training_state(path)
-    with validating(f"{path}: training cannot go on from it"):
-        TrainingState.model_validate(state)
-    path = Path(path)
-    if CHECKPOINT.fullmatch(path.name) and _step_of(path) != state["step"]:
-        raise InputError(f"{path}: expected step {_step_of(path)}, as in its name, got step {state['step']}")
+    state, name = load_training_state(path), CHECKPOINT.fullmatch(Path(path).name)
+    if name and state.get("step") != int(name[1]):
+        raise InputError(f"{path}: expected step {int(name[1])}, as in its name, got step {state.get('step')}")
     return state
 
 
@@ -181,63 +164,6 @@ def _write_state(state, path):
         save_atomically(lambda temporary: temporary.write_bytes(buffer.getbuffer()), path)
     except OSError as error:
         raise OSError(error.errno, f"cannot save: {os.strerror(error.errno)}", str(path)) from None
-
-
-def _refuse_strangers(folder):
-    """Refuses a folder without checkpoints that holds weights, or files but neither a lock nor TensorBoard's."""
-    names = sorted(path.name for path in folder.iterdir())
-    weights = [name for name in names if Path(name).suffix in WEIGHTS_SUFFIXES]
-    if weights:
-        raise InputError(
-            f"{folder}: expected checkpoint-*.pt to go on from, or no weights, got '{weights[0]}', which a new run might overwrite; "
-            "move the file, or choose another -l"
-        )
-    ours = [name for name in names if name == LOCK or name.startswith("events.out.tfevents")]
-    if names and not ours:
-        raise InputError(f"{folder}: expected a new folder, or that of this run, got one with '{names[0]}' and no training run")
-
-
-class _Entries(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-
-class Stability(_Entries):
-    calm: bool
-    n_skipped: NonNegativeInt
-    skipped_in_a_row: NonNegativeInt
-    recent: list[float]
-    lowest: Optional[float]
-
-
-class DataSummary(_Entries):
-    """One list of `TrainingData.summary`."""
-
-    files: Optional[str] = None  # missing in states of older versions
-    recordings: NonNegativeInt
-    seconds: float = Field(ge=0)
-
-
-class TrainingState(_Entries):
-    """What is read of a training state beside `Trainer.load_state_dict`. What is optional here, older versions did not write."""
-
-    network: dict
-    ema: dict
-    optimizer: dict
-    scaler: dict
-    step: NonNegativeInt
-    n_updates: Optional[NonNegativeInt] = None
-    lr_scheduler: Optional[dict] = None  # of older versions
-    position: NonNegativeInt
-    n_rollbacks: NonNegativeInt
-    stability: Stability
-    best_validation_loss: Optional[float]
-    rng: dict
-    config: str
-    versions: dict[str, str]
-    adversary: Optional[dict] = None
-    mel_statistics: Optional[str] = None
-    data: Optional[dict[str, DataSummary]] = None
-    schedules: Optional[dict[str, dict]] = None
 
 
 def changes(state, config, path):
@@ -260,8 +186,7 @@ def changes(state, config, path):
     keys = old | new  # sections that were left out in one of them
     differing = [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
     for key, old_value, new_value in differing:
-        another_model = key.endswith(SAME_IN_A_RUN) and None not in (old_value, new_value)
-        if key.startswith(NO_LONGER_THE_SAME_RUN) or another_model:
+        if key.startswith(NO_LONGER_THE_SAME_RUN):
             raise InputError(f"{path}: {key}: expected {old_value}, as in the checkpoint, got {new_value}; another run needs another -l")
     return [change for change in differing if not change[0].startswith(("network.", "mel."))]
 
@@ -276,26 +201,13 @@ def flat(section, prefix=""):
     return values
 
 
-def take_in_changed_data(state, trainer):
-    """Lines on recordings and noise schedules that differ from those of a training state.
-
-    With other training data the guard begins anew, with other validation data the best loss.
-    """
-    before, lines = state.get("data") or {}, []  # missing in states from before there were any
-    for name, now in trainer.data.summary().items():
-        was = before.get(name, {})
-        if was.get("files", now["files"]) != now["files"]:
-            lines.append(f"{name} data changed: {in_words(now)}, were {in_words(was)}")
-            if name == "training":
-                trainer.guard.begin_anew()
-            else:
-                trainer.best_validation_loss = None
-    schedules = state.get("schedules") or {}
-    for path, schedule in trainer.objective.schedules(trainer.step).items():
-        now, was = schedule.content, schedules.get(path, schedule.content)
-        lines += [
-            f"noise schedule {path} changed: {key} was {shortened(was.get(key))}, is {shortened(now.get(key))}"
-            for key in sorted(now | was)
-            if was.get(key) != now.get(key)
-        ]
-    return lines
+def changed_schedules(state, trainer):
+    """Lines on the noise schedules that differ from those of a training state."""
+    before = state.get("schedules") or {}  # missing in states from before there were any
+    now = {path: schedule.content for path, schedule in trainer.objective.schedules(trainer.step).items()}
+    return [
+        f"noise schedule {path} changed: {key} was {shortened(before[path].get(key))}, is {shortened(now[path].get(key))}"
+        for path in now.keys() & before.keys()
+        for key in sorted(now[path] | before[path])
+        if before[path].get(key) != now[path].get(key)
+    ]

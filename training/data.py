@@ -1,7 +1,5 @@
 """The recordings of a run: training and validation examples, what is odd about them, and what their mels look like."""
 
-import hashlib
-
 from common.audio import Conversions
 from common.errors import InputError
 from datasets import Recordings
@@ -11,7 +9,6 @@ from training.examples import DiffusionExamples
 
 N_STATISTICS_RECORDINGS = 200  # that the mel statistics are taken of, spread over the filelist
 N_COMPARED_MELS = 20  # mel files that are compared with the mels of their recordings, spread over the filelist
-EXCERPT = 4096  # bytes from the middle of each file that recordings are recognised by; where it begins there may be silence
 
 
 def spread(n, most):
@@ -40,7 +37,7 @@ class TrainingData:
             raise InputError(f"data.low_pass_share: expected 0 where mels are read from files, got {config.data.low_pass_share:g}")
         self.validation = self._recordings(folder / config.data.validation_filelist)
         self.validation_examples = self._examples(self.validation, config.data.model_copy(update={"low_pass_share": 0.0}), 0)
-        self._mel_statistics = None
+        self.known_mel_statistics = None  # of a run that goes on: to compute them anew would delay the first save, after a signal too
 
     def _recordings(self, filelist):
         if not filelist.exists():
@@ -59,7 +56,7 @@ class TrainingData:
         """Lines on what is unusual."""
         lists = [self.training, self.validation]
         lines = [self.mel_transform.empty_bands, *(line for one in lists for line in [*one.warnings(), self._foreign_mels(one)])]
-        if n := self._n_shared():
+        if n := len({path.resolve() for path in self.validation.paths} & {path.resolve() for path in self.training.paths}):
             lines.append(
                 f"{n} of {len(self.validation)} validation recordings are training recordings too: the validation loss does not show "
                 "overfitting"
@@ -76,45 +73,11 @@ class TrainingData:
         wrong = [f"{path}: {complaint}" for path, complaint in complaints.items() if complaint]
         return f"{len(wrong)} of {len(complaints)} mel files: {wrong[0]}" if wrong else None
 
-    def _n_shared(self):
-        """How many validation recordings are training recordings too, by their number of samples and an excerpt."""
-        lengths = set(self.validation.n_samples)
-        found = {(n, _excerpt(path)) for path, n in zip(self.training.paths, self.training.n_samples) if n in lengths}
-        lengths = {n for n, _ in found}
-        return sum(n in lengths and (n, _excerpt(path)) in found for path, n in zip(self.validation.paths, self.validation.n_samples))
-
-    def summary(self):
-        """List, "training" or "validation" -> number of recordings, seconds, and a digest of their names and lengths."""
-        return {"training": _summary(self.training), "validation": _summary(self.validation)}
-
     def mel_statistics(self):
         """What the mels of this training look like, as JSON text, for inference to know a foreign mel by."""
-        if self._mel_statistics is None:
+        if self.known_mel_statistics is None:
             recordings = self.training
             indices = spread(len(recordings), N_STATISTICS_RECORDINGS)
             mels = (recordings.mel(i) if recordings.mel_paths else self.mel_transform(recordings[i]) for i in indices)
-            self._mel_statistics = mel_statistics(mels).model_dump_json()
-        return self._mel_statistics
-
-    def take_mel_statistics(self, state):
-        """Takes them from a training state of the same recordings: to compute them anew would delay the first save, after a signal too."""
-        if ((state.get("data") or {}).get("training") or {}).get("files") == self.summary()["training"]["files"]:
-            self._mel_statistics = state.get("mel_statistics")
-
-
-def _excerpt(path):
-    with open(path, "rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(size - EXCERPT, 0) // 2)
-        return file.read(EXCERPT)
-
-
-def _summary(recordings):
-    names = sorted((path.name, n_samples) for path, n_samples in zip(recordings.paths, recordings.n_samples))
-    seconds = sum(recordings.n_samples) / recordings.mel_config.sample_rate
-    return {"files": hashlib.sha256(repr(names).encode()).hexdigest(), "recordings": len(recordings), "seconds": seconds}
-
-
-def in_words(summary):
-    """Number and length of a list, from its summary."""
-    return f"{summary['recordings']} recordings of {summary['seconds'] / 3600:.2f} h"
+            self.known_mel_statistics = mel_statistics(mels).model_dump_json()
+        return self.known_mel_statistics

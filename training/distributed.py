@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from common.device import unusable_gpus
-from common.errors import InputError, describe, is_out_of_memory, shortened
+from common.errors import InputError, describe
 from common.jobs import torchrun_place, under_torchrun
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # longer than a validation or a save, during which others wait
@@ -100,9 +100,9 @@ def collect(item):
     return items
 
 
-def from_first(item):
-    """The first process's item, on every process."""
-    items = [item]
+def on_first(action):
+    """Calls `action` on the first process alone and returns its result on every process; errors as of `agree`."""
+    items = [agree(lambda: action() if rank() == 0 else None)]
     if dist.is_initialized():
         dist.broadcast_object_list(items, src=0)
     return items[0]
@@ -125,31 +125,19 @@ def agree(action):
         result = action()
     except (InputError, OSError) as caught:
         error = caught
-    except (MemoryError, RuntimeError) as caught:
-        if not is_out_of_memory(caught):
-            raise
-        error = InputError(f"process {rank()}: out of memory: {shortened(caught, 200)}")
     failed = [other is not None for other in collect(error and describe(error))]
     if any(failed):
         raise error if failed.index(True) == rank() else SystemExit(2)
     return result
 
 
-def agree_on(items):
-    """Checks that all processes have the same: other configurations or recordings on one machine would train to no purpose.
-
-    Args:
-        items: name -> value that can be compared and printed.
+def check_same_everywhere(item):
+    """Checks that all processes have the same: another configuration or other recordings on one machine would train to no purpose.
 
     Raises:
-        InputError: on the first process: names the process that has another value, with both.
+        InputError: on the first process, where they have not.
         SystemExit: status 2, on the others.
     """
-    everywhere = collect(items)
-    first = everywhere[0]
-    for number, theirs in enumerate(everywhere):
-        for name in first | theirs:
-            if theirs.get(name) != first.get(name):
-                if rank() != 0:
-                    raise SystemExit(2)
-                raise InputError(f"process {number}: {name}: expected {first.get(name)}, as in process 0, got {theirs.get(name)}")
+    if any(other != item for other in collect(item)):
+        message = "processes have different configurations or recordings (expected: the same on all machines)"
+        raise InputError(message) if rank() == 0 else SystemExit(2)

@@ -9,7 +9,6 @@ import torch
 from common.device import synchronized_time
 from common.errors import InputError
 from common.memory import peak_resident_bytes
-from training.safety import explained_out_of_memory
 from training.trainer import N_VALIDATION_EXAMPLES
 
 GIBIBYTE = 2**30
@@ -32,19 +31,18 @@ def dry_run(trainer):
     recordings = trainer.data.training
     hours = sum(recordings.n_samples) / trainer.config.mel.sample_rate / 3600
     lines, forecast = [], 0.0
-    with explained_out_of_memory(training):
-        for stage in trainer.stages:
-            trainer.step = stage.first
-            batch = next(trainer.batches())
-            lines += _lines_of_stage(trainer, stage)
-            kinds = trainer.objective.kinds(stage)
-            for kind, steps in kinds.items():
-                seconds, result = _measured(trainer, batch, steps[: 1 if kind == "step" else N_MEASURED])
-                lines.append(_line(kind, seconds, result.updated, {"loss": result.loss, **result.others}))
-                forecast += seconds * len(steps)
-        start = synchronized_time(trainer.device)
-        loss, _ = trainer.evaluate()
-        lines.append(_line("validation", synchronized_time(trainer.device) - start, math.isfinite(loss), {"loss": loss}))
+    for stage in trainer.stages:
+        trainer.step = stage.first
+        batch = next(trainer.batches())
+        lines += _lines_of_stage(trainer, stage)
+        kinds = trainer.objective.kinds(stage)
+        for kind, steps in kinds.items():
+            seconds, result = _measured(trainer, batch, steps[: 1 if kind == "step" else N_MEASURED])
+            lines.append(_line(kind, seconds, result.updated, {"loss": result.loss, **result.others}))
+            forecast += seconds * len(steps)
+    start = synchronized_time(trainer.device)
+    loss, _ = trainer.evaluate()
+    lines.append(_line("validation", synchronized_time(trainer.device) - start, math.isfinite(loss), {"loss": loss}))
     n_parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     return [
         f"{n_parameters:,} parameters, {training.precision}, {trainer.world_size} processes on {trainer.device.type}",

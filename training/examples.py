@@ -124,7 +124,7 @@ def batches(examples, numbers, n_workers=0, pin_memory=False):
 
     Raises:
         OSError, InputError: a recording cannot be read any more.
-        RuntimeError: a worker was killed, or has no shared memory; see `training.safety.explained_deaths`.
+        RuntimeError: a worker was killed, or has no shared memory.
     """
     n_workers = min(n_workers, usable_cores())
     loader = DataLoader(

@@ -3,7 +3,7 @@
 import contextlib
 import math
 
-from common.errors import InputError, describe
+from common.errors import describe
 from training import distributed
 from training.checkpointing import read_state
 from training.previews import make_previews, preview_pipelines
@@ -113,8 +113,6 @@ class Loop:
         """Writes on the first process; returns, on all of them, whether it is written, unless a failure ends the run."""
 
         def attempt():
-            if self.trainer.rank != 0:
-                return None
             try:
                 write()
             except OSError as error:
@@ -125,7 +123,7 @@ class Loop:
                 return False
             return True
 
-        return distributed.from_first(distributed.agree(attempt))
+        return distributed.on_first(attempt)
 
     def _roll_back(self, problem):
         """Goes back to the last good checkpoint with a lower learning rate; returns False after too many times.
@@ -158,23 +156,18 @@ class Loop:
         """
 
         def search():
-            if self.trainer.rank != 0:
-                return None
             # The guard's median sees an explosion only when half of the window is behind it.
             latest = self.trainer.step - WINDOW
             path, state, damaged = self.folder.newest(lambda state: state["step"] <= latest and state["stability"]["calm"])
             for line in damaged:
                 self.monitor.say(line)
             if path is None:
-                paths = self.folder.checkpoints()
-                if not paths:
-                    raise InputError(f"{self.folder.path}: no checkpoint is left to go back to")
-                path = paths[0]
+                path = self.folder.checkpoints()[0]
                 state = read_state(path)
             self.folder.discard_after(path, self.trainer.step)
             return path, state
 
-        return distributed.from_first(distributed.agree(search))
+        return distributed.on_first(search)
 
 
 def _is_better(loss, best):

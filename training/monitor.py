@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from common.errors import describe
 from common.mel_plot import mel_pair
-from training.safety import unless_output_fails
 from training.statistics import means_by_name
 
 
@@ -30,7 +29,7 @@ class Monitor:
         self._previous_hook, threading.excepthook = threading.excepthook, self._leave_to_writer
         self.writer = None
         self.bar = tqdm(disable=True)
-        with unless_output_fails():
+        with contextlib.suppress(OSError):
             self.bar = tqdm(
                 total=trainer.config.training.n_steps,
                 initial=trainer.step,
@@ -53,10 +52,10 @@ class Monitor:
         self.stage_name = f" in stage {trainer.stage.number}" if len(trainer.stages) > 1 else ""
 
     def say(self, line):
-        """Prints a line. Where it cannot be printed, the run goes on and prints nothing more."""
+        """Prints a line. Where nobody reads any more, or the disk of the log is full, the run goes on."""
         if not self.enabled:
             return
-        with unless_output_fails():
+        with contextlib.suppress(OSError):
             if self.bar.disable:
                 print(line, flush=True)
             else:
@@ -64,7 +63,7 @@ class Monitor:
 
     def advance(self, step):
         """Moves the progress bar; backwards too, after a divergence."""
-        with unless_output_fails():
+        with contextlib.suppress(OSError):
             self.bar.update(step - self.bar.n if not self.bar.disable else 0)
 
     def log_interval(self, step, scalars):
@@ -100,7 +99,7 @@ class Monitor:
             self.writer.flush()
 
     def close(self):
-        with unless_output_fails():
+        with contextlib.suppress(OSError):
             self.bar.close()
         if self.writer is not None:
             with self._unless_disk_fails():

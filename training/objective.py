@@ -8,8 +8,8 @@ from extensions.registry import loss_weight
 from model.diffusion import diffusion_loss
 
 
-class Given(NamedTuple):
-    """A batch as an objective gets it, on the device.
+class PreparedBatch(NamedTuple):
+    """A batch as an objective gets it: on the device, with mels and whitened waveforms.
 
     Keys:
         y_0: clean waveform, `[B, T]`; z_0: the same, whitened by the prior.
@@ -54,12 +54,12 @@ class DiffusionObjective:
     def __init__(self, trainer, folder):
         self.trainer, self.loss_weight = trainer, loss_weight(trainer.config)
 
-    def losses(self, network, batch: Given, step: int) -> Losses:
+    def losses(self, network, batch: PreparedBatch, step: int) -> Losses:
         """`Losses` of a batch at an optimiser step, from 0 on; the network has its gradients averaged over the processes."""
         losses = self.diffusion(network, batch)
         return Losses(losses, losses.detach(), {})
 
-    def diffusion(self, network, batch: Given) -> Tensor:
+    def diffusion(self, network, batch: PreparedBatch) -> Tensor:
         """Diffusion loss of each example, `[B]`."""
         with self.trainer.autocast():
             losses = diffusion_loss(network, batch.z_0, batch.mel, batch.noise_level, batch.noise)
@@ -75,7 +75,7 @@ class DiffusionObjective:
         """Kind of step -> the numbers of its steps in a stage; what the dry run measures."""
         return {"step": range(stage.first, stage.end)}
 
-    def schedules(self, step: int):
+    def schedules(self, step: int) -> dict:
         """Path, as in the configuration, -> `NoiseSchedule` that the network has been trained to sample with before an optimiser step."""
         return {}
 

@@ -4,13 +4,10 @@ import contextlib
 import math
 import os
 import signal
-import sys
 from collections import deque
 from statistics import median
 
-import torch.distributed as dist
-
-from common.errors import InputError, is_out_of_memory, shortened
+from common.errors import InputError, is_out_of_memory
 from training import distributed
 
 STOPPING = {signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no SIGHUP
@@ -74,11 +71,6 @@ class StabilityGuard:
             return f"the loss is {level:.1f} times its lowest value (median of {WINDOW} steps)"
         return None
 
-    def begin_anew(self):
-        """Forgets the losses so far, which were those of other data."""
-        self.recent.clear()
-        self.lowest = None
-
     def state_dict(self):
         return {
             "calm": self.calm,
@@ -135,35 +127,3 @@ def explained_out_of_memory(training):
             f"process {distributed.rank()}: out of memory: expected a smaller training.micro_batch_size, or "
             f"training.activation_checkpointing, got {training.micro_batch_size}"
         ) from None
-
-
-@contextlib.contextmanager
-def explained_deaths():
-    """Turns the death of a data worker, or of another process of the run, into an `InputError`."""
-    try:
-        yield
-    except (RuntimeError, ConnectionResetError, EOFError) as error:
-        of_worker = isinstance(error, (ConnectionResetError, EOFError)) or "DataLoader worker" in str(error)
-        of_process = isinstance(error, dist.DistError) or (dist.is_initialized() and "gloo" in str(error))
-        if not (of_worker or of_process):
-            raise
-        what = "another process has ended or cannot be reached"
-        if of_worker:
-            what = "a data worker ended: it may need more memory, more shared memory in /dev/shm, or data.n_workers 0"
-        reason = str(error).strip().rsplit("\n", 1)[-1]  # of a worker's error, without its traceback
-        raise InputError(f"process {distributed.rank()}: {what} ({shortened(reason, 120)})") from None
-
-
-@contextlib.contextmanager
-def unless_output_fails():
-    """Prints without ending the run: once standard output fails, it goes to the null device.
-
-    The disk may be full, the terminal closed, or the reader of a pipe gone.
-    """
-    try:
-        yield
-    except OSError:
-        with contextlib.suppress(OSError):  # one without a file, as in a notebook
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())  # what is still in its buffer goes there, too
-            os.close(nowhere)

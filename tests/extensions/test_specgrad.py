@@ -6,14 +6,9 @@ import math
 import pytest
 import torch
 
-from extensions import registry
 from extensions.specgrad import SpectralPrior
-from extensions.streaming import synthesize_stream
 from model.config import MelConfig, SpectralPriorConfig, load_config
 from model.mel import LogMelSpectrogram
-from model.noise_schedule import NoiseSchedule
-from tests.conftest import config_of, tiny_config_values
-from tests.oracles import whole_noises
 from tests.training_fixtures import write_run
 from training.trainer import Trainer
 
@@ -90,7 +85,7 @@ def test_training_segments_are_whitened_as_the_whole_recording_is(tmp_path):
     path.write_text(json.dumps(values))
     trainer = Trainer(load_config(path), tmp_path)
     batch = next(trainer.batches())
-    given = trainer.given(batch)
+    given = trainer.prepare(batch)
     hop_length = trainer.config.mel.hop_length
     assert given.z_0.shape == given.y_0.shape == given.noise.shape == (len(batch.number), 8 * hop_length)
     assert given.mel.shape[2] == 8
@@ -103,18 +98,3 @@ def test_training_segments_are_whitened_as_the_whole_recording_is(tmp_path):
     torch.testing.assert_close(given.z_0[0], whole[0, frame * hop_length : (frame + 8) * hop_length], rtol=0, atol=1e-4)
     torch.testing.assert_close(given.mel[0], mel[0, :, frame : frame + 8], rtol=0, atol=1e-4)
     assert trainer.train_step(batch).updated
-
-
-def test_streams_unwhiten_as_the_whole():
-    values = tiny_config_values() | {"prior": {"kind": "spectral", "relative_floor": 0.01, "floor": 0.001}}
-    values["network"]["prediction"] = "velocity"
-    config, schedule = config_of(values), NoiseSchedule([1e-3, 0.05, 0.6])
-    torch.manual_seed(0)
-    network = registry.make_network(config).eval()
-    torch.nn.init.normal_(network.output_conv.weight, std=0.02)
-    mel = torch.randn(20, 70, generator=torch.Generator().manual_seed(1)) - 3
-    pipeline = registry.make_pipeline(network, config, schedule)
-    whole = pipeline(mel[None], noises=whole_noises(0, 3, 70, network.hop_length))[0]
-    pieces = torch.cat(list(synthesize_stream(pipeline, mel.split(9, dim=1))))
-    torch.testing.assert_close(pieces, whole, atol=1e-4, rtol=0)
-    assert whole.std() > 1e-3

@@ -1,10 +1,11 @@
-"""What the objective of InferGrad finds far, and what near."""
+"""What the objective of InferGrad finds far, and what near; with what both of its distances have in common."""
 
 import math
 
 import pytest
 import torch
 
+from extensions.infer_grad.pmsqe import PMSQE
 from extensions.infer_grad.spectral_distance import SpectralDistance, multi_resolution_stft_distance
 
 SAMPLE_RATE, N_SAMPLES = 16000, 4800
@@ -62,7 +63,12 @@ def test_phases_that_disagree_are_far(distance):
     assert distance(harmonics(), other[None]).item() > 2 * distance(harmonics(), delayed).item()
 
 
-def test_each_of_a_batch_alone(distance):
+BOTH = pytest.mark.parametrize("kind", [SpectralDistance, PMSQE])
+
+
+@BOTH
+def test_each_of_a_batch_alone(kind):
+    distance = kind(SAMPLE_RATE)
     a, b = torch.cat([harmonics(0), harmonics(1)]), torch.cat([harmonics(2), 0.5 * harmonics(3)])
     together = distance(a, b)
     assert together.shape == (2,)
@@ -70,10 +76,11 @@ def test_each_of_a_batch_alone(distance):
 
 
 @pytest.mark.parametrize("reference, generated", [(0.0, 0.0), (0.0, 0.1), (0.1, 0.0)])
-def test_silence_has_finite_gradients(distance, reference, generated):
+@BOTH
+def test_silence_has_finite_gradients(kind, reference, generated):
     """Fails if a logarithm, a root or a ratio is not kept from zero."""
     generated = (generated * harmonics()).requires_grad_()
-    distance(reference * harmonics(), generated).sum().backward()
+    kind(SAMPLE_RATE)(reference * harmonics(), generated).sum().backward()
     assert generated.grad.isfinite().all()
 
 

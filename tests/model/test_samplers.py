@@ -22,19 +22,21 @@ NAMES = [*SAMPLERS, "ddim:0.5", "dpm-solver:0.5"]
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.name)
 def test_the_true_noise_leads_back_to_the_waveform(name, schedule):
     y_0, mel = waveforms()
-    states = []
-    result = Pipeline(Oracle(y_0), schedule, name)(mel, torch.Generator().manual_seed(0), callback=lambda n, y: states.append((n, y)))
+    states, oracle = [], Oracle(y_0)
+    result = Pipeline(oracle, schedule, name)(mel, torch.Generator().manual_seed(0), callback=lambda n, y: states.append((n, y)))
     torch.testing.assert_close(result, y_0, rtol=0, atol=1e-5)
     assert [n for n, _ in states] == list(range(len(schedule), -1, -1))
     assert torch.equal(states[-1][1], result)
-    assert result.dtype == torch.float32
+    assert result.dtype == torch.float32 and oracle.n_calls == len(schedule)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_generator_decides_everything(name):
     _, mel = waveforms()
     pipeline = Pipeline(GaussianDenoiser(0.3), SCHEDULES[2], name)
-    first, again, other = (pipeline(mel, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first = pipeline(mel, torch.Generator().manual_seed(1))
+    torch.manual_seed(5)  # the global one
+    again, other = (pipeline(mel, torch.Generator().manual_seed(seed)) for seed in (1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -89,14 +91,6 @@ def test_the_noise_of_the_sde_gives_the_right_variance():
     for name in ("ancestral", "ddim:0.5", "sde-dpm-solver"):
         result = Pipeline(network, schedule, name)(mel, torch.Generator().manual_seed(0))
         assert result.std().item() == pytest.approx(0.3, rel=0.04), name
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_network_calls(name):
-    y_0, mel = waveforms()
-    oracle = Oracle(y_0)
-    Pipeline(oracle, SCHEDULES[2], name)(mel)
-    assert oracle.n_calls == 25
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.errors import InputError, describe
-from model.noise_schedule import fibonacci, find_schedule, geometric, interpolate, linear, quadratic, repeat
+from model.noise_schedule import fibonacci, find_schedule, geometric, interpolate, linear, repeat
 from tests.model.test_noise_schedule import SIX
 
 
@@ -14,21 +14,16 @@ from tests.model.test_noise_schedule import SIX
     [
         ("six.json", SIX),
         ("six.npy", SIX),
-        ("six.PT", SIX),
         ("six.json:25", interpolate(SIX, 25)),
-        ("six.npy:3", interpolate(SIX, 3)),
         ("six.json:x3", repeat(SIX, 3)),
         ("six:25.json", linear(3, 0.1, 0.2)),  # files whose names hold colons
         ("six:25.json:12", interpolate(linear(3, 0.1, 0.2), 12)),
-        ("six.json:25.json", linear(3, 0.1, 0.2)),
         ("six.json:25.json:x2", repeat(linear(3, 0.1, 0.2), 2)),
         ("linear:4:1e-6:0.01.json", linear(3, 0.1, 0.2)),
         ("linear:50:1e-6:0.01", linear(50, 1e-6, 0.01)),
         ("linear:50:1e-6:0.01:12", interpolate(linear(50, 1e-6, 0.01), 12)),
         ("geometric:4:1e-4:.5", geometric(4, 1e-4, 0.5)),
-        ("quadratic:4:1e-4:.5:x2", repeat(quadratic(4, 1e-4, 0.5), 2)),
         ("fibonacci:25:1e-6", fibonacci(25, 1e-6)),
-        ("fibonacci:25:1e-6:7", interpolate(fibonacci(25, 1e-6), 7)),
         ("fibonacci:25:1e-6:x2", repeat(fibonacci(25, 1e-6), 2)),
     ],
 )
@@ -58,31 +53,21 @@ def test_builders_with_other_arguments_have_other_names():
     "text, words",
     [
         ("none.json", "none.json: No such file"),
-        ("none.json:12", "none.json: No such file"),
         ("six.txt", "six.txt: no noise schedule (expected: a .json"),
-        ("six.json:", "six.json:: no noise schedule"),
         ("six.json:-3", "six.json:-3: no noise schedule"),
-        ("six.json:2.5", "six.json:2.5: no noise schedule"),
-        ("six.json:y2", "six.json:y2: no noise schedule"),
         ("six.json:25:x2", "six.json:25:x2: no noise schedule"),
         ("six.json:0", "six.json:0: number of steps is 0"),
         ("six.json:1", "six.json:1: a schedule of 6 steps has no curve"),
-        ("six.json:x0", "six.json:x0: number of repetitions is 0"),
         ("six.json:x999999", "six.json:x999999: number of repetitions is 999999"),
         ("", "no noise schedule"),
         ("cosine:25", "cosine:25: no noise schedule"),
-        ("linear", "linear: no noise schedule"),
         ("linear:50:1e-6", "linear:50:1e-6: no noise schedule"),
         ("linear:50:1e-6:1", "betas inside (0, 1)"),
-        ("linear:50:1e-6:inf", "betas inside (0, 1)"),
         ("linear:50:nan:0.1", "betas inside (0, 1)"),
-        ("geometric:50:0:0.1", "betas inside (0, 1)"),
         ("quadratic:50:-1:0.1", "betas inside (0, 1)"),
         ("linear:many:1e-6:0.01", "1 to 1000000 steps"),
-        ("linear:0:1e-6:0.01", "1 to 1000000 steps"),
         (f"linear:{10**30}:1e-6:0.01", "1 to 1000000 steps"),
         ("fibonacci:30:1e-6", "found 1.346269 at index 29"),
-        ("fibonacci:1000000:1e-300", "fibonacci:1000000:1e-300: betas must be inside"),
         ("\ud800\0.json:3", "not a file name"),
     ],
 )

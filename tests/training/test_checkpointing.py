@@ -3,9 +3,7 @@
 import contextlib
 import errno
 import time
-import zipfile
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,8 +11,7 @@ from common.errors import InputError
 from model.checkpoint import load_training_state
 from model.config import load_config
 from tests.processes import kill, start_processes, wait_for
-from tests.training_fixtures import same, speech, train_to_end, weights_of, write_corpus, write_run
-from training import checkpointing
+from tests.training_fixtures import same, train_to_end, weights_of, write_run
 from training.checkpointing import RunFolder, changes, read_state
 from training.safety import StabilityGuard
 
@@ -41,16 +38,14 @@ def folder(tmp_path):
 
 
 DAMAGES = {
-    "empty": lambda content: b"",
     "truncated": lambda content: content[: len(content) // 2],
-    "last byte gone": lambda content: content[:-1],
     "flipped byte in the weights": lambda content: flipped(content, content.index(b"\x00\x00\x40\x40" * 8)),
     "something else": lambda content: b"not a checkpoint at all",
 }
 
 
-def flipped(content, position, bit=4):
-    return content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
+def flipped(content, position):
+    return content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :]
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
@@ -65,22 +60,6 @@ def test_damaged_checkpoint_is_passed_over(folder, damage):
         path.write_bytes(b"")
     with pytest.raises(InputError, match="none of the 3 checkpoints can be used"):
         folder.newest()
-
-
-def test_no_flipped_bit_goes_unnoticed(folder):
-    """Wherever the bit is: either the file is refused, or what is read is what was written."""
-    path = folder.checkpoints()[-1]
-    with zipfile.ZipFile(path) as archive:  # the checksums that this rests on
-        assert all(info.CRC for info in archive.infolist() if info.file_size)
-    content = path.read_bytes()
-    refused = 0
-    for position in range(0, len(content), 5):
-        path.write_bytes(flipped(content, position, position % 8))
-        try:
-            assert same(read_state(path), state_at(3)), position
-        except InputError:
-            refused += 1
-    assert refused > 0
 
 
 def test_a_drive_without_locks_is_trained_on_with_a_warning(tmp_path, monkeypatch):
@@ -100,9 +79,8 @@ def hold(logdir):
     time.sleep(600)
 
 
-def test_folder_in_use_is_refused(tmp_path, monkeypatch):
+def test_folder_in_use_is_refused(tmp_path):
     """Fails if two runs write into the same folder; and the lock must end with the process that held it."""
-    monkeypatch.setattr(checkpointing, "LOCK_PATIENCE", 0.5)
     holder = start_processes(hold, tmp_path)
     wait_for((tmp_path / "held").exists)
     with contextlib.closing(RunFolder(tmp_path, 3)) as folder:
@@ -112,12 +90,10 @@ def test_folder_in_use_is_refused(tmp_path, monkeypatch):
         folder.open()
 
 
-USERS_OWN = ["checkpoint-best.pt", "checkpoint-00000005 copy.pt", "checkpoint-final.pt", "checkpoint-5.pt", "xcheckpoint-00000009.pt"]
-
-
 def test_only_numbered_files_are_checkpoints(folder):
     """Fails if a file of the user's is resumed from, counted among those kept, or removed."""
-    for name in USERS_OWN:
+    own = ["checkpoint-best.pt", "checkpoint-00000005 copy.pt", "checkpoint-5.pt", "xcheckpoint-00000009.pt"]
+    for name in own:
         (folder.path / name).write_bytes(folder.checkpoints()[0].read_bytes())
     (folder.path / "checkpoint-00000009.pt").mkdir()
     assert [path.name for path in folder.checkpoints()] == [f"checkpoint-{step:08d}.pt" for step in (1, 2, 3)]
@@ -125,16 +101,10 @@ def test_only_numbered_files_are_checkpoints(folder):
     folder.save(state_at(4))
     folder.discard_after(folder.checkpoints()[0], 4)
     assert [path.name for path in folder.checkpoints()] == ["checkpoint-00000002.pt"]
-    assert all((folder.path / name).exists() for name in USERS_OWN)
-
-
-def test_steps_of_nine_digits_are_the_newest(folder):
-    """Fails if names are compared as text."""
-    folder.save(state_at(99_999_999))
-    folder.save(state_at(100_000_000))
+    for step in (99_999_999, 100_000_000):  # as text, the second is the smaller name
+        folder.save(state_at(step))
     assert folder.newest()[1]["step"] == 100_000_000
-    folder.discard_after(folder.checkpoints()[-2], 100_000_000)
-    assert folder.newest()[1]["step"] == 99_999_999
+    assert all((folder.path / name).exists() for name in own)
 
 
 def test_saving_keeps_what_it_wrote(tmp_path):
@@ -163,16 +133,13 @@ def test_only_leftovers_of_saving_are_removed(folder):
     assert sorted(path.name for path in folder.path.glob(".*.tmp")) == [".0123456789ab.tmp", ".notes.tmp", ".x.tmp"]
 
 
-@pytest.mark.parametrize("name", ["best.pt", "milestone-00000010.pt", "checkpoint-best.pt", "released.safetensors", "chapter1.tex"])
-def test_folder_of_something_else_is_refused(tmp_path, name):
+@pytest.mark.parametrize("name", ["best.pt", "checkpoint-best.pt", "released.safetensors"])
+def test_folder_of_other_weights_is_refused(tmp_path, name):
     """Fails if a run begins anew there and writes over `best.pt`."""
-    if name != "chapter1.tex":
-        (tmp_path / ".lock").touch()
     (tmp_path / name).write_bytes(b"content")
-    before = sorted(tmp_path.iterdir())
     with pytest.raises(InputError, match=f"expected .*, got .*'{name}'"):
         RunFolder(tmp_path, 3).open()
-    assert sorted(tmp_path.iterdir()) == before
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
 
 
 class Payload:
@@ -211,16 +178,10 @@ def resumed(five_steps, logdir, spoil=lambda state: None, config=None):
 
 WRONG = {
     "step": lambda state: state.update(step="five"),
-    "guard": lambda state: state["stability"].update(recent={"a": 1}),
     "no guard": lambda state: state.pop("stability"),
-    "updates": lambda state: state.update(n_updates="five"),
-    "no updates": lambda state: state.pop("n_updates"),
-    "optimizer": lambda state: state["optimizer"].update(state=dict.fromkeys(state["optimizer"]["state"], 1.0)),
     "moments": lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
     "random state": lambda state: state["rng"].update(cpu=[1, 2, 3]),
-    "statistics": lambda state: state.update(mel_statistics="{}"),
     "weights": lambda state: state.update(network={"weight": 1}),
-    "data": lambda state: state["data"]["training"].update(seconds="many"),
 }
 
 
@@ -235,35 +196,16 @@ def test_checkpoint_with_wrong_entries(five_steps, tmp_path, spoil):
 def make_older(state):
     """As an older version wrote it."""
     state["lr_scheduler"] = {"last_epoch": state.pop("n_updates"), "base_lrs": [2e-3]}
-    for key in ("data", "mel_statistics", "schedules", "starts"):
+    for key in ("mel_statistics", "starts"):
         del state[key]
 
 
 def test_checkpoints_of_older_versions_are_read(five_steps, tmp_path):
-    """Fails if the run ends elsewhere, or speaks of changes."""
-    said = resumed(five_steps, tmp_path / "old", make_older)
-    assert "going on from" in said and "data changed" not in said
-    resumed(five_steps, tmp_path / "new")
+    """Fails if the run ends elsewhere."""
+    for name, spoil in [("old", make_older), ("new", lambda state: None)]:
+        assert "going on from" in resumed(five_steps, tmp_path / name, spoil)
     old, new = (weights_of(tmp_path / name / "checkpoint-00000010.pt") for name in ("old", "new"))
     assert same(old, new)
-
-
-def test_changed_data_is_said(five_steps, tmp_path):
-    """Another folder or order is no change. Fails if the best loss of other validation data is never beaten."""
-    same_data = write_run(tmp_path / "same", training__n_steps=6)
-    lines = (tmp_path / "same" / "train.txt").read_text().splitlines()
-    (tmp_path / "same" / "train.txt").write_text("\n".join(reversed(lines)))
-    assert "data changed" not in resumed(five_steps, tmp_path / "log", config=same_data)
-
-    other = write_run(tmp_path / "other", training__n_steps=10, training__validate_every=10)
-    write_corpus(tmp_path / "other", {f"train_{i}": np.tile(speech(0.3, i), 2) for i in range(6)})
-    write_corpus(tmp_path / "other", {"validation_0": speech(0.6, 10)}, "validation")
-    logdir = tmp_path / "other" / "log"
-    said = resumed(five_steps, logdir, lambda state: state.update(best_validation_loss=1e-6), other)
-    assert "training data changed: 6 recordings of 0.00 h, were 6 recordings of 0.00 h" in said
-    assert "validation data changed: 1 recordings of 0.00 h, were 2 recordings of 0.00 h" in said
-    assert load_training_state(logdir / "best.pt")["step"] == 10
-    assert len(load_training_state(logdir / "checkpoint-00000010.pt")["stability"]["recent"]) == 5  # updates since the change
 
 
 @pytest.mark.parametrize(
@@ -271,7 +213,6 @@ def test_changed_data_is_said(five_steps, tmp_path):
     [
         ("network", "upsampling_channels", (8, 8, 8), (8, 8, 6)),
         ("mel", "f_max", 4000.0, 3000.0),
-        ("mel", "clamp_min", 1e-10, 1e-4),
         ("noise_schedule", "stop", 0.01, 0.02),
         ("training", "seed", 0, 1),
     ],
@@ -285,18 +226,13 @@ def test_another_run_is_refused(tmp_path, section, key, old, new):
 
 
 def test_harmless_changes_are_accepted_and_said(five_steps, tmp_path):
-    changed = write_run(tmp_path, training__learning_rate=1e-3, training__batch_size=6, training__n_steps=7)
+    """Fails if an example is repeated or left out after a change of the batch, or if all stages are printed for one key."""
+    changed = write_run(tmp_path, training__batch_size=6, training__n_steps=7)
     said = resumed(five_steps, tmp_path / "log", config=changed)
-    for line in ("training.learning_rate was 0.002, is 0.001", "training.batch_size was 4, is 6", "training.n_steps was 5, is 7"):
+    for line in ("training.batch_size was 4, is 6", "training.n_steps was 5, is 7"):
         assert f"changed since checkpoint-00000005.pt: {line}" in said
     state = RunFolder(tmp_path / "log", 3).newest()[1]
-    assert (state["step"], state["position"]) == (7, 5 * 4 + 2 * 6)  # no example repeated, none left out
-
-
-def test_what_changed_in_a_stage_is_named(tmp_path):
-    """Fails if all stages are printed for one key."""
-    old, new = (
-        load_config(write_run(tmp_path, training__n_steps=4 + n, training__stages=[{"n_steps": 4}, {"n_steps": n}])) for n in (4, 6)
-    )
-    changed = changes({"config": old.model_dump_json()}, new, "a.pt")
-    assert sorted(changed) == [("training.n_steps", 8, 10), ("training.stages.2.n_steps", 4, 6)]
+    assert (state["step"], state["position"]) == (7, 5 * 4 + 2 * 6)
+    old, new = (load_config(write_run(tmp_path, training__n_steps=n, training__stages=[{"n_steps": n}])) for n in (4, 6))
+    found = changes({"config": old.model_dump_json()}, new, "a.pt")
+    assert sorted(found) == [("training.n_steps", 4, 6), ("training.stages.1.n_steps", 4, 6)]

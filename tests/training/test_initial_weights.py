@@ -10,7 +10,7 @@ from extensions.registry import make_network, read_checkpoint
 from model.checkpoint import save_weights
 from model.config import load_config
 from tests.processes import finish, start_processes
-from tests.training_fixtures import first_batch, new_trainer, same, train_command, train_here, train_to_end, weights_of, write_run
+from tests.training_fixtures import first_batch, new_trainer, train_command, train_here, train_to_end, weights_of, write_run
 from training.initial_weights import begin_with
 from training.optimization import learning_rate
 
@@ -37,15 +37,6 @@ def changed(config, section, **changes):
     other = config.parent / "other.json"
     other.write_text(json.dumps(values))
     return other
-
-
-def test_network_and_average_begin_with_the_weights(tmp_path):
-    config = write_run(tmp_path)
-    path, weights = write_weights(config)
-    trainer, lines = begin(config, path)
-    assert same(trainer.network.state_dict(), weights) and same(trainer.ema.module.state_dict(), weights)
-    assert trainer.step == 0 and not trainer.optimizer.state
-    assert lines == [f"beginning with {len(weights)} of {len(weights)} weights from {path}"]
 
 
 def test_a_run_goes_on_where_its_weights_were_saved(tmp_path):
@@ -76,28 +67,21 @@ def test_weights_that_do_not_fit_are_listed_and_refused(tmp_path):
     trainer, lines = begin(config, path, matching_only=True)
     assert "left as they are: weight 'waveform_conv.weight' has shape" in lines[1]
     assert torch.equal(trainer.network.state_dict()["mel_conv.weight"], weights["mel_conv.weight"])
-    with pytest.raises(InputError, match="got none that fit"):
-        begin_with(trainer, read_checkpoint(path)._replace(weights={"a": torch.zeros(1)}), "w", matching_only=True)
 
 
-@pytest.mark.parametrize(
-    "section, changes, words",
-    [
-        (
-            *("mel", {"sample_rate": 16000, "mean": -3.0}),
-            "the weights were trained for other mels: mel.sample_rate is 16000 (here: 8000); mel.mean is -3.0 (here: 0.0)",
-        ),
-        (
-            *("network", {"noise_level_scale": 1.0}),
-            "the weights fit, but were trained in another network: network.noise_level_scale is 1.0 (here: 5000.0)",
-        ),
-    ],
-)
+OTHERS = [
+    ("mel", {"sample_rate": 16000}, "the weights were trained for other mels: mel.sample_rate is 16000 (here: 8000)"),
+    ("network", {"noise_level_scale": 1.0}, "were trained in another network: network.noise_level_scale is 1.0 (here: 5000.0)"),
+]
+
+
+@pytest.mark.parametrize("section, changes, words", OTHERS)
 def test_weights_of_another_training_that_fit_are_told(tmp_path, section, changes, words):
     """Fails if a model of another sample rate, or weights of another network, are fine-tuned without a word."""
     config = write_run(tmp_path)
     path, _ = write_weights(changed(config, section, **changes))
-    assert begin(config, path)[1][1:] == [f"warning: {words}"]
+    [warning] = begin(config, path)[1][1:]
+    assert warning.startswith("warning: ") and words in warning
 
 
 def test_a_training_checkpoint_is_fine_tuned_from_the_command_line(tmp_path):

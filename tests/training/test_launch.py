@@ -26,12 +26,11 @@ def test_run_script_trains_and_goes_on(tmp_path):
 
 @pytest.fixture
 def endless(tmp_path):
-    """endless(variables): a run of two processes that has made five steps, and the process ids by rank."""
+    """endless(): a run of two processes that has made five steps, and the process ids by rank."""
 
-    def begin(**variables):
+    def begin():
         config = write_run(tmp_path, training__n_steps=100_000, training__save_every=50_000)
-        environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
-        process = start(*TRAINING, "-c", config, "-l", tmp_path / "log", "--nproc", 2, env=environment)
+        process = start(*TRAINING, "-c", config, "-l", tmp_path / "log", "--nproc", 2)
         wait_for_line(process, "step 5 ")
         return process, {rank_of(pid): pid for pid in children(process.pid)}
 
@@ -53,16 +52,6 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path, endless):
     assert f"going on from {tmp_path}/log/checkpoint-{stopped_at:08d}.pt" in said
 
 
-def test_processes_that_do_not_save_in_time_are_no_success(endless):
-    """Fails if a run that torchrun kills after a signal ends with status 0, as one that has saved."""
-    process, ranks = endless(TORCH_ELASTIC_SHUTDOWN_TIMEOUT="2")
-    os.kill(ranks[1], signal.SIGSTOP)  # as one whose step, or disk, takes too long
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "expected all 2 processes to save and end within 2 s of the signal, got " in errors
-
-
 def test_dead_process_ends_the_run(endless):
     """Fails if the others wait for it: the run must end within a minute, and say who died of what."""
     process, ranks = endless()
@@ -82,17 +71,12 @@ def test_bad_input_is_said_once_by_several_processes(tmp_path):
     assert result.stderr == f"error: {tmp_path}/train_3.wav: No such file or directory\n"
 
 
-def test_driver_too_old_for_the_gpus(tmp_path, monkeypatch, capsys, command, gpus):
+def test_driver_too_old_for_the_gpus(monkeypatch, capsys, gpus):
     """Fails if eight GPUs that PyTorch cannot use become eight processes on the CPU, or one."""
     gpus(8, usable=False)
-    arguments = ["-c", str(write_run(tmp_path)), "-l", str(tmp_path / "log")]
-    said = [command(*arguments)]
-    monkeypatch.setattr("sys.argv", ["training/launch.py", *arguments])
-    monkeypatch.setattr(launch, "torchrun", lambda *_: pytest.fail("processes are started"))
-    said.append((launch.main(), *capsys.readouterr()))
-    for status, output, errors in said:
-        assert (status, output) == (2, "")
-        assert errors.startswith("error: 8 GPUs are there, but their driver is too old") and errors.count("\n") == 1
+    monkeypatch.setattr("sys.argv", ["training/launch.py", "-c", "x.json"])
+    assert launch.main() == 2
+    assert capsys.readouterr().err.startswith("error: 8 GPUs are there, but their driver is too old")
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL], ids=["nohup", "plain"])
@@ -112,16 +96,6 @@ def test_torchrun_leaves_an_ignored_hangup_alone(monkeypatch, handler):
     assert ("SIGHUP" in handled) == (handler == signal.SIG_DFL) and "SIGTERM" in handled
 
 
-def test_launcher_says_all_its_options(capsys):
-    """Fails if the help is that of train.py, which knows nothing of processes."""
-    with pytest.raises(SystemExit) as exit_status:
-        launch.parse_arguments(["--help"])
-    assert exit_status.value.code == 0
-    output = capsys.readouterr().out
-    for words in ("--config", "--logdir", "--dry-run", "--nproc N", "-- TORCHRUN_OPTIONS", "CUDA_VISIBLE_DEVICES"):
-        assert words in output
-
-
 @pytest.mark.parametrize(
     "arguments, handed_on",
     [
@@ -135,12 +109,12 @@ def test_launcher_hands_arguments_on(arguments, handed_on):
     assert launch.parse_arguments(arguments) == handed_on
 
 
-@pytest.mark.parametrize("number", ["0", "-1", "two", ""])
-def test_launcher_refuses_impossible_numbers(number, capsys):
+@pytest.mark.parametrize("arguments, status", [(["-c", "x.json", "--nproc=0"], 2), (["--help"], 0)])
+def test_launcher_names_its_own_options(arguments, status, capsys):
+    """Fails if no processes are started, or if the help is that of train.py, which knows nothing of processes."""
     with pytest.raises(SystemExit) as exit_status:
-        launch.parse_arguments(["-c", "x.json", f"--nproc={number}"])
-    assert exit_status.value.code == 2
-    assert "--nproc" in capsys.readouterr().err
+        launch.parse_arguments(arguments)
+    assert exit_status.value.code == status and "--nproc" in "".join(capsys.readouterr())
 
 
 @pytest.mark.gpu
