@@ -87,7 +87,7 @@ def test_torchrun_leaves_an_ignored_hangup_alone(monkeypatch, handler):
         monkeypatch.setenv(name, "")  # `launch.main` sets them for good
         monkeypatch.delenv(name)
     handled = []
-    monkeypatch.setattr(launch, "torchrun", lambda arguments, _: handled.extend(parse_args(arguments).signals_to_handle.split(",")))
+    monkeypatch.setattr(launch, "torchrun", lambda arguments: handled.extend(parse_args(arguments).signals_to_handle.split(",")))
     before = signal.signal(signal.SIGHUP, handler)
     try:
         launch.main()
