@@ -114,3 +114,17 @@ def test_each_stage_has_its_learning_rate_and_clip(tmp_path):
     assert rates == [1e-3, 1e-3, 1e-6, 1e-6] and min(moved[:2]) > 1e-4 and max(moved[2:]) < 1e-5
     with pytest.raises(InputError, match=r"adversarial.channels: expected 4 in all stages, got 8"):
         new_trainer(write_two_adversarial_stages(tmp_path, channels=8))
+
+
+def test_discriminators_learn_to_tell_noise_from_a_tone():
+    torch.manual_seed(0)
+    discriminators = Discriminators((64,), (2, 3), 4)
+    optimizer = torch.optim.Adam(discriminators.parameters(), 3e-3)
+    tone, losses = torch.sin(torch.arange(1000) * 0.1)[None], []
+    for _ in range(40):
+        loss = discriminator_loss(discriminators(tone), discriminators(torch.randn(1, 1000))).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 < losses[0]

@@ -210,3 +210,12 @@ def test_may_be_added_to_a_run(tmp_path):
 def test_bad_configuration(tmp_path, infer_grad, changes, message):
     with pytest.raises((InputError, OSError), match=message):
         new_trainer(write_infer_grad_run(tmp_path, infer_grad, **changes))
+
+
+def test_learns(tmp_path):
+    """Fails if the distance is not brought down by what brings down the objective."""
+    changes = {"training__n_steps": 40, "training__learning_rate": 3e-3, "training__warmup_steps": 0}
+    trainer = new_trainer(write_infer_grad_run(tmp_path, {"from_step": 0, "weight": 10.0}, **changes))
+    batch = first_batch(trainer)
+    distances = [trainer.train_step(batch).others["infer_grad_loss"] for _ in range(30)]
+    assert distances[-1] < 0.9 * distances[0]
