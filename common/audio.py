@@ -17,7 +17,7 @@ from common.odd_audio import BLOCK, file_name, mended
 from common.resampling import resample, resampled_length, source_range
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
-LARGEST_SAMPLE = 4.0  # louder than any recording made too loud; floats scaled as 16-bit integers go up to 32768
+LARGEST_SAMPLE = 8.0  # louder than any recording made too loud, and than noise; floats scaled as 16-bit integers go up to 32768
 UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's number for a FLAC file whose encoder wrote to a pipe
 MOST_DATA = 0x7FFFF000  # bytes of samples; more in a header stand for an unknown length
 # What libsndfile notes of a file (WAV, RF64, AIFF, AU, CAF) whose samples are not as many as its header says.
