@@ -10,11 +10,14 @@ import io
 import os
 import re
 from pathlib import Path
+from typing import Optional
 
 import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from common.errors import InputError, describe, shortened
 from common.files import NOT_SUPPORTED, save_atomically
+from common.validation import validating
 from model.checkpoint import check_same, load_training_state
 from model.config import parse_config
 
@@ -147,8 +150,10 @@ def read_state(path):
         InputError: the file is damaged or not a training state, or that of another step than its name says.
     """
     state, name = load_training_state(path), CHECKPOINT.fullmatch(Path(path).name)
-    if name and state.get("step") != int(name[1]):
-        raise InputError(f"{path}: expected step {int(name[1])}, as in its name, got step {state.get('step')}")
+    with validating(f"{path}: training cannot go on from it"):
+        TrainingState.model_validate(state)
+    if name and state["step"] != int(name[1]):
+        raise InputError(f"{path}: expected step {int(name[1])}, as in its name, got step {state['step']}")
     return state
 
 
@@ -164,6 +169,32 @@ def _write_state(state, path):
         save_atomically(lambda temporary: temporary.write_bytes(buffer.getbuffer()), path)
     except OSError as error:
         raise OSError(error.errno, f"cannot save: {os.strerror(error.errno)}", str(path)) from None
+
+
+class _Entries(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class Stability(_Entries):
+    calm: bool
+    n_skipped: NonNegativeInt
+    skipped_in_a_row: NonNegativeInt
+    recent: list[float]
+    lowest: Optional[float]
+
+
+class TrainingState(_Entries):
+    """What is read of a training state beside `Trainer.load_state_dict`. What is optional here, older versions did not write."""
+
+    step: NonNegativeInt
+    n_updates: Optional[NonNegativeInt] = None
+    position: NonNegativeInt
+    n_rollbacks: NonNegativeInt
+    stability: Stability
+    best_validation_loss: Optional[float]
+    config: str
+    mel_statistics: Optional[str] = None
+    schedules: Optional[dict[str, dict]] = None
 
 
 def changes(state, config, path):

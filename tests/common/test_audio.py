@@ -95,9 +95,10 @@ def test_samples_that_no_recording_has_are_refused(tmp_path, samples, words, sub
 
 
 def test_a_recording_made_too_loud_is_read_as_it_is(tmp_path):
-    soundfile.write(tmp_path / "a.wav", np.array([0.0, 1.5, -0.9 * LARGEST_SAMPLE]), 8000, "FLOAT")
-    assert read_audio(tmp_path / "a.wav", 8000).tolist() == pytest.approx([0.0, 1.5, -3.6])
-    assert check_audio(tmp_path / "a.wav", 8000) == (3, pytest.approx(3.6))
+    loud = 0.9 * LARGEST_SAMPLE
+    soundfile.write(tmp_path / "a.wav", np.array([0.0, 1.5, -loud]), 8000, "FLOAT")
+    assert read_audio(tmp_path / "a.wav", 8000).tolist() == pytest.approx([0.0, 1.5, -loud])
+    assert check_audio(tmp_path / "a.wav", 8000) == (3, pytest.approx(loud))
 
 
 @pytest.mark.parametrize("stated, n_checked", [(0, 200_000), (100_000, 100_000)])
