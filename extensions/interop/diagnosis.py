@@ -33,7 +33,7 @@ def diagnose(mel, definition, statistics=None):
     """Says what looks wrong with a mel, if anything does.
 
     Args:
-        mel: `[n_mels, frames]`, of the model's number of bands.
+        mel: `[n_mels, frames]`.
         definition: the model's `LogMelSpectrogram`.
         statistics: `MelStatistics` of the model's training; without them, only what is impossible is noticed.
 
@@ -41,6 +41,9 @@ def diagnose(mel, definition, statistics=None):
         one line, or None.
     """
     config = definition.config
+    if mel.ndim != 2 or len(mel) != config.n_mels:
+        turned = "frames along the first axis: " if mel.ndim == 2 and mel.shape[1] == config.n_mels else ""
+        return f"{turned}shape {list(mel.shape)}; the model expects [{config.n_mels}, frames]"
     found = _padding(mel, definition) or _foreign_floor(mel, definition) or _unlike_the_training(mel.double(), definition, statistics)
     # Another sample rate or hop could explain any deviation, and a mel does not show them.
     return found and f"{found} (for {config.sample_rate:,} Hz, hop {config.hop_length}: a mel cannot tell its rate)"

@@ -175,3 +175,8 @@ def test_damaged_statistics_are_refused_by_name(change, words):
     with pytest.raises(InputError, match=f"a.pt: .*{words}") as error:
         parse_mel_statistics(json.dumps(values), 20, "a.pt")
     assert "\n" not in str(error.value)
+
+
+def test_another_shape_is_said():
+    turned = diagnose(torch.zeros(7, HIFIGAN.n_mels), LogMelSpectrogram(HIFIGAN))
+    assert turned.startswith("frames along the first axis: shape [7, 80]; the model expects [80, frames]")
