@@ -21,6 +21,11 @@ N_LOOKED_AT, SAMPLES_LOOKED_AT = 20, 1 << 18  # recordings, and samples from the
 MOST_FRAMES_APART = 2  # definitions of a mel differ by so many frames at the ends of a recording
 
 
+def spread(n: int, most: int) -> range:
+    """Up to `most` of the indices below `n`, at equal distances."""
+    return range(0, n, -(-n // most))
+
+
 def read_filelist(path, suffixes: set = AUDIO_SUFFIXES) -> list[Path]:
     """Reads a list of files, in one of the layouts that people have.
 
@@ -155,8 +160,10 @@ class Recordings(Dataset):
         peak, loudest = max(zip(self.peaks, map(str, self.paths)))
         n_loud = sum(peak > 1 for peak in self.peaks)
         lines = [f"{self.filelist}: {n_loud} recordings exceed [-1, 1], most of all {loudest}, with {peak:.3g}"] if n_loud else []
-        looked_at = self.paths[:: -(-len(self.paths) // N_LOOKED_AT)]
-        odd = [line for path in looked_at for line in unusual(path, SAMPLES_LOOKED_AT) if "samples of up to" not in line]
+        looked_at, odd = spread(len(self.paths), N_LOOKED_AT), []
+        for index in looked_at:
+            audio = self._read(index, 0, min(self.n_samples[index], SAMPLES_LOOKED_AT))
+            odd += unusual(self.paths[index], audio.clamp(-1, 1), SAMPLES_LOOKED_AT)  # how loud it is was said above
         return lines + ([f"{len(odd)} of {len(looked_at)} recordings that were looked at: {odd[0]}"] if odd else [])
 
     def _check_mel(self, index):

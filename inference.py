@@ -58,7 +58,7 @@ def features(path, vocoder: Vocoder, conversions: Conversions = NO_CONVERSIONS) 
         return read_mel(path, config.n_mels)
     if path.suffix.lower() in AUDIO_SUFFIXES:
         audio = read_audio(path, config.sample_rate, conversions)
-        for line in unusual(path):
+        for line in unusual(path, audio):
             warn(line)
         with naming(path):
             return vocoder.mel_transform(audio)

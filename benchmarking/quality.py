@@ -59,14 +59,15 @@ def measure_all(systems, measurer, jobs):
         return entry if path.is_file() and file_digest(path) == entry["audio_digest"] else None
 
     # In the order of the recordings: metrics cache results of them.
-    tasks = [(system, index) for index in range(len(excerpts)) for system in systems if known(system, index) is None]
-    n = len(systems) * len(excerpts)
-    with progress(n, "waveform", n - len(tasks)) as bar:
+    found = {(system, index): known(system, index) for index in range(len(excerpts)) for system in systems}
+    tasks = [task for task, entry in found.items() if entry is None]
+    with progress(len(found), "waveform", len(found) - len(tasks)) as bar:
         entries = in_processes(measure, [(measuring, *task) for task in tasks], jobs)
         for (system, index), entry in zip(tasks, entries):
             results.add(entry, measurer.source, system.source, excerpts[index].name)
+            found[system, index] = entry
             bar.update()
-    return [[known(system, index) for index in range(len(excerpts))] for system in systems]
+    return [[found[system, index] for index in range(len(excerpts))] for system in systems]
 
 
 def summarize(system, entries, metrics):

@@ -177,23 +177,32 @@ def read_audio(path, sample_rate, conversions=NO_CONVERSIONS, start=0, stop=None
     return audio
 
 
-def unusual(path, n_samples=UNKNOWN_LENGTH):
-    """Lines on what is odd about the first samples of a recording: louder than full scale, an offset, channels that cancel each other."""
-    peak = total = n_read = power = cancelled = 0.0
-    with reading(path, "a readable audio file"), _quiet(path), _SoundFile(path) as file:
-        for block in file.blocks_until(n_samples):
-            mix, of_channels = block.mean(1), np.square(block).mean() * len(block)
-            peak, total, n_read = max(peak, np.abs(mix).max()), total + mix.sum(dtype=float), n_read + len(block)
-            power += of_channels
-            cancelled += of_channels * (np.square(mix).sum() < LEAST_OF_A_MIX * of_channels)
-    lines = []
-    if peak > 1:
+def unusual(path, audio, n_samples=UNKNOWN_LENGTH):
+    """Lines on what is odd about samples `[T]` of a recording: louder than full scale, an offset, channels that cancel each other.
+
+    Args:
+        path: the recording.
+        audio: of it, from `read_audio`.
+        n_samples: so many samples of several channels are looked at, from the first on.
+    """
+    lines, offset = [], audio.mean().item()
+    if (peak := audio.abs().max().item()) > 1:
         lines.append(f"{path}: samples of up to {peak:.3g} (expected: within [-1, 1])")
-    if abs(total) > MOST_OFFSET * n_read:
-        lines.append(f"{path}: an offset of {total / n_read:.2g}, which the mel has too (expected: a mean of 0)")
-    if cancelled > MOST_CANCELLED * power:
+    if abs(offset) > MOST_OFFSET:
+        lines.append(f"{path}: an offset of {offset:.2g}, which the mel has too (expected: a mean of 0)")
+    if _channels_cancel(path, n_samples):
         lines.append(f"{path}: the channels cancel each other out, in opposite phase (expected: one of them alone)")
     return lines
+
+
+def _channels_cancel(path, n_samples):
+    power = cancelled = 0.0
+    with reading(path, "a readable audio file"), _quiet(path), _SoundFile(path) as file:
+        for block in file.blocks_until(n_samples) if file.channels > 1 else ():
+            of_channels = np.square(block).mean() * len(block)
+            power += of_channels
+            cancelled += of_channels * (np.square(block.mean(1)).sum() < LEAST_OF_A_MIX * of_channels)
+    return cancelled > MOST_CANCELLED * power
 
 
 def _read(file, path, start, stop):

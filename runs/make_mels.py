@@ -46,7 +46,7 @@ def main(argv=None):
     for path, output in zip(recordings, output_paths(recordings, arguments.output_dir, ".npy")):
         try:
             audio = read_audio(path, config.sample_rate, conversions)
-            for line in unusual(path):
+            for line in unusual(path, audio):
                 print(f"warning: {one_line(line)}", file=sys.stderr)
             with naming(path):
                 save_mel(mel_transform(audio).numpy(), Path(output))

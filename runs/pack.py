@@ -21,9 +21,9 @@ from model.config import load_config
 N_JUDGED = 3  # recordings of a voice that say how clean it is
 
 
-def dynamic_range(waveforms):
-    """How far speech is above what is behind it, in dB: 95 % and 5 % of the levels of 20 ms, at 22,050 Hz."""
-    levels = [np.abs(y[: len(y) // 441 * 441].numpy().reshape(-1, 441)).mean(1) for y in waveforms]
+def dynamic_range(waveforms, sample_rate):
+    """How far speech `[T]` is above what is behind it, in dB: 95 % and 5 % of the levels of 20 ms."""
+    levels = [waveform.unfold(0, sample_rate // 50, sample_rate // 50).abs().mean(1).numpy() for waveform in waveforms]
     loud, soft = np.percentile(np.concatenate(levels), [95, 5])
     return 20 * np.log10(loud / max(soft, 1e-5))
 
@@ -48,6 +48,7 @@ def main(argv=None):
     parser.add_argument("--weights", type=Path, help="weights to pack, too, for --init_from")
     arguments = parser.parse_args(argv)
     config, source = load_config(arguments.config), arguments.config.parent
+    rate = config.mel.sample_rate
     if arguments.folder.exists():
         raise InputError(f"{arguments.folder}: expected a new folder, got one that is there")
 
@@ -58,10 +59,10 @@ def main(argv=None):
         return of_speakers
 
     def read(path):
-        return read_audio(path, config.mel.sample_rate, Conversions(config.data.mix_to_mono, config.data.resample))
+        return read_audio(path, rate, Conversions(config.data.mix_to_mono, config.data.resample))
 
     training, validation = recordings(config.data.train_filelist), recordings(config.data.validation_filelist)
-    cleanness = {name: dynamic_range(map(read, training[name][:N_JUDGED])) for name in training if name in validation}
+    cleanness = {name: dynamic_range(map(read, training[name][:N_JUDGED]), rate) for name in training if name in validation}
     chosen = sorted(cleanness, key=cleanness.get, reverse=True)[: arguments.speakers]
     arguments.folder.mkdir(parents=True)
     if arguments.weights:
@@ -74,7 +75,7 @@ def main(argv=None):
         for path in paths if left > 0 else []:
             target = Path(path.parent.name, f"{path.stem}.flac")
             (arguments.folder / target.parent).mkdir(exist_ok=True)
-            soundfile.write(arguments.folder / target, read(path).numpy(), config.mel.sample_rate, subtype="PCM_16")
+            soundfile.write(arguments.folder / target, read(path).numpy(), rate, subtype="PCM_16")
             left -= (arguments.folder / target).stat().st_size
             if left < 0:
                 (arguments.folder / target).unlink()

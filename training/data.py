@@ -2,18 +2,13 @@
 
 from common.audio import Conversions
 from common.errors import InputError
-from datasets import Recordings
+from datasets import Recordings, spread
 from extensions.interop.diagnosis import diagnose
 from model.mel import LogMelSpectrogram, mel_statistics, statistics_of_recordings
 from training.examples import DiffusionExamples
 
 N_STATISTICS_RECORDINGS = 200  # that the mel statistics are taken of, spread over the filelist
 N_COMPARED_MELS = 20  # mel files that are compared with the mels of their recordings, spread over the filelist
-
-
-def spread(n, most):
-    """Up to `most` of the indices below `n`, at equal distances."""
-    return range(0, n, -(-n // most))
 
 
 class TrainingData:

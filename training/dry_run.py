@@ -9,6 +9,7 @@ import torch
 from common.device import synchronized_time
 from common.errors import InputError
 from common.memory import peak_resident_bytes
+from training.statistics import means_by_name
 from training.trainer import N_VALIDATION_EXAMPLES
 
 GIBIBYTE = 2**30
@@ -69,7 +70,8 @@ def _lines_of_stage(trainer, stage):
 
 
 def _line(kind, seconds, is_finite, figures):
-    text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items() if not (is_finite and math.isnan(value)))
+    figures = means_by_name([figures]) if is_finite else figures  # without what this step did not compute
+    text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items())
     if not is_finite:
         raise InputError(f"{kind}: expected a finite loss, got {text}; look at the recordings and training.precision")
     return f"measured {kind}: {seconds:.3f} s, {text}"

@@ -210,6 +210,7 @@ class Trainer:
         n_at_once = training.micro_batch_size or max(training.batch_size // self.world_size, 1)
         numbers = range(self.rank, N_VALIDATION_EXAMPLES, self.world_size)
         speakers, losses, by_group = self.data.validation.speakers, [], []
+        has_several = len(set(speakers)) > 1
         for start in range(0, len(numbers), n_at_once):
             batch = default_collate([examples[number] for number in numbers[start : start + n_at_once]])
             of_batch = self.objective.diffusion(network, self.prepare(batch)).tolist()
@@ -217,7 +218,7 @@ class Trainer:
             for loss, level, number in zip(of_batch, batch.noise_level.tolist(), batch.number.tolist()):
                 band = BAND_NAMES[min(int(level * len(BAND_NAMES)), len(BAND_NAMES) - 1)]
                 groups = {f"validation_loss_by_noise_level/{band}": loss}
-                if len(set(speakers)) > 1:
+                if has_several:
                     groups[f"validation_loss_by_speaker/{speakers[examples.recording_of(number)]}"] = loss
                 by_group.append(groups)
         parts = distributed.collect((losses, by_group))

@@ -68,7 +68,7 @@ class State(NamedTuple):
 
 @compiled
 def _set_target(mel, target, smooth, tables):
-    """The mel of a frame from its features, and the smooth magnitudes that have about this mel."""
+    """`MelSpectrum.target` and `MelSpectrum.smooth_magnitude` of one frame; PyTorch's round differently for several frames at once."""
     loudness = np.zeros(len(target) + 1, np.float32)
     for band in range(len(mel)):
         target[band] = math.exp(min(tables.std * mel[band] + tables.mean, tables.largest)) * tables.unit

@@ -63,7 +63,7 @@ def test_what_is_unusual_about_a_recording(tmp_path, left, right, offset, words)
     """Fails if channels in opposite phase, all the time or half of it, vanish without a word, or an offset becomes the loudest of a mel."""
     wave = np.sin(np.arange(200_000) / 9)
     soundfile.write(tmp_path / "a.wav", np.stack([left * wave, right * wave], 1) + offset, 8000, "FLOAT")
-    lines = unusual(tmp_path / "a.wav")
+    lines = unusual(tmp_path / "a.wav", read_audio(tmp_path / "a.wav", 8000, Conversions(mix_to_mono=True)))
     assert len(lines) == (words is not None) and all(f"a.wav: {words}" in line for line in lines)
 
 
