@@ -355,6 +355,7 @@ class TrainingConfig(_Section):
         micro_batch_size: segments that a process has in memory at once; the gradient is accumulated over as many such
             portions as its share of the batch needs. All at once if absent.
         activation_checkpointing: spare memory by computing the blocks' insides a second time in the backward pass.
+        compile: the network's training steps by `torch.compile`; on CPUs it needs a C++ compiler and takes minutes at the start.
         log_every, validate_every, save_every: steps between.
         keep_checkpoints: how many of the last checkpoints are kept; beside them the best by validation loss is, and one
             every `milestone_every` steps, if given.
@@ -380,6 +381,7 @@ class TrainingConfig(_Section):
     seed: int = Field(ge=0, le=LARGEST_SEED)
     micro_batch_size: Optional[PositiveInt] = None
     activation_checkpointing: bool = False
+    compile: bool = False
     log_every: PositiveInt = 50
     validate_every: PositiveInt = 1000
     save_every: PositiveInt = 1000

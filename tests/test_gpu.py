@@ -172,6 +172,7 @@ def test_inference_is_that_of_the_cpu(options, least, tmp_path):
     [
         pytest.param({"precision": "bf16", "micro_batch_size": 1, "activation_checkpointing": True}, marks=REHEARSED, id="bf16-portions"),
         pytest.param({"precision": "fp32"}, marks=GPU, id="fp32"),
+        pytest.param({"precision": "bf16", "compile": True}, marks=GPU, id="compiled"),
         pytest.param({"precision": "fp16", "infer_grad": INFER_GRAD}, marks=GPU, id="fp16-infergrad"),
         pytest.param({"precision": "bf16", "infer_grad": INFER_GRAD | {"adversarial": ADVERSARIAL}}, marks=GPU, id="bf16-adversarial"),
     ],

@@ -112,6 +112,8 @@ class Trainer:
         self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(self.stages))
         if training.activation_checkpointing:
             checkpoint_activations(self.network)
+        if training.compile:
+            self.network.compile(dynamic=False)
 
     def _parallel(self):
         """The network whose forward has the gradients averaged over the processes; losses are computed through it alone."""
