@@ -11,4 +11,6 @@ cd "$root"
     exit 1
 }
 echo "Running the tests ..."
-exec "$python" -m pytest -q "$@"
+# A process a core, each with one thread; a file's tests share their fixtures, so they run in one process.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$python" -m pytest -q --numprocesses auto --dist loadfile "$@"
