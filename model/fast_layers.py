@@ -21,7 +21,7 @@ class Conv1d(nn.Conv2d):
         initialise(self.weight, self.bias)
 
     def forward(self, x):
-        if x.device.type == "cpu" and self.weight.requires_grad and not torch.is_autocast_enabled("cpu"):
+        if torch.is_grad_enabled() and x.device.type == "cpu" and self.weight.requires_grad and not torch.is_autocast_enabled("cpu"):
             return _ConvWithMatmulWeightGradient.apply(x, self.weight, self.bias, self.padding, self.dilation)
         return super().forward(x)
 
