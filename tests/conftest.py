@@ -20,6 +20,7 @@ from hypothesis import settings
 import benchmark
 from common.errors import run_command
 from extensions.interop.published import load_published
+from extensions.registry import make_network
 from model.checkpoint import save_weights
 from model.config import load_config, parse_config
 from model.network import WaveGrad
@@ -47,65 +48,46 @@ def no_process_outlives_its_test():
     end_all()
 
 
-def tiny_config_values():
-    """A configuration of 5,829 parameters at 8 kHz, hop 40, as plain values that a test may change."""
-    return {
-        "mel": {
-            "sample_rate": 8000,
-            "n_fft": 160,
-            "win_length": 160,
-            "hop_length": 40,
-            "n_mels": 20,
-            "f_min": 0.0,
-            "f_max": 4000.0,
-        },
-        "network": {
-            "factors": [5, 4, 2],
-            "upsampling_preconv_channels": 8,
-            "upsampling_channels": [8, 8, 8],
-            "upsampling_dilations": [[1, 2, 1, 2], [1, 2, 4, 8], [1, 2, 4, 8]],
-            "downsampling_preconv_channels": 4,
-            "downsampling_channels": [8, 8],
-            "downsampling_dilations": [[1, 2, 4], [1, 2, 4]],
-        },
-        "noise_schedule": {"name": "linear", "n_steps": 1000, "start": 1e-6, "stop": 0.01},
-        "data": {
-            "train_filelist": "train.txt",
-            "validation_filelist": "validation.txt",
-            "segment_frames": 8,
-            "n_workers": 0,
-        },
-        "training": {
-            "batch_size": 4,
-            "n_steps": 20,
-            "learning_rate": 2e-3,
-            "final_learning_rate": 1e-4,
-            "warmup_steps": 5,
-            "gradient_clip": 1.0,
-            "ema_decay": 0.9,
-            "precision": "fp32",
-            "seed": 0,
-            "log_every": 5,
-            "validate_every": 1000,
-            "save_every": 5,
-            "n_previews": 0,
-        },
-    }
+def tiny_config_values(**changes):
+    """A configuration of 5,829 parameters at 8 kHz, hop 40, as plain values; the `changes` are sections or keys, as mel__power=1.0."""
+    values = json.loads((DATA / "tiny.json").read_text())
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            values.setdefault(section, {})[name] = value
+        else:
+            values[section] = value
+    return values
 
 
 def config_of(values):
     return parse_config(json.dumps(values), "test.json")
 
 
+def changed_config(**changes):
+    """The `Config` of `tiny_config_values`."""
+    return config_of(tiny_config_values(**changes))
+
+
+def mel_config(**changes):
+    """The `MelConfig` of `tiny_config_values` with other values of its keys."""
+    return changed_config(mel=tiny_config_values()["mel"] | changes).mel
+
+
+def seeded_network(config):
+    """The untrained network of a configuration, the same every time, for inference."""
+    torch.manual_seed(0)
+    return make_network(config).eval()
+
+
 @pytest.fixture
 def tiny_config():
-    return config_of(tiny_config_values())
+    return changed_config()
 
 
 @pytest.fixture
 def tiny_network(tiny_config):
-    torch.manual_seed(0)
-    return WaveGrad(tiny_config.network, tiny_config.mel.n_mels).eval()
+    return seeded_network(tiny_config)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 from common.errors import InputError
 from model.config import load_config, parse_config
-from tests.conftest import ROOT, config_of, tiny_config_values
+from tests.conftest import ROOT, changed_config, config_of, tiny_config_values
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.json")), ids=lambda path: path.name)
@@ -23,15 +23,11 @@ def test_is_immutable(tiny_config):
 
 
 def changed(path, value):
-    values = tiny_config_values()
-    *parents, key = path.split(".")
-    section = values
-    for parent in parents:
-        section = section[parent]
+    """The tiny configuration with another value of a key, or without it where that is None."""
+    values = tiny_config_values(**{path.replace(".", "__"): value})
+    section, _, key = path.partition(".")
     if value is None:
-        del section[key]
-    else:
-        section[key] = value
+        del (values[section] if key else values)[key or section]
     return values
 
 
@@ -45,6 +41,7 @@ def changed(path, value):
         ("mel.sample_rate", "8000", ["mel.sample_rate", "'8000'"]),
         ("mel.f_max", 5000.0, ["f_max 5000", "sample_rate 8000"]),
         ("mel.win_length", 200, ["win_length is 200", "160"]),
+        ("mel.clip", [1.0, 0.0], ["clip is [1, 0]", "the smaller value first"]),
         ("mel.log", "log2", ["mel.log", "'log2'"]),
         ("network.factors", [5, 4, 3], ["60", "40"]),
         ("network.upsampling_channels", [8, 8], ["upsampling_channels has 2", "3 factors"]),
@@ -99,8 +96,6 @@ def test_what_users_of_other_wavegrads_look_for_is_named():
 
 def test_the_old_name_of_a_key_is_read():
     """Fails if a configuration, or a checkpoint's, from before the renaming is refused."""
-    values = tiny_config_values()
-    values["training"]["infer_grad"] = {"noise_schedule": "a.json", "loudness_weight": 0.3}
-    config = config_of(values)
+    config = changed_config(training__infer_grad={"noise_schedule": "a.json", "loudness_weight": 0.3})
     assert config.training.infer_grad.pmsqe_weight == 0.3
     assert parse_config(config.model_dump_json(), "again") == config
