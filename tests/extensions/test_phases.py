@@ -8,22 +8,18 @@ from extensions.streaming import synthesize_stream
 from model.layers import merge_phases, split_phases
 from model.noise_schedule import linear
 from model.pipeline import Pipeline
-from tests.conftest import config_of, tiny_config_values
+from tests.conftest import changed_config, seeded_network
 from tests.oracles import textbook
 
 
 @pytest.fixture
 def config():
-    values = tiny_config_values()
-    values["mel"] |= {"hop_length": 80}
-    values["network"] |= {"phases": 2, "mel_mean": -4.0, "mel_std": 2.0}
-    return config_of(values)
+    return changed_config(mel__hop_length=80, network__phases=2, network__mel_mean=-4.0, network__mel_std=2.0)
 
 
 @pytest.fixture
 def network(config):
-    torch.manual_seed(0)
-    return make_network(config).eval()
+    return seeded_network(config)
 
 
 @pytest.mark.parametrize("n_phases", [1, 2, 4])

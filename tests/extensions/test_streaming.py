@@ -11,11 +11,10 @@ from common.errors import InputError
 from extensions.registry import make_network, make_pipeline
 from extensions.streaming import FrameNoise, SynthesisStream, push_together, synthesize_stream
 from model.config import load_config
-from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule, interpolate
 from model.pipeline import Pipeline
 from model.samplers import SAMPLERS
-from tests.conftest import ROOT, config_of, tiny_config_values
+from tests.conftest import ROOT, changed_config, seeded_network, tiny_config_values
 from tests.oracles import whole_noises
 
 SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
@@ -23,9 +22,7 @@ SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
 
 @pytest.fixture(scope="module")
 def network():
-    config = config_of(tiny_config_values())
-    torch.manual_seed(0)
-    return WaveGrad(config.network, config.mel.n_mels).eval()
+    return seeded_network(changed_config())
 
 
 def whole(network, mel, seed=0):
@@ -50,6 +47,8 @@ def test_one_frame_at_a_time_comes_with_a_fixed_latency(network):
     assert stream.latency_frames == 3 * network.context_frames
     assert given[:-1] == [max(frame + 1 - stream.latency_frames, 0) for frame in range(59)]
     torch.testing.assert_close(torch.cat(result), whole(network, mel), atol=1e-4, rtol=0)
+    with pytest.raises(RuntimeError, match="ended"):
+        stream.push(mel)
 
 
 def test_streams_pushed_together_give_what_each_gives_alone(network):
@@ -74,31 +73,20 @@ def test_what_a_stream_keeps_does_not_grow(network):
     assert len(set(sizes[10:])) == 1
 
 
-def test_a_stream_that_has_ended_takes_no_more(network):
-    stream = SynthesisStream(Pipeline(network, SCHEDULE))
-    stream.push(torch.randn(20, 5), last=True)
-    with pytest.raises(RuntimeError, match="ended"):
-        stream.push(torch.randn(20, 5))
-
-
 @pytest.mark.parametrize("changes", [{}, {"interpolation": "nearest"}, {"upsampling_dilations": [[1, 2, 4, 8]] * 3}])
 @torch.inference_mode()
 def test_the_receptive_field_is_as_said(changes):
     """Beyond `context_frames` nothing has an influence, and not much less would do."""
-    values = tiny_config_values()
-    values["network"].update(changes)
-    config = config_of(values)
-    torch.manual_seed(0)
-    network = WaveGrad(config.network, config.mel.n_mels).double().eval()
+    network = seeded_network(changed_config(network=tiny_config_values()["network"] | changes)).double()
     context, middle = network.context_frames, 30
     y, mel, level = torch.randn(1, 2400).double(), torch.randn(1, 20, 60).double(), torch.full((1,), 0.5).double()
     frame = slice(middle * 40, (middle + 1) * 40)
     exact = network(y, mel, level)[:, frame]
 
     def changed_beyond(distance):
+        first, end = middle - distance, middle + 1 + distance
         other_y, other_mel = torch.randn_like(y), torch.randn_like(mel)
-        other_y[:, (middle - distance) * 40 : (middle + 1 + distance) * 40] = y[:, (middle - distance) * 40 : (middle + 1 + distance) * 40]
-        other_mel[:, :, middle - distance : middle + 1 + distance] = mel[:, :, middle - distance : middle + 1 + distance]
+        other_y[:, first * 40 : end * 40], other_mel[:, :, first:end] = y[:, first * 40 : end * 40], mel[:, :, first:end]
         return (network(other_y, other_mel, level)[:, frame] - exact).abs().max().item()
 
     assert changed_beyond(context) == 0
