@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from benchmarking.rtf import batches_of
 from extensions.onnx.export import main as export
 from extensions.registry import make_network
 
@@ -66,10 +65,6 @@ def test_networks_side_by_side(rtf, tiny_checkpoint, tiny_config, tmp_path):
 def test_what_cannot_be_timed_is_one_line(rtf, tiny_checkpoint, arguments, said):
     error = rtf(*(argument.replace("CHECKPOINT", str(tiny_checkpoint)) for argument in arguments))
     assert error.count("\n") == 1 and said in error
-
-
-def test_mels_in_batches():
-    assert batches_of([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4]] and batches_of([1, 2], 3) == [[1, 2, 1]]
 
 
 def test_streaming_side_by_side(rtf, tiny_checkpoint):
