@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-from contextlib import suppress
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from benchmarking.candidates import ScheduleCurves, default_ladder, grid_candidates, rounded, tpe_batches
+from benchmarking.candidates import ScheduleCurves, default_ladder, grid_candidates, propose, rounded
 from benchmarking.measuring import Measurer, Measuring, System, measurer_of, score
 from benchmarking.results import Results
 from benchmarking.workers import in_processes
@@ -94,8 +93,8 @@ def test_impossible_grids_are_refused(arguments, said):
 def test_every_point_of_the_box_is_a_schedule(n_steps, n_knots):
     curves = ScheduleCurves(n_steps, n_knots)
     generator = np.random.default_rng(0)
-    corners = [np.zeros(curves.n_dimensions), np.ones(curves.n_dimensions), curves.middle]
-    for point in [*corners, *generator.random((50, curves.n_dimensions))]:
+    corners = [np.zeros(curves.n_knots), np.ones(curves.n_knots), curves.middle]
+    for point in [*corners, *generator.random((50, curves.n_knots))]:
         schedule = rounded(curves.schedule(point))
         assert len(schedule) == n_steps
         assert 0.0499 < schedule.noise_levels[-1] < 0.9801
@@ -111,12 +110,14 @@ def test_known_schedules_lie_in_the_box(schedule, tolerance):
 
 def test_tpe_finds_a_known_optimum():
     """Fails if it does not begin where it is told to, learns nothing, or gives another number of candidates than it was asked for."""
-    curves = ScheduleCurves(6, 6)
-    batches, losses, new = tpe_batches(curves, curves.middle, 0, 150), [], None
-    with suppress(StopIteration):
-        while True:
-            new = [float(np.square(NoiseSchedule(betas).log_snr - WG_6.log_snr).sum()) for betas in batches.send(new)]
-            losses += new
+    curves, losses = ScheduleCurves(6, 6), []
+
+    def distances(candidates):
+        new = [float(np.square(NoiseSchedule(betas).log_snr - WG_6.log_snr).sum()) for betas in candidates]
+        losses.extend(new)
+        return new
+
+    propose(curves, curves.middle, 0, 150, distances)
     assert losses[0] == pytest.approx(np.square(curves.schedule(curves.middle).log_snr - WG_6.log_snr).sum(), rel=1e-3)
     assert len(losses) == 150 and min(losses) < 0.2 * losses[0]
 

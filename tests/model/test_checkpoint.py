@@ -11,7 +11,7 @@ from common.errors import InputError
 from extensions.registry import load_network, read_checkpoint
 from model.checkpoint import save_weights, schedule_warnings
 from model.noise_schedule import NoiseSchedule
-from runs.convert import convert
+from runs.convert import main as convert
 from tests.conftest import ROOT, changed_config
 
 SUFFIXES = pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -84,7 +84,7 @@ def test_a_checkpoint_says_what_its_sampling_starts_from(tmp_path, tiny_network,
     """Fails if a file from before it said so is not told by its configuration, or if `convert` loses it."""
     config = changed_config(training__infer_grad=infer_grad, training__stages=stages)
     save_weights(tiny_network, config, tmp_path / "old.safetensors")
-    convert(tmp_path / "old.safetensors", tmp_path / "new.safetensors")
+    convert([str(tmp_path / "old.safetensors"), str(tmp_path / "new.safetensors")])
     assert [read_checkpoint(tmp_path / f"{name}.safetensors").starts for name in ("old", "new")] == [starts, starts]
 
 
@@ -106,7 +106,7 @@ def test_a_schedule_that_the_weights_were_not_trained_for_is_warned_of():
 def test_weights_in_half_precision_are_read_as_float32(tmp_path, tiny_network, tiny_config):
     """Fails if the file is not half as large, or a network computes in the precision of its file."""
     save_weights(tiny_network, tiny_config, tmp_path / "full.safetensors")
-    convert(tmp_path / "full.safetensors", tmp_path / "half.safetensors", dtype=torch.float16)
+    convert([str(tmp_path / "full.safetensors"), str(tmp_path / "half.safetensors"), "--half"])
     full, half = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half"))
     network, _ = load_network(tmp_path / "half.safetensors")
     assert full - half == pytest.approx(2 * sum(parameter.numel() for parameter in network.parameters()), rel=0.02)
