@@ -13,7 +13,7 @@ from extensions.griffin_lim.real_time import RealTimeGriffinLim
 from extensions.griffin_lim.spectrum import MelSpectrum
 from extensions.infer_grad.loss import InferGradLoss
 from extensions.registry import make_pipeline
-from extensions.streaming import SynthesisStream, synthesize_stream
+from extensions.streaming import SynthesisStream, push_all
 from model.config import InferGradConfig
 from model.mel import LogMelSpectrogram
 from model.noise_schedule import NoiseSchedule, interpolate
@@ -132,7 +132,7 @@ def test_a_stream_stays_where_it_is_when_the_network_is_used_elsewhere():
     """The other device is `meta`, as a GPU would be: a stream computes its estimate on the CPU."""
     mel = speech_mel(mel_config())[0]
     pipeline = tiny_pipeline(NoiseSchedule(SCHEDULE.betas, griffin_lim=2, look_ahead=1))
-    stream, wanted = SynthesisStream(pipeline), torch.cat(list(synthesize_stream(pipeline, [mel])))
+    stream, wanted = SynthesisStream(pipeline), torch.cat(list(push_all(SynthesisStream(pipeline), [mel])))
     first = stream.push(mel[:, :40])
     start = copy.deepcopy(pipeline.start).to("meta")
     assert start.spectrum.window.is_meta
@@ -167,7 +167,7 @@ def test_pieces_give_the_whole(n_iter, look_ahead, piece):
     """Fails if the stream gives a frame before the frames that its estimate depends on, or mixes up the noises."""
     schedule = NoiseSchedule(SCHEDULE.betas, griffin_lim=n_iter, look_ahead=look_ahead)
     pipeline, mel = tiny_pipeline(schedule, {"loudest": 2.0}, "sde-dpm-solver"), speech_mel(mel_config())[0]
-    pieces = torch.cat(list(synthesize_stream(pipeline, mel.split(piece, dim=1))))
+    pieces = torch.cat(list(push_all(SynthesisStream(pipeline), mel.split(piece, dim=1))))
     whole = pipeline(mel[None], noises=whole_noises(0, 3, mel.shape[1], 40))
     torch.testing.assert_close(pieces, whole[0], atol=1e-4, rtol=0)
 

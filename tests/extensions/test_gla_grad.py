@@ -6,7 +6,7 @@ import torch
 from benchmarking.metrics import log_mel_l1
 from common.errors import InputError
 from extensions.griffin_lim.gla_grad import GlaGrad
-from extensions.streaming import synthesize_stream
+from extensions.streaming import SynthesisStream, push_all
 from model.mel import LogMelSpectrogram
 from model.noise_schedule import NoiseSchedule
 from model.pipeline import Pipeline
@@ -78,8 +78,8 @@ def test_pieces_give_the_whole(tiny_network, changes, piece):
     """Fails if a frame of the result depends on more frames than the stream waits for."""
     config = mel_config(**changes)
     mel, gla_grad = LogMelSpectrogram(config)(speech(config)[0]), GlaGrad(config, 2)
-    plain = torch.cat(list(synthesize_stream(Pipeline(tiny_network, SCHEDULE), mel.split(piece, dim=1))))
-    corrected = torch.cat(list(synthesize_stream(Pipeline(tiny_network, SCHEDULE, correction=gla_grad), mel.split(piece, dim=1))))
+    plain = torch.cat(list(push_all(SynthesisStream(Pipeline(tiny_network, SCHEDULE)), mel.split(piece, dim=1))))
+    corrected = torch.cat(list(push_all(SynthesisStream(Pipeline(tiny_network, SCHEDULE, correction=gla_grad)), mel.split(piece, dim=1))))
     torch.testing.assert_close(corrected, gla_grad(plain[None], mel[None])[0], atol=1e-4, rtol=0)
     assert not torch.allclose(corrected, plain, atol=1e-2)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from extensions.registry import make_network
-from extensions.streaming import synthesize_stream
+from extensions.streaming import SynthesisStream, push_all
 from model.layers import merge_phases, split_phases
 from model.noise_schedule import linear
 from model.pipeline import Pipeline
@@ -43,8 +43,8 @@ def test_the_mel_is_normalised_inside(network, config):
 
 def test_a_stream_is_the_whole(network):
     pipeline, mel = Pipeline(network, linear(3, 1e-3, 0.9)), torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
-    pieces = torch.cat(list(synthesize_stream(pipeline, mel.split(7, dim=1))))
-    whole = torch.cat(list(synthesize_stream(pipeline, [mel])))
+    pieces = torch.cat(list(push_all(SynthesisStream(pipeline), mel.split(7, dim=1))))
+    whole = torch.cat(list(push_all(SynthesisStream(pipeline), [mel])))
     torch.testing.assert_close(pieces, whole, atol=1e-4, rtol=0)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from common.errors import InputError
 from extensions.registry import load_network, make_pipeline, make_prior, read_checkpoint
-from extensions.streaming import synthesize_stream
+from extensions.streaming import SynthesisStream, push_all
 from model.checkpoint import save_weights
 from model.diffusion import add_noise
 from model.mel import compress
@@ -87,9 +87,9 @@ def test_pieces_give_the_whole(prior):
     network, mel = seeded_network(config), torch.randn(20, 50) - 1
     noises = whole_noises(0, len(SCHEDULE), 50, network.hop_length)
     pipeline = make_pipeline(network, config, SCHEDULE)
-    at_once, pieces = pipeline(mel[None], noises=noises)[0], synthesize_stream(pipeline, mel.split(7, dim=1))
+    at_once, pieces = pipeline(mel[None], noises=noises)[0], push_all(SynthesisStream(pipeline), mel.split(7, dim=1))
     torch.testing.assert_close(torch.cat(list(pieces)), at_once, atol=1e-4, rtol=0)
-    assert not torch.allclose(torch.cat(list(synthesize_stream(Pipeline(network, SCHEDULE), [mel]))), at_once, atol=1e-2)
+    assert not torch.allclose(torch.cat(list(push_all(SynthesisStream(Pipeline(network, SCHEDULE)), [mel]))), at_once, atol=1e-2)
 
 
 def test_goes_with_the_checkpoint(tmp_path, tiny_config):

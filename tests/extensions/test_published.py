@@ -7,7 +7,7 @@ import torch
 
 from common.errors import InputError, run_command
 from extensions.interop.presets import preset
-from extensions.interop.published import from_ivanvovk, load_published, recognise
+from extensions.interop.published import from_ivanvovk, load_published
 from extensions.registry import load_network, read_checkpoint
 from model.checkpoint import load_strictly
 from model.config import parse_config
@@ -126,8 +126,8 @@ def test_a_configuration_must_agree(published, default_config):
 
 
 def test_neither_of_both_is_not_recognised():
-    assert recognise({"model": {"encoder.weight": torch.zeros(1)}}) is None
-    assert recognise(torch.zeros(3)) is None and recognise({"model": 3}) is None and recognise([]) is None
+    for content in ({"model": {"encoder.weight": torch.zeros(1)}}, torch.zeros(3), {"model": 3}, []):
+        assert load_published(content, "a.pt") is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from extensions.registry import make_network, make_pipeline
-from extensions.streaming import FrameNoise, SynthesisStream, push_together, synthesize_stream
+from extensions.streaming import FrameNoise, SynthesisStream, push_all, push_together
 from model.config import load_config
 from model.noise_schedule import NoiseSchedule, interpolate
 from model.pipeline import Pipeline
@@ -34,7 +34,7 @@ def whole(network, mel, seed=0):
 @given(frames=st.integers(1, 90), piece=st.integers(1, 50), seed=st.integers(0, 100))
 def test_pieces_give_the_whole(network, frames, piece, seed):
     mel = torch.randn(20, frames, generator=torch.Generator().manual_seed(seed))
-    pieces = list(synthesize_stream(Pipeline(network, SCHEDULE), mel.split(piece, dim=1), seed))
+    pieces = list(push_all(SynthesisStream(Pipeline(network, SCHEDULE), seed), mel.split(piece, dim=1)))
     torch.testing.assert_close(torch.cat(pieces), whole(network, mel, seed), atol=1e-4, rtol=0)
 
 

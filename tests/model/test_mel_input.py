@@ -34,7 +34,7 @@ def test_what_a_caller_may_have_in_its_place():
         (MEL[:, :0], "no frames"),
         (MEL.tolist(), "mel is a list"),
         (None, "mel is a NoneType"),
-        (np.array([["a"]]), "mel is an array of <U1"),
+        (np.array([["a"]]), "mel is a ndarray, <U1"),
         (MEL * torch.nan, "NaN or infinity"),
         (MEL > 0, "torch.bool"),
         (MEL.to_sparse(), "sparse"),
