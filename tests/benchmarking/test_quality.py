@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from common.errors import InputError
 from model.noise_schedule import NoiseSchedule, interpolate, linear, repeat
 from model.samplers import DEFAULT_SAMPLER
 from tests.conftest import ROOT
-from tests.processes import PYTHON, start, wait_for
 
 SCHEDULES = [str(ROOT / "schedules" / f"{name}.json") for name in ("wg-3", "wg-6")]
 
@@ -128,26 +126,6 @@ def test_a_short_recording_shortens_no_other_one(quality, tmp_path):
     audio = tmp_path / "quality" / "audio"
     seconds = [soundfile.info(audio / f"recording {n}" / "griffin-lim-32.flac").duration for n in range(3)]
     assert seconds == pytest.approx([1.0, 1.2, 1.3], abs=0.005)
-
-
-def test_a_terminated_measurement_leaves_whole_files(tiny_checkpoint, filelist, tmp_path):
-    """Killed with all its processes: what is there is whole, what is in the journal has its audio, and no process stays."""
-    folder = tmp_path / "quality"
-    arguments = ["-ch", tiny_checkpoint, "--filelist", filelist, "-o", folder, "--audio", 2, "--schedules", *SCHEDULES]
-    process = start(PYTHON, "benchmark.py", "quality", *arguments, "--metrics", "ffe", "--jobs", 2, stderr=subprocess.STDOUT)
-    journal = folder / "journal.jsonl"
-    try:
-        wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 1)
-        process.terminate()
-        said, _ = process.communicate(timeout=200)  # ends when no process has the pipe open any more
-    finally:
-        process.kill()
-    assert process.returncode == 143 and "Traceback" not in said
-    assert not list(tmp_path.rglob(".*")) and not (folder / "quality.json").exists()
-    assert {len(soundfile.read(path)[0]) for path in folder.rglob("*.flac")} <= {8000, 9600}
-    entries = [json.loads(line) for line in journal.read_text().splitlines()]
-    sounds = {path.parent.name for path in folder.rglob("*.flac")}
-    assert 0 < len(entries) < 12 and sounds >= {entry["recording"] for entry in entries} - {"recording 2"}
 
 
 @pytest.fixture
