@@ -19,11 +19,9 @@ from hypothesis import settings
 
 import benchmark
 from common.errors import run_command
-from extensions.interop.published import load_published
 from extensions.registry import make_network
 from model.checkpoint import save_weights
 from model.config import load_config, parse_config
-from model.network import WaveGrad
 from tests.synthetic_speech import synthetic_speech
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
@@ -143,25 +141,14 @@ def gpus(monkeypatch):
     return pretend
 
 
-@pytest.fixture(scope="session")
-def golden():
-    """golden(name): the tensors of a file in tests/data."""
-    return lambda name: torch.load(DATA / name, weights_only=True)
+def golden(name):
+    """The tensors of a file in tests/data, which a public implementation computed."""
+    return torch.load(DATA / name, weights_only=True)
 
 
 @pytest.fixture(scope="session")
 def default_config():
     return load_config(ROOT / "configs" / "default.json")
-
-
-@pytest.fixture
-def ivanvovk(golden):
-    """The golden tensors of ivanvovk/WaveGrad, and a network with their weights."""
-    tensors = golden("ivanvovk_tiny.pt")
-    weights, config = load_published({"model": tensors["state_dict"]}, "ivanvovk_tiny.pt")
-    network = WaveGrad(config.network, config.mel.n_mels)
-    network.load_state_dict(weights)
-    return tensors, network.eval()
 
 
 def assert_log_mels_agree(found, expected, sixty_db):

@@ -31,7 +31,7 @@ import train
 from common.errors import run_command
 from model.checkpoint import save_weights
 from model.noise_schedule import linear
-from tests.conftest import DATA, config_of, seeded_network, tiny_config_values
+from tests.conftest import config_of, golden, seeded_network, tiny_config_values
 from tests.training_fixtures import one_thread  # noqa: F401
 
 N_CASES = int(os.environ.get("FUZZ_CASES", 300))
@@ -277,8 +277,8 @@ def originals(tmp_path_factory):
     state = {"network": weights, "ema": weights, "step": 5, "config": config.model_dump_json()}
     tensors = {"state": state, "schedule": torch.from_numpy(schedule.betas.copy()), "mel": mel}
     for name in ("ivanvovk", "lmnt"):
-        golden = torch.load(DATA / f"{name}_tiny.pt", weights_only=True)
-        tensors[name], arrays[name] = {"model": golden["state_dict"]}, golden["mels"][0, :, :3].numpy()
+        of_name = golden(f"{name}_tiny.pt")
+        tensors[name], arrays[name] = {"model": of_name["state_dict"]}, of_name["mels"][0, :, :3].numpy()
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     for name, content in tensors.items():

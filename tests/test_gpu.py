@@ -21,7 +21,7 @@ from model.config import load_config
 from model.fast_layers import _upsample_by_neighbours
 from model.noise_schedule import NoiseSchedule
 from model.samplers import SAMPLERS
-from tests.conftest import DATA, ON_GPU, ROOT, VISIBLE_GPUS
+from tests.conftest import ON_GPU, ROOT, VISIBLE_GPUS, golden
 from tests.processes import PYTHON, run_to_end
 from vocoder import Vocoder
 
@@ -51,7 +51,7 @@ def test_what_is_marked_gpu():
 CONFIGS = {path.stem: load_config(path) for path in sorted((ROOT / "configs").glob("*.json"))}
 ON_META = {name: config for name, config in CONFIGS.items() if getattr(config.prior, "kind", None) != "spectral"}
 for name in ("ivanvovk_tiny.pt", "lmnt_tiny.pt"):
-    ON_META[name] = load_published(torch.load(DATA / name, weights_only=True)["state_dict"], name)[1]
+    ON_META[name] = load_published(golden(name)["state_dict"], name)[1]
 
 
 @pytest.mark.parametrize("config", ON_META.values(), ids=ON_META)

@@ -13,7 +13,7 @@ from common.errors import InputError
 from extensions.interop.presets import PRESETS, preset
 from model.config import load_config
 from model.mel import LogMelSpectrogram, compress, expand
-from tests.conftest import ROOT, assert_log_mels_agree
+from tests.conftest import ROOT, assert_log_mels_agree, golden
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +77,14 @@ def test_an_unknown_preset_is_refused_with_those_there_are():
         preset("melgan")
 
 
-def test_agrees_with_lmnt(golden):
+def test_agrees_with_lmnt():
     tensors = golden("lmnt_mel.pt")
     mel = LogMelSpectrogram(preset("lmnt"))(tensors["audio"])
     assert {key: getattr(preset("lmnt"), key) for key in tensors["params"]} == tensors["params"]
     assert_log_mels_agree(mel, tensors["mel"][..., : mel.shape[-1]], sixty_db=0.6)
 
 
-def test_agrees_with_ivanvovk(golden):
+def test_agrees_with_ivanvovk():
     tensors = golden("ivanvovk_mel.pt")
     mel = LogMelSpectrogram(preset("ivanvovk"))(tensors["audio"])
     assert_log_mels_agree(mel, tensors["log10_mel"], sixty_db=6.0)

@@ -13,7 +13,7 @@ from model.checkpoint import load_strictly
 from model.config import parse_config
 from model.network import WaveGrad
 from runs.convert import main
-from tests.conftest import DATA
+from tests.conftest import DATA, golden
 from tests.processes import PYTHON, run_to_end
 
 GOLDEN_TOLERANCE = 1e-5
@@ -26,7 +26,7 @@ def write_published(path, weights, **more):
 
 
 @pytest.fixture(params=NAMES)
-def published(request, tmp_path, golden):
+def published(request, tmp_path):
     """A published file at the small size, and its golden tensors."""
     tensors = golden(f"{request.param}_tiny.pt")
     return write_published(tmp_path / f"{request.param}.pt", tensors["state_dict"]), tensors
@@ -83,7 +83,7 @@ def test_what_comes_beside_the_weights_is_no_obstacle(published, tmp_path):
     assert_computes(load_network(bare)[0], tensors)
 
 
-def test_lmnts_own_parameters_say_the_sample_rate(golden, tmp_path):
+def test_lmnts_own_parameters_say_the_sample_rate(tmp_path):
     weights = golden("lmnt_tiny.pt")["state_dict"]
     path = write_published(tmp_path / "a.pt", weights, params={"sample_rate": 22050, "hop_samples": 300})
     _, config = load_network(path)
@@ -104,14 +104,14 @@ def test_differences_are_listed(published, tmp_path):
     assert message.count("is missing") == 2 and "has shape" in message and "unknown weight" in message and "extra" in message
 
 
-def test_an_incomplete_film_is_not_taken_for_a_whole_one(golden, tmp_path):
+def test_an_incomplete_film_is_not_taken_for_a_whole_one(tmp_path):
     weights = dict(golden("ivanvovk_tiny.pt")["state_dict"])
     del weights["nn.films.2.shift_conv.conv1d.bias"]
     with pytest.raises(InputError, match="'films.2.scale_shift.bias' is missing.*unknown weight 'films.2.scale.bias'"):
         load_network(write_published(tmp_path / "film.pt", weights))
 
 
-def test_a_network_whose_factors_cannot_be_known_wants_a_configuration(golden, tmp_path):
+def test_a_network_whose_factors_cannot_be_known_wants_a_configuration(tmp_path):
     weights = {name: t for name, t in golden("ivanvovk_tiny.pt")["state_dict"].items() if ".ublocks.4." not in name}
     with pytest.raises(InputError, match="4 UBlocks, but 5 factors.*expected: a configuration"):
         load_network(write_published(tmp_path / "four.pt", weights))
@@ -163,7 +163,7 @@ def test_ivanvovks_networks_have_any_number_of_dilations():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_configuration_says_the_features_that_no_weight_tells(golden, tmp_path, name):
+def test_a_configuration_says_the_features_that_no_weight_tells(tmp_path, name):
     path = write_published(tmp_path / "a.pt", golden(f"{name}_tiny.pt")["state_dict"])
     values = json.loads(read_checkpoint(path).config.model_dump_json())
     values["mel"] |= {"sample_rate": 16000, "f_max": 8000.0, "f_min": 20.0}

@@ -28,6 +28,10 @@ def tone(frequency, amplitude=0.02):
     return amplitude * torch.sin(2 * torch.pi * frequency * TIME)
 
 
+def noise(amplitude):
+    return amplitude * torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
+
+
 def test_is_zero_for_the_recording_itself_and_blind_to_its_sign(distance):
     y = harmonics()
     assert distance(y, y).item() == 0
@@ -35,13 +39,9 @@ def test_is_zero_for_the_recording_itself_and_blind_to_its_sign(distance):
 
 
 def test_grows_with_the_error(distance):
-    y, noise = harmonics(), torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
-    distances = [distance(y, y + amplitude * noise).item() for amplitude in (1e-4, 1e-3, 1e-2, 1e-1)]
+    y = harmonics()
+    distances = [distance(y, y + noise(amplitude)).item() for amplitude in (1e-4, 1e-3, 1e-2, 1e-1)]
     assert distances == sorted(distances) and distances[0] > 0
-
-
-def noise(amplitude):
-    return amplitude * torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
 
 
 def other_phases():
@@ -97,8 +97,7 @@ def test_silence_weighs_no_more_than_the_softest_recording(distance):
 
 def test_stft_distance_of_twice_the_amplitude():
     """Fails if a term or a resolution counts otherwise: spectral convergence |2 - 1| / 1, and ln 2 in every bin."""
-    noise = torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
-    assert multi_resolution_stft_distance(noise, 2 * noise).item() == pytest.approx(1 + math.log(2), abs=1e-4)
+    assert multi_resolution_stft_distance(noise(1), noise(2)).item() == pytest.approx(1 + math.log(2), abs=1e-4)
 
 
 @pytest.mark.parametrize("sample_rate", [8000, 22050, 24000])

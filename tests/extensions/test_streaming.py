@@ -114,16 +114,6 @@ def test_no_noise_is_drawn_for_steps_that_add_none(network, monkeypatch, name, n
     assert drawn == [9] * (1 + n_noisy)  # the start, and the steps
 
 
-def test_a_piece_may_be_an_array_of_any_precision_and_what_is_none_is_refused(network):
-    mel = torch.randn(20, 9, generator=torch.Generator().manual_seed(0))
-    wanted = SynthesisStream(Pipeline(network, SCHEDULE)).push(mel, last=True)
-    for piece in (mel.double(), mel.numpy(), mel[None]):
-        assert torch.equal(SynthesisStream(Pipeline(network, SCHEDULE)).push(piece, last=True), wanted)
-    for piece in (mel.T, mel[:5], mel * torch.nan, mel.tolist()):
-        with pytest.raises(InputError):
-            SynthesisStream(Pipeline(network, SCHEDULE)).push(piece)
-
-
 @pytest.mark.parametrize(
     "name, schedule, gla_grad, frames, milliseconds",
     [
