@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 # The tests say what the CPU does. Those marked `gpu` run in a process of their own, where test_gpu.py finds a GPU.
@@ -17,8 +16,6 @@ import soundfile
 import torch
 from hypothesis import settings
 
-import benchmark
-from common.errors import run_command
 from extensions.registry import make_network
 from model.checkpoint import save_weights
 from model.config import load_config, parse_config
@@ -93,19 +90,6 @@ def tiny_checkpoint(tmp_path, tiny_network, tiny_config):
     path = tmp_path / "tiny.safetensors"
     save_weights(tiny_network, tiny_config, path)
     return path
-
-
-@pytest.fixture
-def command(monkeypatch):
-    """command(*arguments) runs benchmark.py in this process and returns its exit status."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            run_command(benchmark.main)
-        return exit_.value.code
-
-    return run
 
 
 @pytest.fixture

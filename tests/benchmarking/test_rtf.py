@@ -9,20 +9,11 @@ from extensions.registry import make_network
 
 
 @pytest.fixture
-def filelist(tmp_path, write_recording):
-    for number in range(3):
-        write_recording(tmp_path / f"{number}.wav", seconds=0.5, seed=number)
-    (tmp_path / "list.txt").write_text("0.wav\n1.wav\n2.wav\n")
-    return tmp_path / "list.txt"
-
-
-@pytest.fixture
-def rtf(command, filelist, tmp_path, capsys):
+def rtf(command, filelist, tmp_path):
     """rtf(*arguments): the results of the command, or its error where it refuses."""
 
     def run(*arguments):
-        status = command("rtf", "--filelist", filelist, "--repeats", 2, "-o", tmp_path / "rtf", *arguments)
-        error = capsys.readouterr().err
+        status, _, error = command("rtf", "--filelist", filelist, "--seconds", 0.5, "--repeats", 2, "-o", tmp_path / "rtf", *arguments)
         return error if status else json.loads((tmp_path / "rtf.json").read_text())["results"]
 
     return run
