@@ -11,8 +11,7 @@ import soundfile
 from benchmarking.excerpts import of_each_speaker
 from benchmarking.measuring import Measurer, make_systems, split_sampler
 from common.errors import InputError
-from model.noise_schedule import NoiseSchedule, interpolate, linear, repeat
-from model.samplers import DEFAULT_SAMPLER
+from model.noise_schedule import NoiseSchedule
 from tests.conftest import ROOT
 
 SCHEDULES = [str(ROOT / "schedules" / f"{name}.json") for name in ("wg-3", "wg-6")]
@@ -207,18 +206,6 @@ def test_systems_by_the_same_name_are_refused(tmp_path):
         make_systems([f"{tmp_path}/a.json", f"{tmp_path}/b.json"], ["ddim"])
     with pytest.raises(InputError, match="sampler 'euler'"):
         make_systems([f"{SCHEDULES[0]}@euler"], ["ancestral"])
-
-
-def test_schedules_of_each_form_are_systems(tmp_path):
-    """Fails if a derived schedule is another one than Python's, or has not the sampler for its number of steps."""
-    schedule = NoiseSchedule(linear(6, 1e-3, 0.6).betas, "six", "", "ddim", "ancestral")
-    schedule.save(tmp_path / "six.json")
-    texts = [f"{tmp_path}/six.json:3", f"{tmp_path}/six.json:x2", f"{tmp_path}/six.json:12@dpm-solver", "linear:50:1e-6:0.01"]
-    found = make_systems(texts, [None])[2:]
-    names = ["six-in-3 ddim", "six-x2 ancestral", "six-in-12 dpm-solver", f"linear-50-1e-06-0.01 {DEFAULT_SAMPLER}"]
-    assert [system.name for system in found] == names
-    wanted = [interpolate(schedule, 3), repeat(schedule, 2), interpolate(schedule, 12), linear(50, 1e-6, 0.01)]
-    assert all(np.array_equal(system.schedule.betas, of.betas) for system, of in zip(found, wanted))
 
 
 @pytest.mark.parametrize("text", ["none.json:3", "linear:50:1e-6@ddim"])
