@@ -13,7 +13,7 @@ MEL = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_tensors_of_any_precision(tmp_path, dtype):
     torch.save(MEL.to(dtype)[None], tmp_path / "m.pt")
-    mel = as_mel(MEL.to(dtype).requires_grad_(), 20)
+    mel = as_mel(MEL.to(dtype).clone().requires_grad_(), 20)
     assert torch.equal(mel, MEL.to(dtype).float()) and torch.equal(read_mel(tmp_path / "m.pt", 20), mel) and not mel.requires_grad
 
 
