@@ -22,7 +22,7 @@ def _log_snr(noise_level):
 
 
 class ScheduleCurves:
-    """The box `[0, 1]^n_dimensions` of schedules of `n_steps` steps: final noise level, first one, and how steps are spaced between them.
+    """The box `[0, 1]^n_knots` of schedules of `n_steps` steps: final noise level, first one, and how steps are spaced between them.
 
     The coordinates are those of the log-SNR. Every point is a valid schedule, whose noise level falls from step to step.
 
@@ -34,13 +34,11 @@ class ScheduleCurves:
 
     def __init__(self, n_steps, n_knots, final_noise_level=FINAL_NOISE_LEVEL):
         self.n_steps = n_steps
-        self.n_knots = min(n_steps, n_knots)
-        # Final, first, and the length of every gap but one relative to it.
-        self.n_dimensions = {1: 1, 2: 2}.get(self.n_knots, self.n_knots)
+        self.n_knots = min(n_steps, n_knots)  # dimensions: final, first, and the length of every gap but one relative to it
         self.final_log_snr = (_log_snr(final_noise_level[1]), _log_snr(final_noise_level[0]))
 
     def schedule(self, point):
-        """The `NoiseSchedule` of a point `[n_dimensions]`."""
+        """The `NoiseSchedule` of a point `[n_knots]`."""
         point = np.clip(point, 0, 1)
         final = self.final_log_snr[1] + (self.final_log_snr[0] - self.final_log_snr[1]) * point[0]
         if self.n_knots == 1:
@@ -65,7 +63,7 @@ class ScheduleCurves:
     @property
     def middle(self):
         """A start without prior knowledge: both ends in the middle of their ranges, equal steps."""
-        return np.full(self.n_dimensions, 0.5)
+        return np.full(self.n_knots, 0.5)
 
 
 def rounded(schedule):
@@ -74,10 +72,8 @@ def rounded(schedule):
 
 
 def default_ladder(n_steps):
-    """Powers of ten from 1e-6 to 0.1, as many as there are steps; six of them are the paper's."""
-    if n_steps == 1:
-        return [0.1]
-    return np.geomspace(1e-6, 0.1, n_steps).tolist()
+    """Powers of ten from 1e-6 to 0.1, as many as there are steps; six of them are the paper's, one is 0.1."""
+    return np.geomspace(0.1, 1e-6, n_steps)[::-1].tolist()
 
 
 def grid_candidates(ladder, n_candidates=None, seed=0, non_decreasing=False, final_noise_level=None):
@@ -113,19 +109,13 @@ def grid_candidates(ladder, n_candidates=None, seed=0, non_decreasing=False, fin
     return betas if n_candidates is None else np.random.default_rng(seed).permutation(betas)[:n_candidates]
 
 
-def grid_batches(candidates):
-    """All of them at once, as a generator like `tpe_batches`."""
-    yield candidates.tolist()
-
-
-def tpe_batches(curves, start, seed, n_candidates):
-    """Optuna's tree-structured Parzen estimator, over all dimensions together.
-
-    A generator of lists of betas, which is sent their losses: lower is better. What it proposes follows from the seed and the losses alone.
+def propose(curves, start, seed, n_candidates, losses):
+    """Optuna's tree-structured Parzen estimator, over all dimensions together. What it proposes follows from the seed and the losses alone.
 
     Args:
         curves: `ScheduleCurves`.
         start: its first point.
+        losses: a function of a list of betas, gives the loss of each; lower is better.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -136,6 +126,5 @@ def tpe_batches(curves, start, seed, n_candidates):
     for n_done in range(0, n_candidates, BATCH_SIZE):
         trials = [study.ask(box) for _ in range(min(BATCH_SIZE, n_candidates - n_done))]
         schedules = [curves.schedule([trial.params[name] for name in box]) for trial in trials]
-        losses = yield [rounded(schedule).betas.tolist() for schedule in schedules]
-        for trial, loss in zip(trials, losses):
+        for trial, loss in zip(trials, losses([rounded(schedule).betas.tolist() for schedule in schedules])):
             study.tell(trial, float(loss))

@@ -34,12 +34,6 @@ def _audio_path(folder, text):
     return folder / path
 
 
-def _spectrogram(path, mel_transform):
-    audio = read_audio(path, mel_transform.config.sample_rate)
-    with naming(path):
-        return mel_transform(audio)
-
-
 def _examples(quality, titles, arguments):
     """What the page shows of each recording. Every file is read here, and nothing is written."""
     mel_transform = LogMelSpectrogram(quality["mel"])
@@ -52,7 +46,9 @@ def _examples(quality, titles, arguments):
                 shown["silent"] = "No audio: the waveform holds NaN or infinity."
             else:
                 source = _audio_path(arguments.quality, audio)
-                mel = _spectrogram(source, mel_transform)
+                waveform = read_audio(source, mel_transform.config.sample_rate)
+                with naming(source):
+                    mel = mel_transform(waveform)
                 limits = limits or limits_of(mel)  # of the first, the recording
                 picture = Path("pictures", *Path(audio).parts[1:]).with_suffix(".png")
                 shown |= {"source": source, "path": audio, "mel": mel, "limits": limits, "picture": picture.as_posix()}

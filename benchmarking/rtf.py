@@ -33,35 +33,43 @@ class Case(NamedTuple):
 
     Args:
         name: as the command line has it.
-        synthesize: a function of a list of mels `[n_mels, frames]`.
-        vocoder: the `Vocoder`; None for a graph.
         config: its `Config`.
-        batch_size: how many mels at once.
+        mels: of the recordings, `[n_mels, frames]`.
+        synthesize: a function of a list of mels.
+        vocoder: the `Vocoder`; None for a graph.
     """
 
     name: str
-    synthesize: object
-    vocoder: object
     config: object
-    batch_size: int = 1
+    mels: list
+    synthesize: object
+    vocoder: object = None
+
+    def seconds_of(self, mels):
+        return sum(mel.shape[1] for mel in mels) * self.config.mel.hop_length / self.config.mel.sample_rate
+
+    def batches(self, size):
+        """Lists of `size` consecutive mels; what is left over makes no batch, unless there would be none."""
+        n_mels = len(self.mels)
+        return [[self.mels[(first + i) % n_mels] for i in range(size)] for first in range(0, max(n_mels - size, 0) + 1, size)]
 
 
-def make_case(text, arguments, device, batch_size=1):
+def make_case(text, arguments, device):
     """The `Case` of a text `NETWORK:VARIANT:STEPS[+N]`, or of the `.onnx` file of a whole synthesis.
 
     Raises:
         OSError, InputError: a file cannot be used, or the text is no case.
     """
     if text.endswith(".onnx"):
-        return _graph_case(text, arguments.threads or 0)
+        return _graph_case(text, arguments)
     match = re.fullmatch(rf"([^:]+):({'|'.join(VARIANTS)}):(.+?)(?:\+([0-9]{{1,4}}))?", text)
     if not match:
         names = ", ".join(VARIANTS)
         raise InputError(f"{text}: no case (expected: NETWORK:VARIANT:STEPS or NETWORK:VARIANT:STEPS+N, VARIANT one of {names})")
     path, variant, steps, gla_grad = match.groups()
-    if path.endswith(".json"):
+    if path.endswith(".json"):  # random weights are as fast as trained ones
         config = load_config(path)
-        network = make_network(config).eval().requires_grad_(False)  # random weights are as fast as trained ones
+        network = make_network(config).eval()
     else:
         network, config = load_network(path)
     # What the betas are makes no difference to the time.
@@ -69,69 +77,65 @@ def make_case(text, arguments, device, batch_size=1):
     is_compiled = variant == COMPILED
     dtype, options = fastest_dtype(device) if is_compiled else DTYPES[variant], (arguments.sampler, int(gla_grad or 0))
     vocoder = Vocoder(network, config, schedule, device, dtype, arguments.chunk_frames, *options, compile=is_compiled)
-    return Case(text, lambda mels: list(vocoder.stream(mels)), vocoder, config, batch_size)
+    return Case(text, config, _mels(config, arguments), lambda mels: list(vocoder.stream(mels)), vocoder)
 
 
-def _graph_case(path, n_threads):
+def _graph_case(path, arguments):
     from extensions.onnx.export import OnnxSynthesis  # only here: most have no ONNX file
 
-    graph, generator = OnnxSynthesis(path, n_threads), torch.Generator().manual_seed(0)
+    graph, generator = OnnxSynthesis(path, arguments.threads or 0), torch.Generator().manual_seed(0)
 
     def synthesize(mels):
         for mel in mels:
             graph(mel[None], torch.randn(1, graph.n_noises, mel.shape[1] * graph.config.mel.hop_length, generator=generator))
 
-    return Case(path, synthesize, None, graph.config)
+    return Case(path, graph.config, _mels(graph.config, arguments), synthesize)
 
 
-def batches_of(mels, batch_size):
-    """Lists of `batch_size` consecutive mels; what is left over makes no batch, unless there would be none."""
-    return [[mels[(n * batch_size + i) % len(mels)] for i in range(batch_size)] for n in range(max(1, len(mels) // batch_size))]
+def _mels(config, arguments):
+    excerpts = load_excerpts(arguments.filelist, LogMelSpectrogram(config.mel), arguments.recordings, arguments.seconds)
+    return [excerpt.mel for excerpt in excerpts]
 
 
-def seconds_of(mels, config):
-    return sum(mel.shape[1] for mel in mels) * config.mel.hop_length / config.mel.sample_rate
-
-
-def rtf_results(cases, mels_of, arguments, device):
-    """A dictionary of figures for each case: all are timed in turn, after a warm-up."""
-    for case, mels in zip(cases, mels_of):
+def rtf_results(cases, arguments, device):
+    """A dictionary of figures for each batch size and case: all are timed in turn, after a warm-up."""
+    timed = [(case, size, case.batches(size)) for size in arguments.batch_sizes for case in cases]
+    for case, _, batches in timed:
         for frames in (100, 1000):  # two lengths: a compiled network is compiled for any length then
-            case.synthesize([mel[:, :frames] for mel in mels[: case.batch_size]])
-    batches = [batches_of(mels, case.batch_size) for case, mels in zip(cases, mels_of)]
-    factors = [[] for _ in cases]
-    for i in [*range(max(map(len, batches)))] * arguments.repeats:
-        for case, own, of_case in zip(cases, batches, factors):
-            batch, start = own[i % len(own)], synchronized_time(device)
+            case.synthesize([mel[:, :frames] for mel in batches[0]])
+    factors = [[] for _ in timed]
+    for i in [*range(max(len(batches) for _, _, batches in timed))] * arguments.repeats:
+        for (case, _, batches), of_case in zip(timed, factors):
+            batch, start = batches[i % len(batches)], synchronized_time(device)
             case.synthesize(batch)
-            of_case.append((synchronized_time(device) - start) / seconds_of(batch, case.config))
+            of_case.append((synchronized_time(device) - start) / case.seconds_of(batch))
     return [
         {
             "case": case.name,
-            "batch_size": case.batch_size,
+            "batch_size": size,
             "parameters": case.vocoder and sum(parameter.numel() for parameter in case.vocoder.pipeline.network.parameters()),
             "real_time_factor": statistics.fmean(own),
             "standard_deviation": statistics.pstdev(own),
             "speed_ratio": statistics.median(a / b for a, b in zip(factors[0], own)),
             "n_timings": len(own),
         }
-        for case, own in zip(cases, factors)
+        for (case, size, _), own in zip(timed, factors)
     ]
 
 
-def streaming_results(cases, mels_of, arguments, device):
+def streaming_results(cases, arguments, device):
     """A dictionary of figures for each case and length of the pieces: the slowest piece and all of them, as shares of their length."""
     results = []
-    for (case, mels), piece in itertools.product(zip(cases, mels_of), arguments.streaming):
+    for case, piece in itertools.product(cases, arguments.streaming):
         if case.vocoder is None:
             raise InputError(f"{case.name}: --streaming takes no graph of a whole synthesis")
         timings = []  # (seconds of computing, seconds of the piece)
-        for mel in mels * (arguments.repeats + 1):
+        for mel in case.mels * (arguments.repeats + 1):
             stream, pieces = case.vocoder.open_stream(), mel.split(piece, dim=1)
             for i, frames in enumerate(pieces):
                 start = synchronized_time(device)
                 stream.push(frames, i == len(pieces) - 1)
-                timings.append((synchronized_time(device) - start, seconds_of([frames], case.config)))
+                timings.append((synchronized_time(device) - start, case.seconds_of([frames])))
         timings = timings[len(timings) // (arguments.repeats + 1) :]  # the first round is the warm-up
         result = {"case": case.name, "piece_frames": piece, "latency_seconds": stream.latency_seconds}
         computing, playing = map(sum, zip(*timings))
@@ -179,15 +183,10 @@ def run(arguments):
     fastest = next(name for name, dtype in DTYPES.items() if dtype == fastest_dtype(device))
     variants = arguments.variants or dict.fromkeys(["float32", fastest])
     texts = arguments.cases or [f"{path}:{variant}:{steps}" for steps, variant in itertools.product(arguments.steps, variants)]
-    sizes = arguments.batch_sizes if not arguments.streaming else [1]
-    cases = [make_case(text, arguments, device, size) for size in sizes for text in dict.fromkeys(texts)]
-    excerpts_of = [
-        load_excerpts(arguments.filelist, LogMelSpectrogram(c.config.mel), arguments.recordings, arguments.seconds) for c in cases
-    ]
-    mels_of = [[excerpt.mel for excerpt in excerpts] for excerpts in excerpts_of]
+    cases = [make_case(text, arguments, device) for text in dict.fromkeys(texts)]
     machine = f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
-    heading = f"{machine}; {seconds_of(mels_of[0], cases[0].config):.1f} s of audio, {arguments.repeats} times each"
-    results = (streaming_results if arguments.streaming else rtf_results)(cases, mels_of, arguments, device)
+    heading = f"{machine}; {cases[0].seconds_of(cases[0].mels):.1f} s of audio, {arguments.repeats} times each"
+    results = (streaming_results if arguments.streaming else rtf_results)(cases, arguments, device)
     rows = [[number(value, 4) if isinstance(value, float) else value for value in result.values()] for result in results]
     text = f"{heading}\n\n{markdown_table([key.replace('_', ' ') for key in results[0]], rows)}"
     print(text)

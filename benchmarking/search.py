@@ -2,10 +2,10 @@
 
 import math
 import sys
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from benchmarking.candidates import FINAL_NOISE_LEVEL, ScheduleCurves, default_ladder, grid_batches, grid_candidates, tpe_batches
+from benchmarking.candidates import FINAL_NOISE_LEVEL, ScheduleCurves, default_ladder, grid_candidates, propose
 from benchmarking.excerpts import file_digest, listed
 from benchmarking.measuring import Measuring, System, measurer_of, score
 from benchmarking.metrics import METRICS
@@ -59,8 +59,8 @@ def _check(arguments, journal):
         raise InputError(f"--final_noise_level is {levels[0]:g} {levels[1]:g} (expected: two rising numbers, .001 to .999)")
 
 
-def _batches(arguments):
-    """The candidates that the arguments ask for, as a generator that is sent their losses, and their number."""
+def _method(arguments):
+    """The search that the arguments ask for, a function of `Search.losses`, and its number of candidates."""
     if arguments.method == "grid":
         if arguments.start:
             raise InputError("--start is for tpe, a grid has no start")
@@ -69,14 +69,14 @@ def _batches(arguments):
             raise InputError(f"--ladder has {len(ladder)} values (expected: {arguments.steps}, one a step)")
         limits = arguments.non_decreasing, arguments.final_noise_level
         candidates = grid_candidates(ladder, arguments.candidates, arguments.seed, *limits)
-        return grid_batches(candidates), len(candidates)
+        return lambda losses: losses(candidates.tolist()), len(candidates)
     if arguments.candidates is None or arguments.ladder is not None or arguments.non_decreasing:
         raise InputError("--candidates all, --ladder and --non_decreasing are for the grid, not for tpe")
     if arguments.knots < 2:
         raise InputError(f"--knots is {arguments.knots} (expected: 2 or more)")
     curves = ScheduleCurves(arguments.steps, arguments.knots, arguments.final_noise_level or FINAL_NOISE_LEVEL)
     start = curves.point(find_schedule(arguments.start)) if arguments.start else curves.middle
-    return tpe_batches(curves, start, arguments.seed, arguments.candidates), arguments.candidates
+    return partial(propose, curves, start, arguments.seed, arguments.candidates), arguments.candidates
 
 
 def _check_recordings(measurer, filelist):
@@ -144,16 +144,14 @@ def run(arguments):
     arguments.sampler = sampler_name(find_schedule(arguments.start) if arguments.start else None, arguments.sampler)
     find_sampler(arguments.sampler)
     limits = arguments.recordings, arguments.seconds
-    batches, n_candidates = _batches(arguments)
+    method, n_candidates = _method(arguments)
     measurer = measurer_of(Measuring(arguments.checkpoint, arguments.filelist, *limits, (arguments.metric,), arguments.noise_seed))
     _check_recordings(measurer, arguments.filelist)
-    results, losses = Results(journal), None
+    results = Results(journal)
     with progress(n_candidates, "schedule") as bar:
         search = Search(arguments, measurer, results, bar)
         try:
-            with suppress(StopIteration):
-                while True:
-                    losses = search.losses(batches.send(losses))
+            method(search.losses)
         except (KeyboardInterrupt, SystemExit):
             best = f"the best so far is in {arguments.output}; " if search.best else ""
             bar.write(f"interrupted: {best}the same command goes on from here", file=sys.stderr)

@@ -230,11 +230,3 @@ def push_all(stream, pieces):
         yield stream.push(mel)
     if mel is not None:
         yield stream.push(mel[..., :0], last=True)
-
-
-def synthesize_stream(pipeline, pieces, seed=0):
-    """Vocodes an iterable of mels `[n_mels, F]`, the pieces of one utterance; yields waveforms `[T]`, each as soon as it is complete.
-
-    The latency is `SynthesisStream.latency_frames`. Arguments as in `SynthesisStream`.
-    """
-    return push_all(SynthesisStream(pipeline, seed), pieces)

@@ -18,6 +18,7 @@ PositiveFloat = Annotated[float, Field(gt=0, le=1e30)]
 NonNegativeFloat = Annotated[float, Field(ge=0, le=1e30)]
 Size = Annotated[int, Field(gt=0, le=1 << 17)]  # of an axis of a tensor, which has to fit into memory
 Channels = Annotated[int, Field(gt=0, le=4096)]
+EvenChannels = Annotated[Channels, Field(multiple_of=2)]  # the noise-level encoding has a sine and a cosine of each frequency
 
 
 class _Section(BaseModel):
@@ -99,8 +100,8 @@ class NetworkConfig(_Section):
     upsampling_channels: tuple[Channels, ...]
     upsampling_dilations: tuple[tuple[Size, Size, Size, Size], ...]
     downsampling_factors: Optional[tuple[Size, ...]] = None
-    downsampling_preconv_channels: Channels
-    downsampling_channels: tuple[Channels, ...]
+    downsampling_preconv_channels: EvenChannels
+    downsampling_channels: tuple[EvenChannels, ...]
     downsampling_dilations: tuple[Annotated[tuple[Size, ...], Field(min_length=1)], ...]
     interpolation: Literal["linear", "nearest"] = "linear"
     noise_level_scale: PositiveFloat = 5000.0
@@ -133,14 +134,10 @@ class NetworkConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self):
-        for key, wanted, blocks in [
-            ("upsampling_channels", len(self.factors), "factors"),
-            ("upsampling_dilations", len(self.factors), "factors"),
-            ("downsampling_channels", len(self.dblock_factors), "downsampling factors"),
-            ("downsampling_dilations", len(self.dblock_factors), "downsampling factors"),
-        ]:
-            if len(getattr(self, key)) != wanted:
-                raise ValueError(f"{key} has {len(getattr(self, key))} entries, but {wanted} {blocks} want {wanted}")
+        for direction, factors in [("upsampling", self.factors), ("downsampling", self.dblock_factors)]:
+            for key in (f"{direction}_channels", f"{direction}_dilations"):
+                if len(getattr(self, key)) != len(factors):
+                    raise ValueError(f"{key} has {len(getattr(self, key))} entries (expected: {len(factors)}, one for each of its factors)")
         missing = set(self.ublock_strides) - set(self.dblock_strides)
         if missing:
             raise ValueError(
@@ -153,9 +150,6 @@ class NetworkConfig(_Section):
                 raise ValueError(
                     f"upsampling_channels {channels_at[stride]} and {channels} at one rate, which shares one FiLM (expected: equal)"
                 )
-        for channels in [self.downsampling_preconv_channels, *self.downsampling_channels]:
-            if channels % 2:
-                raise ValueError(f"the noise-level encoding wants even downsampling channels, found {channels}")
         return self
 
 

@@ -140,12 +140,10 @@ def as_mel(mel: Union[Tensor, np.ndarray], n_mels: int, fewest_frames: int = 1) 
     """
     if type(mel) in (np.ndarray, np.memmap) and mel.dtype.kind in "fiu":  # a masked array has a meaning of its own
         mel = torch.from_numpy(mel.astype(np.float64 if mel.dtype.itemsize > 8 else mel.dtype.newbyteorder("="), order="C"))
-    elif not torch.is_tensor(mel):
-        kind = f"an array of {mel.dtype}" if type(mel) is np.ndarray else f"a {type(mel).__name__}"
-        raise InputError(f"mel is {shortened(kind)} (expected: one tensor or array of real numbers)")
-    if mel.layout != torch.strided or mel.is_quantized or mel.is_nested or mel.is_complex() or mel.dtype == torch.bool:
-        kind = mel.dtype if mel.layout == torch.strided else f"a {mel.layout}"
-        raise InputError(f"mel holds {kind} (expected: real numbers, in a plain dense tensor)")
+    is_plain = torch.is_tensor(mel) and mel.layout == torch.strided and not (mel.is_quantized or mel.is_nested)
+    if not is_plain or mel.is_complex() or mel.dtype == torch.bool:
+        facts = "".join(f", {getattr(mel, fact)}" for fact in ("dtype", "layout") if hasattr(mel, fact))
+        raise InputError(f"mel is {shortened(f'a {type(mel).__name__}{facts}')} (expected: real numbers, in a plain dense tensor or array)")
     shape = list(mel.shape)
     if mel.ndim == 3 and shape[0] == 1:
         mel = mel[0]

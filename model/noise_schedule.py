@@ -155,10 +155,9 @@ class NoiseSchedule:
             InputError: the file is not a schedule; the message names the file.
         """
         path = Path(path)
-        readers = dict(zip(SUFFIXES, (_read_json, _read_npy, _read_pt)))
-        if path.suffix.lower() not in readers:
+        if path.suffix.lower() not in SUFFIXES:
             raise InputError(f"{path}: a noise schedule is a .json, .npy or .pt file, found '{path.suffix}'")
-        content = readers[path.suffix.lower()](path)
+        content = _read_json(path) if path.suffix.lower() == ".json" else {"betas": _read_betas(path)}
         with naming(path):
             return cls(**{"name": path.stem, **content})
 
@@ -189,14 +188,11 @@ def _read_json(path):
     return content
 
 
-def _read_npy(path):
-    with reading(path, "a NumPy array of numbers"), open(path, "rb") as file:
-        return {"betas": np.load(file, allow_pickle=False)}
-
-
-def _read_pt(path):
-    with reading(path, "a file of plain tensors"), open(path, "rb") as file:
-        return {"betas": torch.load(checked(file), map_location="cpu", weights_only=True)}
+def _read_betas(path):
+    with reading(path, "a file of one array of numbers"), open(path, "rb") as file:
+        if path.suffix.lower() == ".npy":
+            return np.load(file, allow_pickle=False)
+        return torch.load(checked(file), map_location="cpu", weights_only=True)
 
 
 def linear(n_steps: int, start: float, stop: float) -> NoiseSchedule:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from benchmarking.metrics import log_mel_l1, pesq_wideband, stoi
+from benchmarking.tables import number
 from common.audio import read_audio, wav_writer
 from common.errors import CommandParser, InputError, run_command
 from common.mel_plot import mel_pair, save_figure
@@ -45,10 +46,6 @@ def row(recording, system, cells):
     return f"{recording:18}{system:28}" + "".join(f"{cell:>18}" for cell in cells)
 
 
-def shown(figures):
-    return ["-" if math.isnan(value) else f"{value:.3f}" for value in figures]
-
-
 def main():
     CommandParser(description=__doc__).parse_args()
     mel_paths = sorted(VOICES.glob("*.npy"))
@@ -74,9 +71,9 @@ def main():
                     write(waveform)
                 save_figure(mel_pair(mel, mel_transform(waveform), config, name), OUTPUT / f"{mel_path.stem}.png")
             rows[name].append([*measure(recording, mel, waveform, mel_transform), factor])
-            print(row(mel_path.stem, name, shown(rows[name][-1])), flush=True)
+            print(row(mel_path.stem, name, map(number, rows[name][-1])), flush=True)
     for name in systems:
-        print(row("mean", name, shown(mean_of_those_there(column) for column in zip(*rows[name]))))
+        print(row("mean", name, (number(mean_of_those_there(column)) for column in zip(*rows[name]))))
     if not (find_spec("pesq") and find_spec("pystoi")):
         print("\nPESQ and STOI need the packages of requirements-dev.txt.")
     print(f"\nListen to {OUTPUT}/*.wav and look at the pictures beside them.")

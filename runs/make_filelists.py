@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import defaultdict
 from pathlib import Path
 
 from common.audio import AUDIO_SUFFIXES, check_audio
@@ -25,36 +26,34 @@ def split(paths, n_validation, n_test, last=False):
     return {"train": train, "validation": sorted(validation), "test": sorted(test)}
 
 
-def split_by_speaker(paths, n_validation, n_test, last=False, validation_speakers=(), unseen=()):
-    """Splits the recordings of each speaker, who is named by their folder.
+def split_each(groups, n_validation, n_test, last=False, validation_speakers=(), unseen=()):
+    """Splits the recordings of each group.
 
     Args:
-        n_validation, n_test: recordings of each speaker.
+        groups: name -> paths; the names of speakers, or that of the folder of all recordings.
+        n_validation, n_test: recordings of each.
         validation_speakers: all of their recordings are for validation.
         unseen: speakers whose recordings are for a list of their own, `unseen`.
 
     Raises:
-        InputError: there is no such speaker, or one has too few recordings.
+        InputError: there is no such speaker, or a group has too few recordings.
     """
-    by_speaker = {}
-    for path in sorted(paths):
-        by_speaker.setdefault(path.parent.name, []).append(path)
     for name in [*validation_speakers, *unseen]:
-        if name not in by_speaker:
-            raise InputError(f"speaker '{name}' has no folder of recordings (expected: one of {', '.join(by_speaker)})")
+        if name not in groups:
+            raise InputError(f"speaker '{name}' has no folder of recordings (expected: one of {', '.join(groups)})")
     parts = {"train": [], "validation": [], "test": []} | ({"unseen": []} if unseen else {})
-    for name, of_speaker in by_speaker.items():
+    for name, paths in groups.items():
         if name in unseen:
-            parts["unseen"] += of_speaker
+            parts["unseen"] += paths
         elif name in validation_speakers:
-            parts["validation"] += of_speaker
-        elif len(of_speaker) <= n_validation + n_test:
+            parts["validation"] += paths
+        elif len(paths) <= n_validation + n_test:
             raise InputError(
-                f"speaker '{name}': {len(of_speaker)} recordings are too few for --validation {n_validation}, --test {n_test} and one to "
-                f"train on (expected: {n_validation + n_test + 1} or more, or --unseen {name})"
+                f"{name}: {len(paths)} recordings are too few for --validation {n_validation}, --test {n_test} and one to train on "
+                f"(expected: {n_validation + n_test + 1} or more, smaller numbers, or a speaker for --unseen)"
             )
         else:
-            for part, some in split(of_speaker, n_validation, n_test, last).items():
+            for part, some in split(paths, n_validation, n_test, last).items():
                 parts[part] += some
     return parts
 
@@ -78,23 +77,19 @@ def main():
     folder = Path(os.path.abspath(arguments.folder))  # which may be a link
     output = (arguments.output or ROOT / "filelists" / folder.name).resolve()
     paths = scan(folder, AUDIO_SUFFIXES)
+    if not paths:
+        raise InputError(f"{arguments.folder}: no recordings (expected: {', '.join(sorted(AUDIO_SUFFIXES))})")
     default = 1 if arguments.by_folder else 20
     n_validation, n_test = (default if n is None else n for n in (arguments.validation, arguments.test))
-    least = n_validation + n_test + 1
-    if len(paths) < least:
-        raise InputError(
-            f"{arguments.folder}: {len(paths)} recordings ({', '.join(sorted(AUDIO_SUFFIXES))}) are too few for "
-            f"--validation {n_validation}, --test {n_test} and one to train on (expected: {least} or more, or smaller numbers)"
-        )
     for path in paths:
         if any(character in os.path.relpath(path, output) for character in "\r\n"):
             raise InputError(f"{os.fspath(path)!r}: a line break in its name, which no list can hold (expected: another name)")
         if arguments.sample_rate:
             check_audio(path, arguments.sample_rate)
-    if arguments.by_folder:
-        parts = split_by_speaker(paths, n_validation, n_test, arguments.last, arguments.validation_speakers, arguments.unseen)
-    else:
-        parts = split(paths, n_validation, n_test, arguments.last)
+    groups = defaultdict(list)
+    for path in sorted(paths):
+        groups[path.parent.name if arguments.by_folder else str(arguments.folder)].append(path)
+    parts = split_each(groups, n_validation, n_test, arguments.last, arguments.validation_speakers, arguments.unseen)
     lists = {output / f"{name}.txt": [f"{os.path.relpath(path, output)}\n" for path in part] for name, part in parts.items()}
     for path, lines in lists.items():
         if path.exists() and path.read_bytes() != os.fsencode("".join(lines)):

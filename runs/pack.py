@@ -3,19 +3,18 @@
 `python -m runs.pack CONFIG FOLDER`; there, `sh runs/train.sh -c FOLDER/config.json`.
 """
 
-import itertools
 import json
 import shutil
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from common.audio import Conversions, read_audio
+from benchmarking.excerpts import of_each_speaker
+from common.audio import Conversions
 from common.errors import CommandParser, InputError, positive_float, positive_int, run_command
 from common.files import read_json, save_text
-from datasets import read_filelist
+from datasets import Recordings
 from model.config import load_config
 
 N_JUDGED = 3  # recordings of a voice that say how clean it is
@@ -48,34 +47,28 @@ def main(argv=None):
     parser.add_argument("--weights", type=Path, help="weights to pack, too, for --init_from")
     arguments = parser.parse_args(argv)
     config, source = load_config(arguments.config), arguments.config.parent
-    rate = config.mel.sample_rate
+    data, rate = config.data, config.mel.sample_rate
     if arguments.folder.exists():
         raise InputError(f"{arguments.folder}: expected a new folder, got one that is there")
-
-    def recordings(filelist):
-        of_speakers = defaultdict(list)
-        for path in read_filelist(source / filelist):
-            of_speakers[path.parent.name].append(path)
-        return of_speakers
-
-    def read(path):
-        return read_audio(path, rate, Conversions(config.data.mix_to_mono, config.data.resample))
-
-    training, validation = recordings(config.data.train_filelist), recordings(config.data.validation_filelist)
-    cleanness = {name: dynamic_range(map(read, training[name][:N_JUDGED]), rate) for name in training if name in validation}
+    conversions = Conversions(data.mix_to_mono, data.resample)
+    validation, train = (Recordings(source / path, config.mel, conversions) for path in (data.validation_filelist, data.train_filelist))
+    cleanness = {}
+    for speaker in sorted(set(validation.speakers).intersection(train.speakers)):
+        judged = [index for index, name in enumerate(train.speakers) if name == speaker][:N_JUDGED]
+        cleanness[speaker] = dynamic_range([train[index] for index in judged], rate)
     chosen = sorted(cleanness, key=cleanness.get, reverse=True)[: arguments.speakers]
     arguments.folder.mkdir(parents=True)
     if arguments.weights:
         shutil.copy(arguments.weights, arguments.folder)
     left = arguments.megabytes * 1e6 - sum(path.stat().st_size for path in arguments.folder.iterdir())
-    lists = {"validation": [validation[name][0] for name in chosen]}
-    lists["train"] = [path for several in itertools.zip_longest(*(training[name] for name in chosen)) for path in several if path]
-    for name, paths in lists.items():
+    for name, recordings, n_each in (("validation", validation, 1), ("train", train, len(train))):
+        own = [index for index, speaker in enumerate(recordings.speakers) if speaker in chosen]
         lines = []
-        for path in paths if left > 0 else []:
+        for place in of_each_speaker([recordings.speakers[index] for index in own], n_each):
+            path = recordings.paths[own[place]]
             target = Path(path.parent.name, f"{path.stem}.flac")
             (arguments.folder / target.parent).mkdir(exist_ok=True)
-            soundfile.write(arguments.folder / target, read(path).numpy(), rate, subtype="PCM_16")
+            soundfile.write(arguments.folder / target, recordings[own[place]].numpy(), rate, subtype="PCM_16")
             left -= (arguments.folder / target).stat().st_size
             if left < 0:
                 (arguments.folder / target).unlink()

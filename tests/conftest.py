@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 # The tests say what the CPU does. Those marked `gpu` run in a process of their own, where test_gpu.py finds a GPU.
@@ -17,12 +16,9 @@ import soundfile
 import torch
 from hypothesis import settings
 
-import benchmark
-from common.errors import run_command
-from extensions.interop.published import load_published
+from extensions.registry import make_network
 from model.checkpoint import save_weights
 from model.config import load_config, parse_config
-from model.network import WaveGrad
 from tests.synthetic_speech import synthetic_speech
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
@@ -47,65 +43,46 @@ def no_process_outlives_its_test():
     end_all()
 
 
-def tiny_config_values():
-    """A configuration of 5,829 parameters at 8 kHz, hop 40, as plain values that a test may change."""
-    return {
-        "mel": {
-            "sample_rate": 8000,
-            "n_fft": 160,
-            "win_length": 160,
-            "hop_length": 40,
-            "n_mels": 20,
-            "f_min": 0.0,
-            "f_max": 4000.0,
-        },
-        "network": {
-            "factors": [5, 4, 2],
-            "upsampling_preconv_channels": 8,
-            "upsampling_channels": [8, 8, 8],
-            "upsampling_dilations": [[1, 2, 1, 2], [1, 2, 4, 8], [1, 2, 4, 8]],
-            "downsampling_preconv_channels": 4,
-            "downsampling_channels": [8, 8],
-            "downsampling_dilations": [[1, 2, 4], [1, 2, 4]],
-        },
-        "noise_schedule": {"name": "linear", "n_steps": 1000, "start": 1e-6, "stop": 0.01},
-        "data": {
-            "train_filelist": "train.txt",
-            "validation_filelist": "validation.txt",
-            "segment_frames": 8,
-            "n_workers": 0,
-        },
-        "training": {
-            "batch_size": 4,
-            "n_steps": 20,
-            "learning_rate": 2e-3,
-            "final_learning_rate": 1e-4,
-            "warmup_steps": 5,
-            "gradient_clip": 1.0,
-            "ema_decay": 0.9,
-            "precision": "fp32",
-            "seed": 0,
-            "log_every": 5,
-            "validate_every": 1000,
-            "save_every": 5,
-            "n_previews": 0,
-        },
-    }
+def tiny_config_values(**changes):
+    """A configuration of 5,829 parameters at 8 kHz, hop 40, as plain values; the `changes` are sections or keys, as mel__power=1.0."""
+    values = json.loads((DATA / "tiny.json").read_text())
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            values.setdefault(section, {})[name] = value
+        else:
+            values[section] = value
+    return values
 
 
 def config_of(values):
     return parse_config(json.dumps(values), "test.json")
 
 
+def changed_config(**changes):
+    """The `Config` of `tiny_config_values`."""
+    return config_of(tiny_config_values(**changes))
+
+
+def mel_config(**changes):
+    """The `MelConfig` of `tiny_config_values` with other values of its keys."""
+    return changed_config(mel=tiny_config_values()["mel"] | changes).mel
+
+
+def seeded_network(config):
+    """The untrained network of a configuration, the same every time, for inference."""
+    torch.manual_seed(0)
+    return make_network(config).eval()
+
+
 @pytest.fixture
 def tiny_config():
-    return config_of(tiny_config_values())
+    return changed_config()
 
 
 @pytest.fixture
 def tiny_network(tiny_config):
-    torch.manual_seed(0)
-    return WaveGrad(tiny_config.network, tiny_config.mel.n_mels).eval()
+    return seeded_network(tiny_config)
 
 
 @pytest.fixture
@@ -113,19 +90,6 @@ def tiny_checkpoint(tmp_path, tiny_network, tiny_config):
     path = tmp_path / "tiny.safetensors"
     save_weights(tiny_network, tiny_config, path)
     return path
-
-
-@pytest.fixture
-def command(monkeypatch):
-    """command(*arguments) runs benchmark.py in this process and returns its exit status."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            run_command(benchmark.main)
-        return exit_.value.code
-
-    return run
 
 
 @pytest.fixture
@@ -161,25 +125,14 @@ def gpus(monkeypatch):
     return pretend
 
 
-@pytest.fixture(scope="session")
-def golden():
-    """golden(name): the tensors of a file in tests/data."""
-    return lambda name: torch.load(DATA / name, weights_only=True)
+def golden(name):
+    """The tensors of a file in tests/data, which a public implementation computed."""
+    return torch.load(DATA / name, weights_only=True)
 
 
 @pytest.fixture(scope="session")
 def default_config():
     return load_config(ROOT / "configs" / "default.json")
-
-
-@pytest.fixture
-def ivanvovk(golden):
-    """The golden tensors of ivanvovk/WaveGrad, and a network with their weights."""
-    tensors = golden("ivanvovk_tiny.pt")
-    weights, config = load_published({"model": tensors["state_dict"]}, "ivanvovk_tiny.pt")
-    network = WaveGrad(config.network, config.mel.n_mels)
-    network.load_state_dict(weights)
-    return tensors, network.eval()
 
 
 def assert_log_mels_agree(found, expected, sixty_db):

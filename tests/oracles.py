@@ -19,8 +19,7 @@ class Oracle:
     hop_length = HOP_LENGTH
 
     def __init__(self, y_0):
-        self.y_0 = y_0
-        self.n_calls = 0
+        self.y_0, self.n_calls = y_0, 0
 
     def __call__(self, y_n, mel, noise_level):
         self.n_calls += 1
@@ -38,10 +37,8 @@ class GaussianDenoiser:
 
     def __init__(self, scale):
         self.scale = scale
-        self.n_calls = 0
 
     def __call__(self, y_n, mel, noise_level):
-        self.n_calls += 1
         level = noise_level[:, None]
         return (1 - level**2).sqrt() * y_n / (level**2 * self.scale**2 + 1 - level**2)
 

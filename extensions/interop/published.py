@@ -36,7 +36,7 @@ LMNT_NAMES = [
     (r"downsample\.(\d+)\.residual_dense", lambda match: f"dblocks.{int(match[1]) - 1}.residual"),
     (r"downsample\.(\d+)\.conv\.(\d)", lambda match: f"dblocks.{int(match[1]) - 1}.convs.{match[2]}"),
     (r"film\.(\d+)\.input_conv", r"films.\1.conv"),
-    (r"film\.(\d+)\.output_conv", r"films.\1.shift_scale"),
+    (r"film\.(\d+)\.output_conv", r"films.\1.scale_shift"),
     (r"upsample\.(\d+)\.block1", r"ublocks.\1.residual"),
     (r"upsample\.(\d+)\.block2\.(\d)", r"ublocks.\1.convs.\2"),
     (r"upsample\.(\d+)\.block3\.(\d)", lambda match: f"ublocks.{match[1]}.convs.{int(match[2]) + 2}"),
@@ -68,13 +68,8 @@ def from_ivanvovk(weights):
 
 def from_lmnt(weights):
     """State dict of lmnt-com/wavegrad -> state dict of `WaveGrad`: the shift comes first there, the scale here."""
-    result = {}
-    for name, tensor in _renamed(weights, LMNT_NAMES).items():
-        if ".shift_scale." in name:
-            shift, scale = tensor.chunk(2)
-            name, tensor = name.replace(".shift_scale.", ".scale_shift."), torch.cat([scale, shift])
-        result[name] = tensor
-    return result
+    weights = _renamed(weights, LMNT_NAMES)
+    return {name: tensor.roll(len(tensor) // 2, 0) if ".scale_shift." in name else tensor for name, tensor in weights.items()}
 
 
 # The weights do not show factors and dilations. Those of both projects are the paper's Base network, but for the order of the upsampling
@@ -82,23 +77,6 @@ def from_lmnt(weights):
 BASE_FACTORS = (5, 5, 3, 2, 2)
 BASE_UPSAMPLING_DILATIONS = ((1, 2, 1, 2), (1, 2, 1, 2), (1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8))
 BASE_DOWNSAMPLING_DILATIONS = ((1, 2, 4),) * 4
-
-
-def recognise(content):
-    """Which public project wrote a file, by the names of its weights.
-
-    Args:
-        content: what the file holds: `{"model": state_dict, ...}` or the state dict itself.
-
-    Returns:
-        "ivanvovk", "lmnt" or None.
-    """
-    weights = _state_dict(content)
-    if any(name.startswith("nn.ublock") for name in weights):
-        return "ivanvovk"
-    if any(name.startswith("film.") for name in weights) and any(name.startswith("upsample.") for name in weights):
-        return "lmnt"
-    return None
 
 
 def _state_dict(content):
@@ -110,32 +88,33 @@ def _state_dict(content):
 
 
 def load_published(content, path, config=None):
-    """Reads a file of one of the two projects.
+    """Reads a file of one of the two projects, which the names of its weights tell.
 
     Args:
-        content: what the file holds.
+        content: what the file holds: `{"model": state_dict, ...}` or the state dict itself.
         path: what to call it in a message.
         config: a `Config` whose factors, dilations and mel are used, because the weights do not show them; None takes those that the
             project has.
 
     Returns:
-        weights under the names of `WaveGrad`, and their `Config`; None where `recognise` knows no project.
+        weights under the names of `WaveGrad`, and their `Config`; None where it is of neither project.
 
     Raises:
         InputError: the shape of the network does not follow from the weights. Other errors in the weights are found by `load_strictly`.
     """
-    weights, project = _state_dict(content), recognise(content)
-    if project is None:
-        return None
+    weights = _state_dict(content)
+    parts = {name.partition(".")[0] for name in weights}
     try:
-        if project == "ivanvovk":
+        if any(name.startswith("nn.ublock") for name in weights):
             # The state dict holds tables of the noise schedule beside the network, which is `nn`.
             weights = from_ivanvovk({name: value for name, value in weights.items() if name.startswith("nn.")})
             mel, behaviour = preset("ivanvovk") if config is None else config.mel, {}
-        else:
+        elif {"film", "upsample"} <= parts:
             weights = from_lmnt(weights)
             mel, behaviour = _lmnt_mel(content, config), {"interpolation": "nearest", "noise_level_scale": 1.0}
-    except (RuntimeError, ValueError, IndexError):
+        else:
+            return None
+    except (RuntimeError, ValueError, TypeError):
         raise InputError(f"{path}: weights of a FiLM have shapes that do not go together") from None
     network = _network_config(weights, path, config, behaviour)
     with validating(path):

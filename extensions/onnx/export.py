@@ -26,7 +26,6 @@ OPSET = 18
 EXAMPLE_SIZE = (2, 7)  # batch and frames; the graph is checked at others
 CHECKED_SIZES = [(1, 1), (1, 40), (3, 11), (4, 2)]
 LEAST_SNR = 40  # dB to PyTorch; the rounding of one step grows in the next ones, and with iterations of Griffin-Lim
-INPUTS = ["mel", "noise"]
 
 
 class OnnxSynthesis:
@@ -82,7 +81,7 @@ def export(synthesis, config, path):
         model = torch.onnx.export(
             synthesis,
             example(synthesis, batch, frames + synthesis.fewest_frames, config.mel),
-            input_names=INPUTS,
+            input_names=["mel", "noise"],
             output_names=["waveform"],
             opset_version=OPSET,
             dynamic_shapes=({0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC},) * 2,

@@ -5,15 +5,9 @@ import torch
 
 from extensions.griffin_lim.baseline import griffin_lim, invert_mel
 from model.mel import LogMelSpectrogram, expand
-from tests.conftest import config_of, tiny_config_values
+from tests.conftest import mel_config
 
 CHANGES = [{}, {"power": 1.0, "log": "ln", "norm": "slaney", "mel_scale": "slaney", "mean": -3.0, "std": 2.0}]
-
-
-def mel_config(changes):
-    values = tiny_config_values()
-    values["mel"].update(changes)
-    return config_of(values).mel
 
 
 def chirp_in_noise():
@@ -24,7 +18,7 @@ def chirp_in_noise():
 
 @pytest.mark.parametrize("changes", [*CHANGES, {"normalized": True}, {"padding": "same"}])
 def test_its_mel_is_near_the_one_given(changes):
-    config = mel_config(changes)
+    config = mel_config(**changes)
     mel_of, recording = LogMelSpectrogram(config), chirp_in_noise()
     mel = mel_of(recording)
     result = griffin_lim(mel, config)
@@ -36,7 +30,7 @@ def test_its_mel_is_near_the_one_given(changes):
 @pytest.mark.parametrize("changes", CHANGES)
 def test_the_spectrum_has_the_mel_that_was_given(changes):
     """Fails if the spectrum is negative somewhere, or quiet bands are sacrificed to loud ones."""
-    config = mel_config(changes)
+    config = mel_config(**changes)
     mel_of = LogMelSpectrogram(config)
     mel = expand(mel_of(chirp_in_noise()).double(), config).exp()
     filters = mel_of.spectrogram.mel_scale.fb.T.double()
@@ -47,6 +41,6 @@ def test_the_spectrum_has_the_mel_that_was_given(changes):
 
 def test_silence_is_silent():
     """Fails if a quotient of silence is not finite."""
-    config = mel_config({})
+    config = mel_config()
     waveform = griffin_lim(LogMelSpectrogram(config)(torch.zeros(4000)), config)
     assert waveform.isfinite().all() and waveform.abs().max() < 1e-3

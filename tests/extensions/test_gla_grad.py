@@ -6,27 +6,15 @@ import torch
 from benchmarking.metrics import log_mel_l1
 from common.errors import InputError
 from extensions.griffin_lim.gla_grad import GlaGrad
-from extensions.streaming import synthesize_stream
+from extensions.streaming import SynthesisStream, push_all
 from model.mel import LogMelSpectrogram
-from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule
 from model.pipeline import Pipeline
-from tests.conftest import config_of, tiny_config_values
+from tests.conftest import mel_config
+from tests.extensions.test_estimate import MELS
 from tests.synthetic_speech import synthetic_speech
 
-MELS = {
-    "magnitude": {},
-    "power": {"power": 2.0, "win_length": 120},
-    "same, normalised": {"padding": "same", "normalized": True, "log": "ln"},
-    "decibels": {"log": "db", "mean": 20.0, "std": 10.0, "pad_mode": "constant"},
-}
 SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
-
-
-def mel_config(**changes):
-    values = tiny_config_values()
-    values["mel"] |= changes
-    return config_of(values).mel
 
 
 def speech(config, seconds=0.5):
@@ -84,21 +72,14 @@ def test_result_is_a_waveform():
     assert 0.5 < corrected.abs().max() <= 1
 
 
-@pytest.fixture(scope="module")
-def network():
-    config = config_of(tiny_config_values())
-    torch.manual_seed(0)
-    return WaveGrad(config.network, config.mel.n_mels).eval()
-
-
 @pytest.mark.parametrize("changes", MELS.values(), ids=MELS)
 @pytest.mark.parametrize("piece", [3, 40])
-def test_pieces_give_the_whole(network, changes, piece):
+def test_pieces_give_the_whole(tiny_network, changes, piece):
     """Fails if a frame of the result depends on more frames than the stream waits for."""
     config = mel_config(**changes)
     mel, gla_grad = LogMelSpectrogram(config)(speech(config)[0]), GlaGrad(config, 2)
-    plain = torch.cat(list(synthesize_stream(Pipeline(network, SCHEDULE), mel.split(piece, dim=1))))
-    corrected = torch.cat(list(synthesize_stream(Pipeline(network, SCHEDULE, correction=gla_grad), mel.split(piece, dim=1))))
+    plain = torch.cat(list(push_all(SynthesisStream(Pipeline(tiny_network, SCHEDULE)), mel.split(piece, dim=1))))
+    corrected = torch.cat(list(push_all(SynthesisStream(Pipeline(tiny_network, SCHEDULE, correction=gla_grad)), mel.split(piece, dim=1))))
     torch.testing.assert_close(corrected, gla_grad(plain[None], mel[None])[0], atol=1e-4, rtol=0)
     assert not torch.allclose(corrected, plain, atol=1e-2)
 

@@ -34,11 +34,11 @@ def statistics(speech):
     return statistics_of_recordings(speech[:3], LogMelSpectrogram(HIFIGAN))
 
 
-def librosa_mel(audio, power=1.0, f_max=8000.0, clamp=1e-5, logarithm=np.log, n_mels=80):
+def librosa_mel(audio, power=1.0, clamp=1e-5, logarithm=np.log):
     """What a text-to-speech model of the HiFi-GAN convention learns to emit, `[n_mels, frames]`; or nearly."""
     padded = np.pad(audio.numpy(), 384, mode="reflect")
     spectrum = np.abs(librosa.stft(padded, n_fft=1024, hop_length=256, center=False)) ** power
-    filters = librosa.filters.mel(sr=22050, n_fft=1024, n_mels=n_mels, fmin=0.0, fmax=f_max)
+    filters = librosa.filters.mel(sr=22050, n_fft=1024, n_mels=80, fmin=0.0, fmax=8000.0)
     return torch.from_numpy(logarithm(np.maximum(filters @ spectrum, clamp))).float()
 
 
@@ -46,12 +46,13 @@ def normalised(mel):
     return (mel - mel.mean()) / mel.std()
 
 
+def decibels(mel):
+    return 20 * np.log10(mel)
+
+
 MISTAKES = {
     "log10": (lambda audio: librosa_mel(audio, logarithm=np.log10), "looks like log10; the model expects natural log"),
-    "decibels": (
-        lambda audio: librosa_mel(audio, logarithm=lambda mel: 20 * np.log10(mel)),
-        "looks like decibels; the model expects natural log",
-    ),
+    "decibels": (lambda audio: librosa_mel(audio, logarithm=decibels), "looks like decibels; the model expects natural log"),
     "power": (lambda audio: librosa_mel(audio, power=2.0, clamp=1e-10), "looks like power; the model expects magnitude"),
     "normalised": (lambda audio: normalised(librosa_mel(audio)), "looks like normalised features of mean 0 and deviation 1"),
     "linear": (lambda audio: librosa_mel(audio, logarithm=lambda mel: mel), "no logarithm was taken"),
@@ -125,7 +126,6 @@ def test_a_short_mel_is_told_by_its_statistics_if_it_is_a_clear_mistake(speech, 
 
 def test_frames_that_pad_a_batch_are_noticed():
     mel, definition = torch.rand(80, 30) * 8 - 7, LogMelSpectrogram(HIFIGAN)
-    assert diagnose(mel, definition) is None
     mel[:, 25:] = 0
     assert diagnose(mel, definition).startswith("the last 5 frames are 0 in all bands (padding? The model expects -11.51")
     of_zeros = LogMelSpectrogram(preset("ivanvovk"))  # silence is 0 there
@@ -154,11 +154,9 @@ def test_the_checkpoint_carries_the_statistics(tmp_path, tiny_network, tiny_conf
     statistics = mel_statistics([torch.randn(20, 9)])
     save_weights(tiny_network, tiny_config, tmp_path / "a.safetensors", statistics)
     assert read_checkpoint(tmp_path / "a.safetensors").mel_statistics == statistics
-    state = {"ema": tiny_network.state_dict(), "config": tiny_config.model_dump_json()}
-    torch.save({**state, "mel_statistics": statistics.model_dump_json()}, tmp_path / "a.pt")
+    texts = {"config": tiny_config.model_dump_json(), "mel_statistics": statistics.model_dump_json()}
+    torch.save({"ema": tiny_network.state_dict(), **texts}, tmp_path / "a.pt")
     assert read_checkpoint(tmp_path / "a.pt").mel_statistics == statistics
-    torch.save(state, tmp_path / "old.pt")
-    assert read_checkpoint(tmp_path / "old.pt").mel_statistics is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Every mel definition by name is what the library that it is defined by computes."""
 
-import json
 import math
 
 import librosa
@@ -12,9 +11,9 @@ from torchaudio.transforms import MelSpectrogram
 
 from common.errors import InputError
 from extensions.interop.presets import PRESETS, preset
-from model.config import MelConfig, load_config
+from model.config import load_config
 from model.mel import LogMelSpectrogram, compress, expand
-from tests.conftest import ROOT, assert_log_mels_agree
+from tests.conftest import ROOT, assert_log_mels_agree, golden
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +77,14 @@ def test_an_unknown_preset_is_refused_with_those_there_are():
         preset("melgan")
 
 
-def test_agrees_with_lmnt(golden):
+def test_agrees_with_lmnt():
     tensors = golden("lmnt_mel.pt")
     mel = LogMelSpectrogram(preset("lmnt"))(tensors["audio"])
     assert {key: getattr(preset("lmnt"), key) for key in tensors["params"]} == tensors["params"]
     assert_log_mels_agree(mel, tensors["mel"][..., : mel.shape[-1]], sixty_db=0.6)
 
 
-def test_agrees_with_ivanvovk(golden):
+def test_agrees_with_ivanvovk():
     tensors = golden("ivanvovk_mel.pt")
     mel = LogMelSpectrogram(preset("ivanvovk"))(tensors["audio"])
     assert_log_mels_agree(mel, tensors["log10_mel"], sixty_db=6.0)
@@ -98,14 +97,14 @@ def test_configurations_have_the_features_that_they_are_named_after(file, name):
     assert config.network.hop_length == config.mel.hop_length
 
 
-@pytest.mark.parametrize("pad_mode, outside", [("reflect", "reflect"), ("constant", "constant")])
+@pytest.mark.parametrize("pad_mode", ["reflect", "constant"])
 @pytest.mark.parametrize("padding", ["center", "same"])
-def test_frames_are_where_the_padding_says(pad_mode, outside, padding):
+def test_frames_are_where_the_padding_says(pad_mode, padding):
     """Against NumPy alone: a frame's window starts half a window before the first sample, or before the hop's middle."""
     config = preset("hifigan").model_copy(update={"pad_mode": pad_mode, "padding": padding, "spectrum_offset": 0.0})
     audio = np.random.default_rng(0).uniform(-1, 1, 256 * 8)
     left = 512 if padding == "center" else 384
-    padded = np.pad(audio, (left, 1024), mode=outside)
+    padded = np.pad(audio, (left, 1024), mode=pad_mode)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1024) / 1024)
     frames = np.stack([padded[start : start + 1024] * window for start in range(0, 2048, 256)])
     # The last frames end in the right-hand padding, which `np.pad` made as long as any of them needs.
@@ -127,9 +126,3 @@ def test_nothing_within_full_scale_leaves_the_range(name):
     time = torch.arange(9600.0)
     for waveform in [torch.zeros(9600), torch.ones(9600), torch.sin(0.5 * time), torch.randn(9600).sign()]:
         assert mel.misfit(mel(waveform)) is None or name == "ivanvovk"
-
-
-def test_a_clip_in_the_wrong_order_is_refused():
-    values = {**preset("lmnt").model_dump(), "clip": [1.0, 0.0]}
-    with pytest.raises(ValueError, match="clip is .1, 0. .expected: the smaller value first"):
-        MelConfig.model_validate_json(json.dumps(values))

@@ -4,6 +4,7 @@ import os
 import re
 import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,12 +15,11 @@ import torch
 import extensions.onnx.export
 import onnx_inference
 from common.errors import InputError, run_command
-from extensions.interop.published import load_published
 from extensions.onnx.export import CHECKED_SIZES, EXAMPLE_SIZE, OnnxSynthesis, example, export, main
 from extensions.onnx.synthesis_graph import Synthesis
-from extensions.registry import make_network, make_pipeline
+from extensions.registry import make_pipeline
 from model.noise_schedule import NoiseSchedule
-from tests.conftest import config_of, tiny_config_values
+from tests.conftest import changed_config, seeded_network, tiny_config_values
 from tests.processes import PYTHON, run_to_end
 
 SYNTHESES = {
@@ -31,17 +31,15 @@ SYNTHESES = {
 
 
 def synthesis_config(name):
-    """A configuration, with a window shorter than its spectrum, frames in the middle of their hop, and a prior."""
-    values = tiny_config_values()
+    """A configuration: with a prior, a window shorter than its spectrum, frames in the middle of their hop, or nearest samples."""
     if "spectral" in name:
-        values["prior"] = {"kind": "spectral", "relative_floor": 0.01, "floor": 0.001}
-        values["network"]["prediction"] = "velocity"
-    elif "prior" in name:
-        values["mel"] |= {"win_length": 120, "padding": "same", "log": "ln", "mean": -4.0, "std": 2.0, "power": 1.0}
-        values["prior"] = {"loudest": 2.0}
-    elif "GLA-Grad" not in name:
-        values["prior"] = {"loudest": 50.0}  # a quiet waveform, of which nothing is clipped
-    return config_of(values)
+        return changed_config(prior={"kind": "spectral", "relative_floor": 0.01, "floor": 0.001}, network__prediction="velocity")
+    if "prior" in name:
+        mel = {"win_length": 120, "padding": "same", "log": "ln", "mean": -4.0, "std": 2.0, "power": 1.0}
+        return changed_config(mel=tiny_config_values()["mel"] | mel, prior={"loudest": 2.0})
+    if "GLA-Grad" in name:
+        return changed_config(network__interpolation="nearest")
+    return changed_config(prior={"loudest": 50.0})  # a quiet waveform, of which nothing is clipped
 
 
 @pytest.fixture(scope="module", params=SYNTHESES)
@@ -49,8 +47,7 @@ def synthesis(request, tmp_path_factory):
     """Network, configuration, schedule, iterations of GLA-Grad, the module and its ONNX file."""
     schedule, gla_grad, n_noises = SYNTHESES[request.param]
     config = synthesis_config(request.param)
-    torch.manual_seed(0)
-    network = make_network(config).eval()
+    network = seeded_network(config)
     torch.nn.init.normal_(network.output_conv.weight, std=0.02)  # or nearly all samples would be clipped
     module = Synthesis(network, config, schedule, gla_grad=gla_grad).eval()
     assert module.n_noises == n_noises
@@ -71,25 +68,11 @@ def test_one_graph_is_the_whole_synthesis(synthesis, batch, frames):
     torch.testing.assert_close(OnnxSynthesis(path)(mel, noise), expected, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["ivanvovk", "lmnt"])
-@torch.inference_mode()
-def test_other_architectures_agree_too(golden, tmp_path, name):
-    """Odd and even factors, linear and nearest interpolation, hop 300; and a hop of 256 with non-resampling blocks."""
-    weights, config = load_published({"model": golden(f"{name}_tiny.pt")["state_dict"]}, name)
-    network = make_network(config).eval()
-    network.load_state_dict(weights)
-    module = Synthesis(network, config, NoiseSchedule([0.5])).eval()
-    export(module, config, tmp_path / "a.onnx")
-    arguments = example(module, 3, 4, config.mel, seed=2)
-    torch.testing.assert_close(OnnxSynthesis(tmp_path / "a.onnx")(*arguments), module(*arguments), atol=1e-3, rtol=0)
-
-
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
     config = synthesis_config("")
-    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
-    export(Synthesis(make_network(config).eval(), config, NoiseSchedule([0.5]), gla_grad=1).eval(), config, path)
+    export(Synthesis(seeded_network(config), config, NoiseSchedule([0.5]), gla_grad=1).eval(), config, path)
     return path
 
 
@@ -126,34 +109,26 @@ def test_synthesises_without_pytorch(arguments, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place, content, words",
+    "place, write, words",
     [
-        (0, b"nonsense", "not a whole synthesis"),
-        (0, "missing", "No such file"),
-        (0, "folder", "Is a directory"),
-        (1, b"nonsense", "not a NumPy array"),
+        (0, lambda path: path.write_bytes(b"nonsense"), "not a whole synthesis"),
+        (0, lambda path: None, "No such file"),
+        (0, lambda path: path.mkdir(), "Is a directory"),
         (1, lambda path: torch.save(torch.zeros(20, 6), path), "not a NumPy array"),
         (1, lambda path: np.savez(open(path, "wb"), np.zeros((20, 6))), "not a NumPy array"),
         (1, lambda path: np.save(open(path, "wb"), np.zeros((21, 6))), "shape .21, 6."),
         (1, lambda path: np.save(open(path, "wb"), np.zeros((20, 2))), "3 frames or more"),
         (1, lambda path: np.save(open(path, "wb"), np.full((20, 6), np.inf)), "finite"),
         (1, lambda path: np.save(open(path, "wb"), np.zeros((20, 6), complex)), "holds complex128"),
-        (1, "missing", "No such file"),
-        (2, "folder", "cannot be written"),
-        (2, "missing/out.wav", "No such folder"),
+        (1, lambda path: None, "No such file"),
+        (2, lambda path: path.mkdir(), "cannot be written"),
+        (2, lambda path: path / "out.wav", "No such folder"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(arguments, tmp_path, run, place, content, words):
+def test_bad_input_is_one_line_and_status_2(arguments, tmp_path, run, place, write, words):
     path = tmp_path / "bad"
-    if content == "folder":
-        path.mkdir()
-    elif callable(content):
-        content(path)
-    elif isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content != "missing":
-        path = path / content
-    arguments[place] = path
+    other = write(path)
+    arguments[place] = other if isinstance(other, Path) else path
     status, error = run(arguments)
     assert status == 2 and error.count("\n") == 1 and re.search(words, error) and "bad" in error
     assert not (tmp_path / "out.wav").exists() and not list(tmp_path.glob(".*"))
@@ -184,13 +159,10 @@ def test_takes_what_people_have(arguments, tmp_path, run):
 
 
 @pytest.mark.parametrize("place", [0, 1])
-@pytest.mark.parametrize("link", [None, os.symlink, os.link])
-def test_an_input_is_not_overwritten(arguments, tmp_path, run, place, link):
-    source = arguments[place]
-    content, arguments[2] = source.read_bytes(), source
-    if link:
-        arguments[2] = tmp_path / "link.wav"
-        link(source, arguments[2])
+def test_an_input_is_not_overwritten(arguments, tmp_path, run, place):
+    source, arguments[2] = arguments[place], tmp_path / "link.wav"
+    content = source.read_bytes()
+    os.link(source, arguments[2])
     status, error = run(arguments)
     assert status == 2 and error.startswith(f"error: {arguments[2]}: the result would overwrite {source}")
     assert source.read_bytes() == content

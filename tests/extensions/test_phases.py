@@ -4,26 +4,22 @@ import pytest
 import torch
 
 from extensions.registry import make_network
-from extensions.streaming import synthesize_stream
+from extensions.streaming import SynthesisStream, push_all
 from model.layers import merge_phases, split_phases
 from model.noise_schedule import linear
 from model.pipeline import Pipeline
-from tests.conftest import config_of, tiny_config_values
+from tests.conftest import changed_config, seeded_network
 from tests.oracles import textbook
 
 
 @pytest.fixture
 def config():
-    values = tiny_config_values()
-    values["mel"] |= {"hop_length": 80}
-    values["network"] |= {"phases": 2, "mel_mean": -4.0, "mel_std": 2.0}
-    return config_of(values)
+    return changed_config(mel__hop_length=80, network__phases=2, network__mel_mean=-4.0, network__mel_std=2.0)
 
 
 @pytest.fixture
 def network(config):
-    torch.manual_seed(0)
-    return make_network(config).eval()
+    return seeded_network(config)
 
 
 @pytest.mark.parametrize("n_phases", [1, 2, 4])
@@ -47,8 +43,8 @@ def test_the_mel_is_normalised_inside(network, config):
 
 def test_a_stream_is_the_whole(network):
     pipeline, mel = Pipeline(network, linear(3, 1e-3, 0.9)), torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
-    pieces = torch.cat(list(synthesize_stream(pipeline, mel.split(7, dim=1))))
-    whole = torch.cat(list(synthesize_stream(pipeline, [mel])))
+    pieces = torch.cat(list(push_all(SynthesisStream(pipeline), mel.split(7, dim=1))))
+    whole = torch.cat(list(push_all(SynthesisStream(pipeline), [mel])))
     torch.testing.assert_close(pieces, whole, atol=1e-4, rtol=0)
 
 

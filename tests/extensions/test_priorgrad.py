@@ -6,30 +6,24 @@ import pytest
 import torch
 
 from common.errors import InputError
-from extensions.registry import load_network, make_network, make_pipeline, make_prior, read_checkpoint
-from extensions.streaming import synthesize_stream
+from extensions.registry import load_network, make_pipeline, make_prior, read_checkpoint
+from extensions.streaming import SynthesisStream, push_all
 from model.checkpoint import save_weights
 from model.diffusion import add_noise
 from model.mel import compress
 from model.noise_schedule import NoiseSchedule
-from model.pipeline import Pipeline, StandardNormalPrior
+from model.pipeline import Pipeline
 from model.samplers import SAMPLERS
-from tests.conftest import config_of, tiny_config_values
+from tests.conftest import changed_config, seeded_network
 from tests.oracles import whole_noises
-from training.trainer import Trainer
+from tests.training_fixtures import new_trainer, write_run
 
 SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
 
 
 def with_prior(loudest=2.0, floor=0.1, **mel_changes):
-    values = tiny_config_values()
-    values["mel"] |= mel_changes
-    return config_of(values | {"prior": {"loudest": loudest, "floor": floor}})
-
-
-def seeded_network(config):
-    torch.manual_seed(0)
-    return make_network(config).eval()
+    mel = {f"mel__{key}": value for key, value in mel_changes.items()}
+    return changed_config(prior={"loudest": loudest, "floor": floor}, **mel)
 
 
 def mel_of_energies(config, energies):
@@ -46,10 +40,6 @@ def test_is_the_energy_of_a_frame_between_floor_and_one(scale):
     torch.testing.assert_close(std[::hop], torch.tensor([0.1, 0.25, 0.5, 1.0, 1.0]), atol=1e-4, rtol=0)
     torch.testing.assert_close(std[hop + hop // 2], torch.tensor(math.sqrt(0.25 * 0.5)), atol=1e-4, rtol=0)  # decibels between frames
     assert (std[-hop:] == std[-1]).all()
-
-
-def test_there_is_none_unless_asked_for(tiny_config):
-    assert isinstance(make_prior(tiny_config), StandardNormalPrior)
 
 
 def test_noise_of_unit_variance_is_wavegrad(tiny_config, tiny_network):
@@ -77,11 +67,8 @@ def test_a_waveform_is_that_of_noise_of_its_standard_deviation(name):
     torch.testing.assert_close(make_pipeline(network, config, SCHEDULE, name)(mel, noises=noises), wanted, rtol=0, atol=1e-9)
 
 
-def test_training_is_of_whitened_waveforms(tmp_path, write_recording):
-    write_recording(tmp_path / "a.wav")
-    for name in ("train", "validation"):
-        (tmp_path / f"{name}.txt").write_text("a.wav\n")
-    trainer, seen = Trainer(with_prior(loudest=1e3, floor=1e-6), tmp_path), []
+def test_training_is_of_whitened_waveforms(tmp_path):
+    trainer, seen = new_trainer(write_run(tmp_path, prior__loudest=1e3, prior__floor=1e-6)), []
     batch = next(iter(trainer.batches()))
     trainer.objective.diffusion(lambda y_n, mel, noise_level: seen.append((y_n, mel)) or torch.zeros_like(y_n), trainer.prepare(batch))
     left, right = trainer.mel_transform.context
@@ -96,13 +83,13 @@ def test_training_is_of_whitened_waveforms(tmp_path, write_recording):
 @pytest.mark.parametrize("prior", [{"loudest": 2.0, "floor": 0.1}, {"kind": "spectral", "relative_floor": 0.01, "floor": 0.001}], ids=str)
 def test_pieces_give_the_whole(prior):
     """Of both kinds of prior."""
-    config = config_of(tiny_config_values() | {"prior": prior})
+    config = changed_config(prior=prior)
     network, mel = seeded_network(config), torch.randn(20, 50) - 1
     noises = whole_noises(0, len(SCHEDULE), 50, network.hop_length)
     pipeline = make_pipeline(network, config, SCHEDULE)
-    at_once, pieces = pipeline(mel[None], noises=noises)[0], synthesize_stream(pipeline, mel.split(7, dim=1))
+    at_once, pieces = pipeline(mel[None], noises=noises)[0], push_all(SynthesisStream(pipeline), mel.split(7, dim=1))
     torch.testing.assert_close(torch.cat(list(pieces)), at_once, atol=1e-4, rtol=0)
-    assert not torch.allclose(torch.cat(list(synthesize_stream(Pipeline(network, SCHEDULE), [mel]))), at_once, atol=1e-2)
+    assert not torch.allclose(torch.cat(list(push_all(SynthesisStream(Pipeline(network, SCHEDULE)), [mel]))), at_once, atol=1e-2)
 
 
 def test_goes_with_the_checkpoint(tmp_path, tiny_config):
@@ -116,4 +103,4 @@ def test_goes_with_the_checkpoint(tmp_path, tiny_config):
 @pytest.mark.parametrize("prior, message", [({}, "missing key 'prior.loudest'"), ({"loudest": 1.0, "floor": 0.0}, "prior.floor")])
 def test_bad_configuration(prior, message):
     with pytest.raises(InputError, match=message):
-        config_of(tiny_config_values() | {"prior": prior})
+        changed_config(prior=prior)

@@ -1,16 +1,14 @@
 """Noise in the shape of the mel: the change of variable, what it does to noise, and that it needs a bounded surrounding alone."""
 
-import json
 import math
 
 import pytest
 import torch
 
 from extensions.specgrad import SpectralPrior
-from model.config import MelConfig, SpectralPriorConfig, load_config
+from model.config import MelConfig, SpectralPriorConfig
 from model.mel import LogMelSpectrogram
-from tests.training_fixtures import write_run
-from training.trainer import Trainer
+from tests.training_fixtures import new_trainer, write_run
 
 MEL = MelConfig(
     sample_rate=16000, n_fft=256, win_length=256, hop_length=64, n_mels=24, f_min=0.0, f_max=8000.0, power=1.0, padding="same", log="ln",
@@ -79,11 +77,8 @@ def test_first_and_last_samples_have_whole_windows(prior, voice):
 
 def test_training_segments_are_whitened_as_the_whole_recording_is(tmp_path):
     """A segment is read with its margins, and cut after whitening: its z_0 and mel are those of the whole recording."""
-    prior = {"kind": "spectral", "relative_floor": 0.01, "floor": 0.001}
-    path = write_run(tmp_path, network__prediction="velocity", data__segment_frames=8)
-    values = json.loads(path.read_text()) | {"prior": prior}
-    path.write_text(json.dumps(values))
-    trainer = Trainer(load_config(path), tmp_path)
+    prior = {"prior__kind": "spectral", "prior__relative_floor": 0.01, "prior__floor": 0.001}
+    trainer = new_trainer(write_run(tmp_path, network__prediction="velocity", data__segment_frames=8, **prior))
     batch = next(trainer.batches())
     given = trainer.prepare(batch)
     hop_length = trainer.config.mel.hop_length

@@ -9,6 +9,7 @@ from extensions.infer_grad.pmsqe import PMSQE
 from extensions.infer_grad.spectral_distance import SpectralDistance, multi_resolution_stft_distance
 
 SAMPLE_RATE, N_SAMPLES = 16000, 4800
+TIME = torch.arange(N_SAMPLES) / SAMPLE_RATE
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +20,16 @@ def distance():
 def harmonics(seed=0):
     """`[1, T]`: the first 30 harmonics of 120 Hz, falling by 6 dB an octave, in a little noise."""
     generator = torch.Generator().manual_seed(seed)
-    time = torch.arange(N_SAMPLES) / SAMPLE_RATE
-    voice = sum(torch.sin(2 * torch.pi * 120 * k * time) / k for k in range(1, 31))
+    voice = sum(torch.sin(2 * torch.pi * 120 * k * TIME) / k for k in range(1, 31))
     return (0.1 * voice + 1e-3 * torch.randn(N_SAMPLES, generator=generator))[None]
 
 
 def tone(frequency, amplitude=0.02):
-    return amplitude * torch.sin(2 * torch.pi * frequency * torch.arange(N_SAMPLES) / SAMPLE_RATE)
+    return amplitude * torch.sin(2 * torch.pi * frequency * TIME)
+
+
+def noise(amplitude):
+    return amplitude * torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
 
 
 def test_is_zero_for_the_recording_itself_and_blind_to_its_sign(distance):
@@ -35,32 +39,29 @@ def test_is_zero_for_the_recording_itself_and_blind_to_its_sign(distance):
 
 
 def test_grows_with_the_error(distance):
-    y, noise = harmonics(), torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
-    distances = [distance(y, y + amplitude * noise).item() for amplitude in (1e-4, 1e-3, 1e-2, 1e-1)]
+    y = harmonics()
+    distances = [distance(y, y + noise(amplitude)).item() for amplitude in (1e-4, 1e-3, 1e-2, 1e-1)]
     assert distances == sorted(distances) and distances[0] > 0
 
 
-def test_what_is_heard_more_counts_for_more(distance):
-    """Fails if the lines of the spectrum count alike: a tone beside the harmonics is nearer to them at 6 kHz than at 300 Hz."""
-    y = harmonics() + 0.02 * torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
-    assert distance(y, y + tone(300)).item() > 1.2 * distance(y, y + tone(6000)).item()
-
-
-def test_noise_in_bands_that_are_empty_is_far(distance):
-    """Fails if what is far below the harmonics is not told apart: noise in an empty band, 65 dB below them, is near."""
-    voice = sum(torch.sin(2 * torch.pi * 120 * k * torch.arange(N_SAMPLES) / SAMPLE_RATE) / k for k in range(1, 11))
-    y, louder = 0.1 * voice[None], 0.1 * 1.1 * voice[None]
-    noise = 5e-5 * torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
-    assert distance(y, y + noise).item() > 4 * distance(y, louder).item()
-
-
-def test_phases_that_disagree_are_far(distance):
-    """Fails if only long windows are compared: the same harmonics at other phases have another waveform in each period."""
-    time = torch.arange(N_SAMPLES) / SAMPLE_RATE
+def other_phases():
+    """The sum of `harmonics` at random phases."""
     phases = 6 * torch.rand(30, generator=torch.Generator().manual_seed(0))
-    other = 0.1 * sum(torch.sin(2 * torch.pi * 120 * k * time + phases[k - 1]) / k for k in range(1, 31))
-    delayed = harmonics().roll(40)
-    assert distance(harmonics(), other[None]).item() > 2 * distance(harmonics(), delayed).item()
+    return 0.1 * sum(torch.sin(2 * torch.pi * 120 * k * TIME + phases[k - 1]) / k for k in range(1, 31))[None]
+
+
+VOICE = 0.1 * sum(torch.sin(2 * torch.pi * 120 * k * TIME) / k for k in range(1, 11))[None]
+NOISY = harmonics() + noise(0.02)
+FURTHER = {  # reference, what is further from it, what is nearer, and how many times
+    "lines count by how they are heard: a tone at 300 Hz for more than at 6 kHz": (NOISY, NOISY + tone(300), NOISY + tone(6000), 1.2),
+    "noise in empty bands, 65 dB below the voice, is not near": (VOICE, VOICE + noise(5e-5), 1.1 * VOICE, 4),
+    "short windows tell the phases of harmonics": (harmonics(), other_phases(), harmonics().roll(40), 2),
+}
+
+
+@pytest.mark.parametrize("reference, further, nearer, factor", FURTHER.values(), ids=FURTHER)
+def test_what_is_heard_more_counts_for_more(distance, reference, further, nearer, factor):
+    assert distance(reference, further).item() > factor * distance(reference, nearer).item()
 
 
 BOTH = pytest.mark.parametrize("kind", [SpectralDistance, PMSQE])
@@ -96,8 +97,7 @@ def test_silence_weighs_no_more_than_the_softest_recording(distance):
 
 def test_stft_distance_of_twice_the_amplitude():
     """Fails if a term or a resolution counts otherwise: spectral convergence |2 - 1| / 1, and ln 2 in every bin."""
-    noise = torch.randn(1, N_SAMPLES, generator=torch.Generator().manual_seed(1))
-    assert multi_resolution_stft_distance(noise, 2 * noise).item() == pytest.approx(1 + math.log(2), abs=1e-4)
+    assert multi_resolution_stft_distance(noise(1), noise(2)).item() == pytest.approx(1 + math.log(2), abs=1e-4)
 
 
 @pytest.mark.parametrize("sample_rate", [8000, 22050, 24000])

@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from extensions.registry import make_network, make_pipeline
-from extensions.streaming import FrameNoise, SynthesisStream, push_together, synthesize_stream
+from extensions.streaming import FrameNoise, SynthesisStream, push_all, push_together
 from model.config import load_config
-from model.network import WaveGrad
 from model.noise_schedule import NoiseSchedule, interpolate
 from model.pipeline import Pipeline
 from model.samplers import SAMPLERS
-from tests.conftest import ROOT, config_of, tiny_config_values
+from tests.conftest import ROOT, changed_config, seeded_network, tiny_config_values
 from tests.oracles import whole_noises
 
 SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
@@ -23,9 +22,7 @@ SCHEDULE = NoiseSchedule([1e-3, 0.05, 0.6])
 
 @pytest.fixture(scope="module")
 def network():
-    config = config_of(tiny_config_values())
-    torch.manual_seed(0)
-    return WaveGrad(config.network, config.mel.n_mels).eval()
+    return seeded_network(changed_config())
 
 
 def whole(network, mel, seed=0):
@@ -37,7 +34,7 @@ def whole(network, mel, seed=0):
 @given(frames=st.integers(1, 90), piece=st.integers(1, 50), seed=st.integers(0, 100))
 def test_pieces_give_the_whole(network, frames, piece, seed):
     mel = torch.randn(20, frames, generator=torch.Generator().manual_seed(seed))
-    pieces = list(synthesize_stream(Pipeline(network, SCHEDULE), mel.split(piece, dim=1), seed))
+    pieces = list(push_all(SynthesisStream(Pipeline(network, SCHEDULE), seed), mel.split(piece, dim=1)))
     torch.testing.assert_close(torch.cat(pieces), whole(network, mel, seed), atol=1e-4, rtol=0)
 
 
@@ -50,6 +47,8 @@ def test_one_frame_at_a_time_comes_with_a_fixed_latency(network):
     assert stream.latency_frames == 3 * network.context_frames
     assert given[:-1] == [max(frame + 1 - stream.latency_frames, 0) for frame in range(59)]
     torch.testing.assert_close(torch.cat(result), whole(network, mel), atol=1e-4, rtol=0)
+    with pytest.raises(RuntimeError, match="ended"):
+        stream.push(mel)
 
 
 def test_streams_pushed_together_give_what_each_gives_alone(network):
@@ -74,31 +73,20 @@ def test_what_a_stream_keeps_does_not_grow(network):
     assert len(set(sizes[10:])) == 1
 
 
-def test_a_stream_that_has_ended_takes_no_more(network):
-    stream = SynthesisStream(Pipeline(network, SCHEDULE))
-    stream.push(torch.randn(20, 5), last=True)
-    with pytest.raises(RuntimeError, match="ended"):
-        stream.push(torch.randn(20, 5))
-
-
 @pytest.mark.parametrize("changes", [{}, {"interpolation": "nearest"}, {"upsampling_dilations": [[1, 2, 4, 8]] * 3}])
 @torch.inference_mode()
 def test_the_receptive_field_is_as_said(changes):
     """Beyond `context_frames` nothing has an influence, and not much less would do."""
-    values = tiny_config_values()
-    values["network"].update(changes)
-    config = config_of(values)
-    torch.manual_seed(0)
-    network = WaveGrad(config.network, config.mel.n_mels).double().eval()
+    network = seeded_network(changed_config(network=tiny_config_values()["network"] | changes)).double()
     context, middle = network.context_frames, 30
     y, mel, level = torch.randn(1, 2400).double(), torch.randn(1, 20, 60).double(), torch.full((1,), 0.5).double()
     frame = slice(middle * 40, (middle + 1) * 40)
     exact = network(y, mel, level)[:, frame]
 
     def changed_beyond(distance):
+        first, end = middle - distance, middle + 1 + distance
         other_y, other_mel = torch.randn_like(y), torch.randn_like(mel)
-        other_y[:, (middle - distance) * 40 : (middle + 1 + distance) * 40] = y[:, (middle - distance) * 40 : (middle + 1 + distance) * 40]
-        other_mel[:, :, middle - distance : middle + 1 + distance] = mel[:, :, middle - distance : middle + 1 + distance]
+        other_y[:, first * 40 : end * 40], other_mel[:, :, first:end] = y[:, first * 40 : end * 40], mel[:, :, first:end]
         return (network(other_y, other_mel, level)[:, frame] - exact).abs().max().item()
 
     assert changed_beyond(context) == 0
@@ -124,16 +112,6 @@ def test_no_noise_is_drawn_for_steps_that_add_none(network, monkeypatch, name, n
     monkeypatch.setattr(FrameNoise, "draw", lambda noise, n_frames: drawn.append(n_frames) or torch.zeros(n_frames * 40))
     SynthesisStream(Pipeline(network, SCHEDULE, name)).push(torch.randn(20, 9), last=True)
     assert drawn == [9] * (1 + n_noisy)  # the start, and the steps
-
-
-def test_a_piece_may_be_an_array_of_any_precision_and_what_is_none_is_refused(network):
-    mel = torch.randn(20, 9, generator=torch.Generator().manual_seed(0))
-    wanted = SynthesisStream(Pipeline(network, SCHEDULE)).push(mel, last=True)
-    for piece in (mel.double(), mel.numpy(), mel[None]):
-        assert torch.equal(SynthesisStream(Pipeline(network, SCHEDULE)).push(piece, last=True), wanted)
-    for piece in (mel.T, mel[:5], mel * torch.nan, mel.tolist()):
-        with pytest.raises(InputError):
-            SynthesisStream(Pipeline(network, SCHEDULE)).push(piece)
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,18 @@ from hypothesis import strategies as st
 
 from model.diffusion import add_noise, diffusion_loss, sample_noise_level
 from model.noise_schedule import linear
+from tests.conftest import golden
 
 SCHEDULE = linear(1000, 1e-6, 0.01)
 
 
-def test_add_noise_agrees_with_ivanvovk(golden):
+def test_add_noise_agrees_with_ivanvovk():
     tensors = golden("ivanvovk_tiny.pt")
     y_n = add_noise(tensors["y_0"], tensors["eps_target"], tensors["noise_level"][:, 0])
     torch.testing.assert_close(y_n, tensors["y_noisy"], atol=1e-5, rtol=0)
 
 
-def test_loss_agrees_with_ivanvovk(golden):
+def test_loss_agrees_with_ivanvovk():
     tensors = golden("ivanvovk_tiny.pt")
     noise_level = tensors["noise_level"][:, 0]
 

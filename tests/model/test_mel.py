@@ -1,8 +1,5 @@
 """One definition of the features, equal to what the libraries and the published checkpoints compute."""
 
-import json
-import math
-
 import librosa
 import numpy as np
 import pytest
@@ -13,11 +10,7 @@ from hypothesis import strategies as st
 from common.errors import InputError
 from model.config import MelConfig
 from model.mel import LogMelSpectrogram
-from tests.conftest import tiny_config_values
-
-
-def mel_config(**changes):
-    return MelConfig.model_validate_json(json.dumps({**tiny_config_values()["mel"], **changes}))
+from tests.conftest import mel_config
 
 
 def test_silence_is_the_smallest_value_by_default():
@@ -33,20 +26,9 @@ def test_silence_is_the_smallest_value_by_default():
 def test_agrees_with_librosa(mel_scale, norm, power):
     config = mel_config(mel_scale=mel_scale, norm=norm, power=power, log="ln", clamp_min=1e-5, win_length=120)
     audio = np.random.default_rng(0).uniform(-0.5, 0.5, 2000).astype(np.float32)
-    expected = librosa.feature.melspectrogram(
-        y=audio,
-        sr=8000,
-        n_fft=160,
-        win_length=120,
-        hop_length=40,
-        n_mels=20,
-        fmin=0,
-        fmax=4000,
-        power=power,
-        htk=mel_scale == "htk",
-        norm=norm,
-        pad_mode="reflect",
-    )
+    frames = {"n_fft": 160, "win_length": 120, "hop_length": 40, "pad_mode": "reflect", "power": power}
+    bands = {"n_mels": 20, "fmin": 0, "fmax": 4000, "htk": mel_scale == "htk", "norm": norm}
+    expected = librosa.feature.melspectrogram(y=audio, sr=8000, **frames, **bands)
     expected = torch.from_numpy(np.log(np.maximum(expected, 1e-5)))[:, :-1]
     torch.testing.assert_close(LogMelSpectrogram(config)(torch.from_numpy(audio)), expected, atol=1e-4, rtol=0)
 
@@ -72,28 +54,10 @@ def test_the_mel_of_a_segment_is_that_of_the_whole(start, frames):
     torch.testing.assert_close(mel.from_padded(segment), mel(audio)[:, start : start + frames], atol=1e-5, rtol=0)
 
 
-def test_normalisation_is_offset_and_scale():
-    audio = torch.randn(800) * 0.1
-    plain, normalised = LogMelSpectrogram(mel_config()), LogMelSpectrogram(mel_config(mean=-4.0, std=2.0))
-    torch.testing.assert_close(normalised(audio), (plain(audio) + 4) / 2)
-
-
-def test_nothing_within_full_scale_leaves_the_range():
-    mel = LogMelSpectrogram(mel_config())
-    low, high = mel.range()
-    assert low == -10
-    loud = [torch.ones(800), torch.randn(800).sign(), torch.sin(2 * math.pi * 0.13 * torch.arange(800.0))]
-    for audio in [*loud, torch.zeros(800)]:
-        assert mel.misfit(mel(audio)) is None
-
-
 @pytest.mark.parametrize("foreign", [lambda mel: mel * 2.3026 - 5, lambda mel: (mel + 10) / 2, lambda mel: mel * 10])
 def test_another_scale_is_noticed(foreign):
     mel = LogMelSpectrogram(mel_config())
     features = foreign(mel(torch.sin(torch.arange(4000.0)) * torch.linspace(0, 1, 4000)))
-    low, high = mel.range()
-    if low <= features.min() and features.max() <= high:
-        pytest.fail("the case is not outside the range")
     message = mel.misfit(features)
     assert "mel scale" in message and "\n" not in message
 

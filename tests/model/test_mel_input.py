@@ -10,30 +10,20 @@ from model.mel import as_mel, read_mel
 MEL = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("mel", [MEL, MEL[None], MEL.double()])
-@pytest.mark.parametrize("suffix", [".NPY", ".pt"])
-def test_mel_files(tmp_path, mel, suffix):
-    path = tmp_path / f"m{suffix}"
-    if suffix == ".pt":
-        torch.save(mel, path)
-    else:
-        with open(path, "wb") as file:
-            np.save(file, mel.numpy())
-    assert torch.equal(read_mel(path, 20), MEL)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_tensors_of_any_precision(tmp_path, dtype):
+    torch.save(MEL.to(dtype)[None], tmp_path / "m.pt")
+    mel = as_mel(MEL.to(dtype).clone().requires_grad_(), 20)
+    assert torch.equal(mel, MEL.to(dtype).float()) and torch.equal(read_mel(tmp_path / "m.pt", 20), mel) and not mel.requires_grad
 
 
 @pytest.mark.parametrize("dtype", [">f4", ">f8", "<f2", "f8", "i4", "g"])
 def test_arrays_of_any_precision_and_byte_order(tmp_path, dtype):
     array = (8 * MEL).numpy().astype(dtype)
-    np.save(tmp_path / "m.npy", array)
-    for mel in (read_mel(tmp_path / "m.npy", 20), as_mel(array, 20), as_mel(array[None], 20)):
+    with open(tmp_path / "m.NPY", "wb") as file:
+        np.save(file, array)
+    for mel in (read_mel(tmp_path / "m.NPY", 20), as_mel(array, 20), as_mel(array[None], 20)):
         assert mel.dtype == torch.float32 and np.array_equal(mel.numpy(), array.astype(np.float32))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_tensors_of_any_precision(dtype):
-    assert torch.equal(as_mel(MEL.to(dtype), 20), MEL.to(dtype).float())
-    assert as_mel(MEL.requires_grad_(False).clone().requires_grad_(), 20).requires_grad is False
 
 
 def test_what_a_caller_may_have_in_its_place():
@@ -44,7 +34,7 @@ def test_what_a_caller_may_have_in_its_place():
         (MEL[:, :0], "no frames"),
         (MEL.tolist(), "mel is a list"),
         (None, "mel is a NoneType"),
-        (np.array([["a"]]), "mel is an array of <U1"),
+        (np.array([["a"]]), "mel is a ndarray, <U1"),
         (MEL * torch.nan, "NaN or infinity"),
         (MEL > 0, "torch.bool"),
         (MEL.to_sparse(), "sparse"),
@@ -53,10 +43,6 @@ def test_what_a_caller_may_have_in_its_place():
             as_mel(mel, 20)
         assert "\n" not in str(error.value)
     assert as_mel(MEL[:, :0], 20, fewest_frames=0).shape == (20, 0)
-
-
-class Anything:
-    pass
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -68,7 +54,7 @@ class Anything:
         ("nan.npy", lambda path: np.save(path, np.full((20, 7), np.nan)), "NaN or infinity"),
         ("words.npy", lambda path: np.save(path, np.array(["a", "b"])), "real numbers"),
         ("objects.npy", lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True), "plain tensor"),
-        ("pickle.pt", lambda path: torch.save(Anything(), path), "plain tensor"),
+        ("pickle.pt", lambda path: torch.save(path, path), "plain tensor"),
         ("dictionary.pt", lambda path: torch.save({"mel": MEL}, path), "dict"),
         ("quantised.pt", lambda path: torch.save(torch.quantize_per_tensor(MEL, 0.1, 0, torch.qint8), path), "plain"),
         ("meta.pt", lambda path: torch.save(MEL.to("meta"), path), "meta"),

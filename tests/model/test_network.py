@@ -1,4 +1,4 @@
-"""The network computes what the public implementations compute, at any configuration."""
+"""The network at any configuration. That it computes what the public implementations do is shown by tests/extensions/test_published.py."""
 
 import json
 
@@ -7,54 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extensions.interop.published import from_ivanvovk, from_lmnt
+from extensions.registry import make_network
 from model import fast_layers
 from model.config import NetworkConfig, load_config
 from model.fast_layers import Conv1d
 from model.network import FiLM, WaveGrad
-from tests.conftest import DATA, ROOT, tiny_config_values
+from tests.conftest import ROOT, changed_config, tiny_config_values
 from tests.oracles import textbook
-
-GOLDEN_TOLERANCE = 1e-5
 
 
 def network_config(**values):
     return NetworkConfig.model_validate_json(json.dumps(values))
-
-
-DEFAULT_DILATIONS = {
-    "upsampling_dilations": [[1, 2, 1, 2], [1, 2, 1, 2], [1, 2, 4, 8], [1, 2, 4, 8], [1, 2, 4, 8]],
-    "downsampling_dilations": [[1, 2, 4]] * 4,
-}
-
-
-@torch.inference_mode()
-def test_agrees_with_ivanvovk(ivanvovk):
-    tensors, network = ivanvovk
-    predicted = network(tensors["y"], tensors["mels"], tensors["noise_level"][:, 0])
-    torch.testing.assert_close(predicted, tensors["eps"], atol=GOLDEN_TOLERANCE, rtol=0)
-
-
-@torch.inference_mode()
-def test_agrees_with_lmnt(golden):
-    tensors = golden("lmnt_tiny.pt")
-    channels = tensors["channels"]
-    network = WaveGrad(
-        network_config(
-            factors=channels["factors"],
-            upsampling_preconv_channels=channels["upsampling_preconv"],
-            upsampling_channels=channels["upsampling"],
-            downsampling_preconv_channels=channels["downsampling_preconv"],
-            downsampling_channels=channels["downsampling"],
-            interpolation="nearest",
-            noise_level_scale=1.0,
-            **DEFAULT_DILATIONS,
-        ),
-        n_mels=channels["n_mels"],
-    )
-    network.load_state_dict(from_lmnt(tensors["state_dict"]))
-    predicted = network.eval()(tensors["y"], tensors["mels"], tensors["noise_level"])
-    torch.testing.assert_close(predicted, tensors["eps"], atol=GOLDEN_TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("name, wanted", [("default.json", 15_810_401), ("large.json", 23_911_777), ("small-16k.json", 1_798_177)])
@@ -63,16 +26,6 @@ def test_sizes(name, wanted):
     with torch.device("meta"):
         network = WaveGrad(config.network, config.mel.n_mels)
     assert sum(parameter.numel() for parameter in network.parameters()) == wanted
-
-
-@pytest.mark.parametrize("name, renamed", [("ivanvovk", from_ivanvovk), ("lmnt", from_lmnt)])
-def test_every_weight_of_the_published_models_has_its_place(name, renamed, default_config):
-    shapes = json.loads((DATA / f"{name}_default_state_dict_shapes.json").read_text())
-    n_mels = 80 if name == "ivanvovk" else 128
-    with torch.device("meta"):
-        theirs = renamed({key: torch.empty(shape) for key, shape in shapes.items()})
-        ours = WaveGrad(default_config.network, n_mels).state_dict()
-    assert {key: value.shape for key, value in theirs.items()} == {key: value.shape for key, value in ours.items()}
 
 
 @settings(max_examples=15, deadline=None)
@@ -107,16 +60,9 @@ def test_any_factors_give_as_many_samples_as_the_mel_says(factors, frames, batch
 
 @torch.inference_mode()
 def test_non_resampling_blocks_may_stand_among_the_dblocks_too():
-    values = tiny_config_values()["network"]
-    values.update(
-        factors=[5, 1, 4, 1, 2, 1],
-        upsampling_channels=[8] * 6,
-        upsampling_dilations=[[1, 2, 1, 2]] * 6,
-        downsampling_factors=[2, 1, 4, 1],
-        downsampling_channels=[8] * 4,
-        downsampling_dilations=[[1, 2, 4]] * 4,
-    )
-    network = WaveGrad(network_config(**values), n_mels=20)
+    upsampling = {"factors": [5, 1, 4, 1, 2, 1], "upsampling_channels": [8] * 6, "upsampling_dilations": [[1, 2, 1, 2]] * 6}
+    downsampling = {"downsampling_factors": [2, 1, 4, 1], "downsampling_channels": [8] * 4, "downsampling_dilations": [[1, 2, 4]] * 4}
+    network = WaveGrad(network_config(**tiny_config_values()["network"] | upsampling | downsampling), n_mels=20)
     assert network(torch.randn(1, 120), torch.randn(1, 20, 3), torch.ones(1)).shape == (1, 120)
 
 
@@ -126,8 +72,7 @@ def test_refuses_a_waveform_that_does_not_fit_the_mel(tiny_network):
 
 
 def test_zero_output_predicts_no_noise_at_first():
-    values = tiny_config_values()["network"]
-    network = WaveGrad(network_config(**values, zero_output=True), n_mels=20)
+    network = make_network(changed_config(network__zero_output=True))
     assert network(torch.randn(1, 40), torch.randn(1, 20, 1), torch.ones(1)).abs().max() == 0
 
 
@@ -145,7 +90,7 @@ def test_scale_and_shift_start_as_two_convolutions_do():
 @pytest.mark.parametrize("training", [True, False])
 def test_inference_in_bfloat16_is_float32_at_the_rate_of_the_waveform(training):
     """Fails if 8 bits of precision reach the waveform in inference, or if training in bfloat16 is not in bfloat16."""
-    network = WaveGrad(network_config(**tiny_config_values()["network"]), 20).train(training)
+    network = make_network(changed_config()).train(training)
     dtypes = {}
     for name, module in network.named_modules():
         if isinstance(module, Conv1d):

@@ -1,4 +1,4 @@
-"""Noise schedules are immutable, exact, and refuse what is not one."""
+"""Noise schedules are immutable, exact, refuse what is not one, and follow from texts."""
 
 import json
 
@@ -8,13 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import InputError
+from common.errors import InputError, describe
 from model.noise_schedule import (
     BUILDERS,
     MANY_STEPS,
     NoiseSchedule,
     fibonacci,
     find_schedule,
+    geometric,
     interpolate,
     linear,
     random_along,
@@ -39,16 +40,16 @@ def test_tables_follow_from_the_betas(betas):
     assert 1 - schedule.alphas_cumprod[0] == pytest.approx(betas[0], rel=1e-6)
 
 
-@pytest.mark.parametrize("table", ["betas", "alphas", "alphas_cumprod", "noise_levels"])
-def test_is_immutable(table):
+def test_is_immutable():
     betas = np.array([0.1, 0.2])
     schedule = NoiseSchedule(betas)
     betas[0] = 0.9
     assert schedule.betas[0] == 0.1
-    with pytest.raises(ValueError):
-        getattr(schedule, table)[0] = 0.5
-    with pytest.raises(AttributeError):
-        setattr(schedule, table, np.zeros(2))
+    for table in ("betas", "alphas", "alphas_cumprod", "noise_levels"):
+        with pytest.raises(ValueError):
+            getattr(schedule, table)[0] = 0.5
+        with pytest.raises(AttributeError):
+            setattr(schedule, table, np.zeros(2))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_refuses_betas_that_are_none(betas, words):
 
 
 NAMES = ["ivanvovk-6", "ivanvovk-12", "ivanvovk-25", "wg-6"]
-ENDS = [*((NoiseSchedule.load(ROOT / "schedules" / f"{name}.json"), end) for name, end in zip(NAMES, (0.964, 0.954, 0.848, 0.435)))]
+ENDS = [(NoiseSchedule.load(ROOT / "schedules" / f"{name}.json"), end) for name, end in zip(NAMES, (0.964, 0.954, 0.848, 0.435))]
 ENDS += [(linear(1000, 1e-6, 0.01), 0.081), (fibonacci(25, 1e-6), 0.848)]
 
 
@@ -130,10 +131,9 @@ def test_warns_of_betas_that_are_no_way_from_noise_to_speech():
 @given(betas=betas_inside)
 def test_json_gives_back_the_same_bits(tmp_path_factory, betas):
     path = tmp_path_factory.mktemp("schedule") / "s.json"
-    NoiseSchedule(betas, "s", "made up", "ddim", "ancestral").save(path)
-    loaded = NoiseSchedule.load(path)
-    assert list(loaded.betas) == betas
-    assert (loaded.name, loaded.source, loaded.sampler, loaded.many_steps_sampler) == ("s", "made up", "ddim", "ancestral")
+    schedule = NoiseSchedule(betas, "s", "made up", "ddim", "ancestral", 4, 0)
+    schedule.save(path)
+    assert NoiseSchedule.load(path).content == schedule.content and schedule.content["betas"] == betas
     assert [entry.name for entry in path.parent.iterdir()] == ["s.json"]
 
 
@@ -148,20 +148,15 @@ def test_reads_what_users_have(tmp_path):
         assert list(NoiseSchedule.load(path).betas) == betas
 
 
-class Anything:
-    pass
-
-
 @pytest.mark.parametrize(
     "name, write",
     [
         ("broken.json", lambda path: path.write_text("{")),
         ("unknown_key.json", lambda path: path.write_text('{"betas": [0.1], "bteas": [0.1]}')),
         ("number_as_sampler.json", lambda path: path.write_text('{"betas": [0.1], "sampler": 5}')),
-        ("number_as_name.json", lambda path: path.write_text('{"betas": [0.1], "name": 5}')),
         ("deep.json", lambda path: path.write_text("[" * 100_000)),
         ("huge_number.json", lambda path: path.write_text('{"betas": [1' + "0" * 400 + "]}")),
-        ("pickle.pt", lambda path: torch.save(Anything(), path)),
+        ("pickle.pt", lambda path: torch.save(path, path)),
         ("dictionary.pt", lambda path: torch.save({"betas": 1}, path)),
         ("truncated.pt", lambda path: path.write_bytes(b"PK\x03\x04")),
         ("objects.npy", lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True)),
@@ -209,10 +204,9 @@ def test_the_same_curve_in_another_number_of_steps():
 
 
 def test_each_beta_is_repeated():
-    for times in (2, 4):
-        repeated = repeat(fibonacci(25, 1e-6), times)
-        assert np.array_equal(repeated.betas, np.repeat(fibonacci(25, 1e-6).betas, times))
-        assert repeated.name == f"fibonacci-25-1e-06-x{times}" and repeated.source.endswith("(fibonacci(25, 1e-06))")
+    repeated = repeat(fibonacci(25, 1e-6), 2)
+    assert np.array_equal(repeated.betas, np.repeat(fibonacci(25, 1e-6).betas, 2))
+    assert repeated.name == "fibonacci-25-1e-06-x2" and repeated.source.endswith("(fibonacci(25, 1e-06))")
     assert repeat(SIX, 1) is SIX
 
 
@@ -238,3 +232,68 @@ def test_the_number_of_steps_decides_on_the_sampler(derived, sampler):
 def test_impossible_changes_are_one_clear_error(change, number):
     with pytest.raises(InputError, match="number of .* is .* .expected: a whole number, 1 to "):
         change(SIX, number)
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("six.json", SIX),
+        ("six.npy", SIX),
+        ("six.json:25", interpolate(SIX, 25)),
+        ("six.json:x3", repeat(SIX, 3)),
+        ("six:25.json", linear(3, 0.1, 0.2)),  # files whose names hold colons
+        ("six:25.json:12", interpolate(linear(3, 0.1, 0.2), 12)),
+        ("six.json:25.json:x2", repeat(linear(3, 0.1, 0.2), 2)),
+        ("linear:4:1e-6:0.01.json", linear(3, 0.1, 0.2)),
+        ("linear:50:1e-6:0.01", linear(50, 1e-6, 0.01)),
+        ("linear:50:1e-6:0.01:12", interpolate(linear(50, 1e-6, 0.01), 12)),
+        ("geometric:4:1e-4:.5", geometric(4, 1e-4, 0.5)),
+        ("fibonacci:25:1e-6", fibonacci(25, 1e-6)),
+        ("fibonacci:25:1e-6:x2", repeat(fibonacci(25, 1e-6), 2)),
+    ],
+)
+def test_texts_of_each_form(tmp_path, monkeypatch, text, wanted):
+    monkeypatch.chdir(tmp_path)
+    SIX.save("six.json")
+    np.save("six.npy", SIX.betas)
+    torch.save(torch.from_numpy(SIX.betas.copy()), "six.PT")
+    for name in ("six:25.json", "six.json:25.json", "linear:4:1e-6:0.01.json"):
+        linear(3, 0.1, 0.2).save(name)
+    assert np.array_equal(find_schedule(text).betas, wanted.betas)
+    assert np.array_equal(find_schedule("six.json:12", 5, times=2).betas, repeat(interpolate(interpolate(SIX, 12), 5), 2).betas)
+
+
+def test_builders_with_other_arguments_have_other_names():
+    """Fails if `quality` refuses two of them as the same."""
+    texts = ["linear:50:1e-6:0.01", "linear:50:1e-4:0.05", "linear:25:1e-6:0.01", "geometric:50:1e-6:0.01", "fibonacci:25:1e-6"]
+    assert len({find_schedule(text).name for text in texts}) == len(texts)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("none.json", "none.json: No such file"),
+        ("six.txt", "six.txt: no noise schedule (expected: a .json"),
+        ("six.json:-3", "six.json:-3: no noise schedule"),
+        ("six.json:25:x2", "six.json:25:x2: no noise schedule"),
+        ("six.json:0", "six.json:0: number of steps is 0"),
+        ("six.json:1", "six.json:1: a schedule of 6 steps has no curve"),
+        ("six.json:x999999", "six.json:x999999: number of repetitions is 999999"),
+        ("", "no noise schedule"),
+        ("cosine:25", "cosine:25: no noise schedule"),
+        ("linear:50:1e-6", "linear:50:1e-6: no noise schedule"),
+        ("linear:50:nan:0.1", "betas inside (0, 1)"),
+        ("quadratic:50:-1:0.1", "betas inside (0, 1)"),
+        ("linear:many:1e-6:0.01", "1 to 1000000 steps"),
+        (f"linear:{10**30}:1e-6:0.01", "1 to 1000000 steps"),
+        ("fibonacci:30:1e-6", "found 1.346269 at index 29"),
+        ("\ud800\0.json:3", "not a file name"),
+    ],
+)
+def test_bad_texts_are_one_line(tmp_path, monkeypatch, text, words):
+    """Fails if one of them is an error of NumPy's, a warning, or takes minutes."""
+    monkeypatch.chdir(tmp_path)
+    SIX.save("six.json")
+    with pytest.raises((InputError, OSError)) as error:
+        find_schedule(text)
+    assert words in describe(error.value) and len(str(error.value)) < 300

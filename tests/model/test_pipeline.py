@@ -2,14 +2,19 @@
 
 import torch
 
+from extensions.interop.published import load_published
+from extensions.registry import make_network
 from model.noise_schedule import NoiseSchedule, linear
 from model.pipeline import Part, Pipeline, StandardNormalPrior
+from tests.conftest import golden
 from tests.oracles import HOP_LENGTH, Oracle
 
 
-def test_follows_the_exact_trajectory(ivanvovk):
-    tensors, network = ivanvovk
-    states = {}
+def test_follows_the_exact_trajectory():
+    tensors, states = golden("ivanvovk_tiny.pt"), {}
+    weights, config = load_published(tensors["state_dict"], "ivanvovk_tiny.pt")
+    network = make_network(config).eval()
+    network.load_state_dict(weights)
     pipeline = Pipeline(network, NoiseSchedule(tensors["betas"].numpy()))
     result = pipeline(tensors["mels"], noises=tensors["sampling_noises"], callback=states.__setitem__)
     trajectory = torch.stack([states[n] for n in sorted(states, reverse=True)])
