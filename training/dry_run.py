@@ -9,7 +9,6 @@ import torch
 from common.device import synchronized_time
 from common.errors import InputError
 from common.memory import peak_resident_bytes
-from training.statistics import means_by_name
 from training.trainer import N_VALIDATION_EXAMPLES
 
 GIBIBYTE = 2**30
@@ -39,11 +38,11 @@ def dry_run(trainer):
         kinds = trainer.objective.kinds(stage)
         for kind, steps in kinds.items():
             seconds, result = _measured(trainer, batch, steps[: 1 if kind == "step" else N_MEASURED])
-            lines.append(_line(kind, seconds, result.updated, {"loss": result.loss, **result.others}))
+            lines.append(_line(kind, seconds, result.figures))
             forecast += seconds * len(steps)
     start = synchronized_time(trainer.device)
     loss, _ = trainer.evaluate()
-    lines.append(_line("validation", synchronized_time(trainer.device) - start, math.isfinite(loss), {"loss": loss}))
+    lines.append(_line("validation", synchronized_time(trainer.device) - start, {"loss": loss}))
     n_parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     return [
         f"{n_parameters:,} parameters, {training.precision}, {trainer.world_size} processes on {trainer.device.type}",
@@ -69,10 +68,9 @@ def _lines_of_stage(trainer, stage):
     return lines
 
 
-def _line(kind, seconds, is_finite, figures):
-    figures = means_by_name([figures]) if is_finite else figures  # without what this step did not compute
+def _line(kind, seconds, figures):
     text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items())
-    if not is_finite:
+    if not all(map(math.isfinite, figures.values())):
         raise InputError(f"{kind}: expected a finite loss, got {text}; look at the recordings and training.precision")
     return f"measured {kind}: {seconds:.3f} s, {text}"
 

@@ -27,7 +27,7 @@ def record_training(folder, config_paths):
             record["noise_levels"].append(batch.noise_level)
             record["segments"].append(batch.segment)
             record["updated"].append(result.updated)
-            record.setdefault("loss", result.loss)
+            record.setdefault("loss", result.figures["loss"])
             record.setdefault("gradients", {n: p.grad.clone() for n, p in trainer.network.named_parameters()})
             record.setdefault("state", trainer.state_dict()["adversary"] if "adversarial" in name else None)
         record |= {"weights": trainer.network.state_dict(), "ema": trainer.ema.module.state_dict(), "validation": trainer.evaluate()}

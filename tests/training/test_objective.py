@@ -22,7 +22,7 @@ class LoudnessObjective(DiffusionObjective):
     def losses(self, network, batch, step):
         diffusion = self.diffusion(network, batch)
         loudness = network(batch.z_0, batch.mel, batch.noise_level).square().mean(1)
-        return Losses(diffusion + self.weight * loudness, diffusion.detach(), {"loudness_loss": loudness.detach()})
+        return Losses(diffusion + self.weight * loudness, {"loss": diffusion.detach(), "loudness_loss": loudness.detach()})
 
     def update(self, updated):
         self.n_updates += updated

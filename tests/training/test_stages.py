@@ -61,7 +61,7 @@ def test_each_stage_trains_as_it_says(tmp_path):
         for batch in trainer.batches():
             result = trainer.train_step(batch)
             shapes.append(tuple(batch.noise.shape))
-            has_inference.append("infer_grad_loss" in result.others)
+            has_inference.append("infer_grad_loss" in result.figures)
     assert shapes == [(4, 320)] * 4 + [(2, 1200)] * 4 + [(4, 320)] * 2
     assert has_inference == [False] * 4 + [True] * 4 + [False] * 2
     assert trainer.position == 4 * 4 + 4 * 2 + 2 * 4

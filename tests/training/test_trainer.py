@@ -26,7 +26,7 @@ def test_difficult_recordings_train(tmp_path, precision):
         write_corpus(tmp_path, {f"{name}_{stem}": audio for stem, audio in DIFFICULT.items()}, name)
     trainer = new_trainer(write_run(tmp_path, training__precision=precision, training__batch_size=5))
     for result in train_steps(trainer, 5):
-        assert result.updated and math.isfinite(result.loss) and math.isfinite(result.gradient_norm)
+        assert result.updated and all(map(math.isfinite, result.figures.values()))
     assert math.isfinite(trainer.evaluate()[0])
     previews = make_previews(trainer, preview_pipelines(trainer), 5)
     assert len(previews) == 5
@@ -46,7 +46,7 @@ def test_non_finite_batch_changes_nothing(tmp_path, value):
     result = trainer.train_step(batch)
     assert not result.updated
     assert [key for key, state in before.items() if not same(state, trainer.state_dict()[key])] == []
-    trainer.guard.observe(result.loss, result.updated)
+    trainer.guard.observe(result.figures["loss"], result.updated)
     assert trainer.guard.n_skipped == 1
     assert trainer.train_step(next(batches)).updated
 
@@ -95,7 +95,7 @@ def without_counting(function, counted):
 def test_gradient_is_clipped(tmp_path):
     """Fails if the norm is only reported."""
     trainer = new_trainer(write_run(tmp_path, training__gradient_clip=0.5))
-    assert trainer.train_step(first_batch(trainer)).gradient_norm > 0.5
+    assert trainer.train_step(first_batch(trainer)).figures["gradient_norm"] > 0.5
     clipped = torch.stack([p.grad.norm() for p in trainer.network.parameters()]).norm().item()
     assert clipped == pytest.approx(0.5, rel=1e-4)
 
@@ -130,7 +130,7 @@ def test_validation_measures_what_training_does(tmp_path):
     assert (loss, groups) == trainer.evaluate()
     levels = torch.stack([trainer.data.validation_examples[i].noise_level for i in range(128)])
     assert levels.min() < 0.3 and levels.max() > 0.9
-    assert trainer.train_step(first_batch(trainer)).loss == pytest.approx(loss, rel=1e-5)
+    assert trainer.train_step(first_batch(trainer)).figures["loss"] == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -155,7 +155,7 @@ def saved_bytes(trainer):
 def test_weights_loss_and_average_stay_in_float32(tmp_path):
     """Fails if mixed precision reaches what it must not."""
     trainer = new_trainer(write_run(tmp_path, training__precision="bf16"))
-    assert trainer._backward(first_batch(trainer))[0].dtype == torch.float32
+    assert trainer._backward(first_batch(trainer))["loss"].dtype == torch.float32
     assert {p.dtype for network in (trainer.network, trainer.ema.module) for p in network.parameters()} == {torch.float32}
     seen = []
     trainer.network.dblocks[0].convs[0].register_forward_hook(lambda module, given, output: seen.append(output.dtype))
