@@ -275,7 +275,7 @@ def test_dry_run(tmp_path, command):
     assert (status, errors) == (0, "")
     words = [
         *("5,829 parameters, fp32, 1 processes on cpu", "6 recordings, 0.00 hours"),
-        *("stage 1 of 2:", "batch of 4 segments of 0.040 s, 2 at once", "1.5 steps per epoch", "15 steps are 10.0 epochs"),
+        *("stage 1 of 2: 15 steps, 10.0 epochs", "4 segments of 0.040 s in a step, 2 at once"),
         *("measured step: ", "stage 2 of 2:", "segments of 0.150 s", "measured step", "measured step with inference: "),
         *("measured validation: ", "forecast: ", "for 20 steps", "peak memory of a process: "),
     ]
