@@ -29,8 +29,7 @@ def start():
 
 
 def _take_gpu():
-    problem = unusable_gpus()
-    if problem is not None:
+    if problem := unusable_gpus():
         raise InputError(problem)
     if under_torchrun() and torch.cuda.is_available():
         local_rank, n_gpus = torchrun_place()[1], torch.cuda.device_count()
