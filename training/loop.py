@@ -134,13 +134,11 @@ class Loop:
         if trainer.n_rollbacks >= training.max_rollbacks:
             self.monitor.say(f"{trouble}; giving up after {trainer.n_rollbacks} returns to an earlier checkpoint")
             return False
-        n_rollbacks, n_skipped, position = trainer.n_rollbacks, trainer.guard.n_skipped, trainer.position
-        best = trainer.best_validation_loss  # best.pt stays, too
         path, state = self._last_good()
+        state["stability"]["n_skipped"] = trainer.guard.n_skipped
+        state |= {"n_rollbacks": trainer.n_rollbacks + 1, "position": trainer.position}
+        state["best_validation_loss"] = trainer.best_validation_loss  # best.pt stays, too
         trainer.load_state_dict(state, path)
-        trainer.n_rollbacks, trainer.guard.n_skipped, trainer.position = n_rollbacks, n_skipped, position
-        trainer.best_validation_loss = best
-        trainer.lower_learning_rate()
         self.monitor.say(
             f"{trouble}; back to {path}, with the learning rate at "
             f"{trainer.optimizer.param_groups[0]['lr']:.2e} ({trainer.n_rollbacks} of {training.max_rollbacks})"

@@ -20,7 +20,7 @@ from model.mel import LogMelSpectrogram
 from model.noise_schedule import BUILDERS
 from training import distributed
 from training.data import TrainingData
-from training.examples import BatchNumbers, batches
+from training.examples import batch_numbers, batches
 from training.objective import PreparedBatch
 from training.optimization import checkpoint_activations, ema_update, learning_rate
 from training.safety import StabilityGuard
@@ -30,11 +30,6 @@ from training.statistics import BAND_NAMES, means_by_name
 N_VALIDATION_EXAMPLES = 128
 LEARNING_RATE_CUT = 0.5  # at each return to an earlier checkpoint
 AUTOCAST_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def versions():
-    """What the last digits of a result depend on."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__)}
 
 
 class StepResult(NamedTuple):
@@ -132,7 +127,7 @@ class Trainer:
     def batches(self):
         """This process's batches from here to the end of the stage."""
         n_batches, batch_size = self.stage.end - self.step, self.stage.config.training.batch_size
-        numbers = BatchNumbers(self.position, n_batches, batch_size, self.rank, self.world_size)
+        numbers = batch_numbers(self.position, n_batches, batch_size, self.rank, self.world_size)
         examples = self.data.examples(self.stage.config.data)
         return batches(examples, numbers, self.config.data.n_workers, self.device.type == "cuda")
 
@@ -231,11 +226,6 @@ class Trainer:
         self.ema.n_averaged.fill_(step)
         self._set_learning_rate()
 
-    def lower_learning_rate(self):
-        """Multiplies the learning rate, now and for the rest of the run, by LEARNING_RATE_CUT."""
-        self.n_rollbacks += 1
-        self._set_learning_rate()
-
     def _set_learning_rate(self):
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.stages, self.n_updates) * LEARNING_RATE_CUT**self.n_rollbacks
@@ -261,7 +251,7 @@ class Trainer:
             "mel_statistics": self.data.mel_statistics(),
             "schedules": {path: schedule.content for path, schedule in schedules.items()},
             "starts": starts_of(schedules.values()),
-            "versions": versions(),
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         }
 
     def load_state_dict(self, state, origin="the training state"):
