@@ -17,7 +17,7 @@ from datasets import read_filelist
 from model.config import load_config
 from model.mel import LogMelSpectrogram
 from tests.conftest import tiny_config_values
-from tests.processes import finish, start_processes
+from tests.processes import run_processes
 from tests.synthetic_speech import synthetic_speech
 from training.trainer import Trainer
 
@@ -128,10 +128,9 @@ def train_to_end(config, logdir, n_processes=1):
         status, said = train_here(config, logdir)
         assert status == 0, said
         return said
-    log = Path(f"{logdir}.log")
-    statuses = finish(start_processes(train_command, config, logdir, n_processes=n_processes, log=log))
-    assert statuses == [0] * n_processes, log.read_text()
-    return log.read_text()
+    statuses, said = run_processes(train_command, config, logdir, n_processes=n_processes)
+    assert statuses == [0] * n_processes, said
+    return said
 
 
 def train_command(config, logdir, *options):

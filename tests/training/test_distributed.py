@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from tests.processes import finish, start_processes
+from tests.processes import run_processes
 from tests.training_fixtures import new_trainer, train_command, train_to_end, write_run
 from training import distributed
 from training.trainer import Trainer
@@ -56,8 +56,8 @@ def records(tmp_path_factory):
         (folder / name / "3.json").write_text('{"betas": [0.001, 0.05, 0.6]}')
         configs[name] = folder / name / "config.json"
     for n in (1, 2):
-        log = folder / f"{n}.log"
-        assert finish(start_processes(record_training, folder, configs, n_processes=n, log=log)) == [0] * n, log.read_text()
+        statuses, said = run_processes(record_training, folder, configs, n_processes=n)
+        assert statuses == [0] * n, said
     return {n: [torch.load(folder / f"{rank}-of-{n}.pt") for rank in range(n)] for n in (1, 2)}
 
 
@@ -133,9 +133,7 @@ def test_what_one_machine_lacks(tmp_path, what):
         for machine in machines:
             write_run(machine, training__batch_size=1)
         said = "error: training.batch_size: expected 2 or more, one per process, got 1"
-    log = tmp_path / "output"
-    assert finish(start_processes(train_where, machines, n_processes=2, log=log), timeout=60) == [2, 2]
-    assert log.read_text() == f"{said}\n"
+    assert run_processes(train_where, machines, n_processes=2, timeout=60) == ([2, 2], f"{said}\n")
 
 
 def train_with_little_memory(config, logdir):
@@ -151,21 +149,9 @@ def train_with_little_memory(config, logdir):
 
 def test_one_process_out_of_memory(tmp_path):
     """Fails if its line is never said, because it waits for the others and they for it."""
-    log = tmp_path / "output"
-    processes = start_processes(train_with_little_memory, write_run(tmp_path), tmp_path / "log", n_processes=2, log=log)
-    statuses = finish(processes, timeout=60)
+    statuses, said = run_processes(train_with_little_memory, write_run(tmp_path), tmp_path / "log", n_processes=2, timeout=60)
     assert statuses[1] == 2 and statuses[0] != 0  # the other has lost a connection
-    assert "error: process 1: out of memory: expected a smaller training.micro_batch_size, " in log.read_text()
-
-
-def test_left_over_variables_are_no_torchrun(tmp_path, monkeypatch):
-    """Fails if a process waits for others that nobody started."""
-    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "9"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    distributed.start()
-    assert (distributed.rank(), distributed.world_size()) == (0, 1)
-    assert new_trainer(write_run(tmp_path)).world_size == 1
+    assert "error: process 1: out of memory: expected a smaller training.micro_batch_size, " in said
 
 
 def test_same_command_with_another_number_of_processes(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributed.run import parse_args
 
-from tests.processes import TRAINING, children, run_to_end, start, wait_for, wait_for_line
+from tests.processes import TRAINING, children, run_to_end, start, wait_for
 from tests.training_fixtures import train_to_end, write_run
 from training import launch
 
@@ -31,7 +31,7 @@ def endless(tmp_path):
     def begin():
         config = write_run(tmp_path, training__n_steps=100_000, training__save_every=50_000)
         process = start(*TRAINING, "-c", config, "-l", tmp_path / "log", "--nproc", 2)
-        wait_for_line(process, "step 5 ")
+        next(line for line in process.stdout if "step 5 " in line)
         return process, {rank_of(pid): pid for pid in children(process.pid)}
 
     return begin

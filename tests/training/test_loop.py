@@ -14,7 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.processes import children, finish, start_processes, wait_for
+from tests.processes import children, finish, run_processes, start_processes, wait_for
 from tests.training_fixtures import SAMPLE_RATE, same, train_command, train_here, train_to_end, weights_of, write_run
 from training import examples
 from training.checkpointing import RunFolder, read_state
@@ -169,14 +169,12 @@ def limited_train_command(limit, *arguments):
 @pytest.mark.parametrize("on_failed_save, last_logged", [("stop", 10), ("continue", 20)])
 def test_disk_full(trained, tmp_path, on_failed_save, last_logged):
     """Fails if a failed save damages the checkpoint before it, passes in silence, or does not do as configured."""
-    logdir, log = tmp_path / "log", tmp_path / "output"
-    config = write_run(tmp_path, training__n_steps=5)
-    train_to_end(config, logdir)
+    logdir = tmp_path / "log"
+    train_to_end(write_run(tmp_path, training__n_steps=5), logdir)
     good = (logdir / "checkpoint-00000005.pt").read_bytes()
     config = write_run(tmp_path, training__on_failed_save=on_failed_save)
-    assert finish(start_processes(limited_train_command, len(good) // 2, config, logdir, log=log)) == [2]
-    said = log.read_text()
-    assert f"step {last_logged} " in said and f"step {last_logged + 5} " not in said
+    statuses, said = run_processes(limited_train_command, len(good) // 2, config, logdir)
+    assert statuses == [2] and f"step {last_logged} " in said and f"step {last_logged + 5} " not in said
     assert said.splitlines()[-1].startswith("error: ") and "cannot save: File too large" in said and "Traceback" not in said
     assert (logdir / "checkpoint-00000005.pt").read_bytes() == good
     assert not list(logdir.glob(".*.tmp"))
@@ -186,10 +184,9 @@ def test_disk_full(trained, tmp_path, on_failed_save, last_logged):
 
 def test_first_checkpoint_must_be_written(tmp_path):
     """Fails if a run trains with nothing to go back to."""
-    logdir, log = tmp_path / "log", tmp_path / "output"
-    assert finish(start_processes(limited_train_command, 10_000, write_run(tmp_path), logdir, log=log)) == [2]
-    *lines, last = log.read_text().splitlines()
-    assert last == f"error: {logdir / 'checkpoint-00000000.pt'}: cannot save: File too large"
+    statuses, said = run_processes(limited_train_command, 10_000, write_run(tmp_path), tmp_path / "log")
+    *lines, last = said.splitlines()
+    assert statuses == [2] and last == f"error: {tmp_path / 'log' / 'checkpoint-00000000.pt'}: cannot save: File too large"
     assert not lines or (len(lines) == 1 and "TensorBoard's files cannot be written any more" in lines[0])
 
 
@@ -204,10 +201,8 @@ def train_command_without_reader(*arguments):
 
 def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path):
     """Fails if a line of the log ends a run, or counts as a save that failed."""
-    logdir, log = tmp_path / "log", tmp_path / "output"
-    config = write_run(tmp_path, training__n_steps=5, training__validate_every=5)
-    assert finish(start_processes(train_command_without_reader, config, logdir, log=log)) == [128 + signal.SIGPIPE]
-    assert log.read_text() == ""
+    logdir, config = tmp_path / "log", write_run(tmp_path, training__n_steps=5, training__validate_every=5)
+    assert run_processes(train_command_without_reader, config, logdir) == ([128 + signal.SIGPIPE], "")
     assert read_state(logdir / "checkpoint-00000005.pt")["step"] == 5 and (logdir / "best.pt").exists()
 
 
