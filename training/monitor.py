@@ -70,9 +70,8 @@ class Monitor:
         with self._unless_disk_fails():
             for preview in previews:
                 name = f"{preview.index}-{preview.name}"  # names may come twice, in several folders
-                self.writer.add_audio(f"{name}/recording", preview.recording, step, mel_config.sample_rate)
-                for result, waveform in preview.results.items():
-                    self.writer.add_audio(f"{name}/{result}", waveform, step, mel_config.sample_rate)
+                for sound, waveform in {"recording": preview.recording, **preview.results}.items():
+                    self.writer.add_audio(f"{name}/{sound}", waveform, step, mel_config.sample_rate)
                 self.writer.add_figure(f"mel/{name}", mel_pair(preview.recording_mel, preview.result_mel, mel_config), step)
             self.writer.flush()
 

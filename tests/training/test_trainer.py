@@ -1,5 +1,6 @@
 """One step: what it updates, what it skips, in which precision; and validation."""
 
+import copy
 import math
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_non_finite_batch_changes_nothing(tmp_path, value):
     trainer = new_trainer(write_run(tmp_path))
     batches = trainer.batches()
     trainer.train_step(next(batches))
-    before = {key: copied(trainer.state_dict()[key]) for key in ("network", "ema", "optimizer", "n_updates")}
+    before = {key: copy.deepcopy(trainer.state_dict()[key]) for key in ("network", "ema", "optimizer", "n_updates")}
     batch = next(batches)
     batch.segment[2, 30] = value
     result = trainer.train_step(batch)
@@ -49,14 +50,6 @@ def test_non_finite_batch_changes_nothing(tmp_path, value):
     trainer.guard.observe(result.figures["loss"], result.updated)
     assert trainer.guard.n_skipped == 1
     assert trainer.train_step(next(batches)).updated
-
-
-def copied(state):
-    if isinstance(state, torch.Tensor):
-        return state.clone()
-    if isinstance(state, dict):
-        return {key: copied(value) for key, value in state.items()}
-    return [copied(value) for value in state] if isinstance(state, list) else state
 
 
 @pytest.mark.parametrize("changes", [{"micro_batch_size": 1}, {"infer_grad": {"noise_schedule": "3.json"}}], ids=str)
@@ -108,13 +101,13 @@ def test_learning_rate_follows_the_updates(tmp_path):
     for batch in trainer.batches():
         rates.append(trainer.optimizer.param_groups[0]["lr"])
         if len(rates) == 13:
-            resumed.load_state_dict(copied(trainer.state_dict()))
+            resumed.load_state_dict(copy.deepcopy(trainer.state_dict()))
         trainer.train_step(batch)
     assert rates[:6] == pytest.approx([2e-3 * (i + 1) / 6 for i in range(6)])
     assert rates[6] == 2e-3 and all(a > b for a, b in zip(rates[6:], rates[7:]))
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
 
-    state = copied(resumed.state_dict())
+    state = copy.deepcopy(resumed.state_dict())
     assert resumed.optimizer.param_groups[0]["lr"] == rates[12]
     resumed.train_step(first_batch(resumed))
     assert resumed.optimizer.param_groups[0]["lr"] == rates[13]
