@@ -43,7 +43,7 @@ def test_everything_can_be_imported_without_linux():
 
 def test_training_and_vocoding_without_linux(tmp_path):
     """Fails if a run or `inference.py` uses what is not there."""
-    config = write_run(tmp_path, training__n_steps=2, training__save_every=2)
+    config = write_run(tmp_path, n_steps=2, save_every=2)
     (tmp_path / "s.json").write_text(json.dumps({"betas": [0.1, 0.5]}))
     checkpoint, output = tmp_path / "log" / "checkpoint-00000002.pt", tmp_path / "out"
     commands = [

@@ -139,8 +139,8 @@ def test_folder_of_other_weights_is_refused(tmp_path, name):
 def five_steps(tmp_path_factory):
     """Configuration of a run of ten steps, and its checkpoint of step 5."""
     folder = tmp_path_factory.mktemp("five")
-    train_to_end(write_run(folder, training__n_steps=5, training__validate_every=5), folder / "log")
-    return write_run(folder, training__n_steps=10, training__validate_every=5), folder / "log" / "checkpoint-00000005.pt"
+    train_to_end(write_run(folder, n_steps=5, validate_every=5), folder / "log")
+    return write_run(folder, n_steps=10, validate_every=5), folder / "log" / "checkpoint-00000005.pt"
 
 
 def resumed(five_steps, logdir, spoil=lambda state: None, config=None):
@@ -204,11 +204,11 @@ def test_another_run_is_refused(tmp_path, section, key, old, new):
 
 def test_harmless_changes_are_accepted_and_said(five_steps, tmp_path):
     """Fails if an example is repeated or left out after a change of the batch, or if all stages are printed for one key."""
-    said = resumed(five_steps, tmp_path / "log", config=write_run(tmp_path, training__batch_size=6, training__n_steps=7))
+    said = resumed(five_steps, tmp_path / "log", config=write_run(tmp_path, batch_size=6, n_steps=7))
     for line in ("training.batch_size was 4, is 6", "training.n_steps was 5, is 7"):
         assert f"changed since checkpoint-00000005.pt: {line}" in said
     state = RunFolder(tmp_path / "log", 3).newest()[1]
     assert (state["step"], state["position"]) == (7, 5 * 4 + 2 * 6)
-    old, new = (load_config(write_run(tmp_path, training__n_steps=n, training__stages=[{"n_steps": n}])) for n in (4, 6))
+    old, new = (load_config(write_run(tmp_path, n_steps=n, stages=[{"n_steps": n}])) for n in (4, 6))
     lines = changes({"config": old.model_dump_json()}, new, "a.pt")
     assert lines == [f"changed since a.pt: training.{key} was 4, is 6" for key in ("n_steps", "stages.1.n_steps")]

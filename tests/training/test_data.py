@@ -35,7 +35,7 @@ def lengthened(mel):
         (write_pairs, {"data__low_pass_share": 0.5}, "data.low_pass_share: expected 0 where mels are read from files, got 0.5"),
         (lambda folder: write_pairs(folder, change=lengthened), {}, "train_0.npy: 63 frames of 40 samples, .*has 2400 .*within 2 frames"),
         (lambda folder: write_pairs(folder, change=lambda mel: mel[:, 3:]), {}, "train_0.npy: 57 frames of 40 samples"),
-        (lambda folder: None, {"training__precision": "fp16"}, "training.precision: expected fp32 or bf16 on a CPU, got fp16"),
+        (lambda folder: None, {"precision": "fp16"}, "training.precision: expected fp32 or bf16 on a CPU, got fp16"),
     ],
 )
 def test_what_cannot_be_trained_on(tmp_path, spoil, changes, words):
@@ -117,7 +117,7 @@ def test_all_lines_of_a_list_are_pairs_or_none(tmp_path):
 
 def test_speakers_are_drawn_evenly_and_have_figures_of_their_own(tmp_path):
     """Fails if `data.even_over_speakers` is not heeded, or a speaker's loss is not in TensorBoard."""
-    config = write_run(tmp_path, data__even_over_speakers=True, training__n_steps=2)
+    config = write_run(tmp_path, data__even_over_speakers=True, n_steps=2)
     for name in ("train", "validation"):
         lists = []
         for k, (speaker, n_recordings) in enumerate({"anna": 5, "bert": 1}.items()):

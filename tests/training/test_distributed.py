@@ -36,14 +36,14 @@ def record_training(folder, config_paths):
 
 
 ADVERSARIAL = {"noise_schedule": "3.json", "adversarial": {"windows": [64, 32], "periods": [2, 3], "channels": 4}}
-WHOLE = {"training__batch_size": 5, "training__n_steps": N_STEPS}  # the batch does not divide evenly
-WITH_ADVERSARY = {"data__segment_frames": 30, "training__n_steps": 1, "training__infer_grad": ADVERSARIAL}
+WHOLE = {"batch_size": 5, "n_steps": N_STEPS}  # the batch does not divide evenly
+WITH_ADVERSARY = {"data__segment_frames": 30, "n_steps": 1, "infer_grad": ADVERSARIAL}
 RUNS = {
     "whole": WHOLE,
-    "whole in portions": WHOLE | {"training__micro_batch_size": 2},
+    "whole in portions": WHOLE | {"micro_batch_size": 2},
     "adversarial": WITH_ADVERSARY,
-    "adversarial in portions": WITH_ADVERSARY | {"training__micro_batch_size": 1},
-    "poisoned": {"training__n_steps": 2},
+    "adversarial in portions": WITH_ADVERSARY | {"micro_batch_size": 1},
+    "poisoned": {"n_steps": 2},
 }
 
 
@@ -52,9 +52,7 @@ def records(tmp_path_factory):
     """Number of processes -> of each process, by the names of RUNS, the record of the same steps."""
     folder, configs = tmp_path_factory.mktemp("distributed"), {}
     for name, changes in RUNS.items():
-        write_run(folder / name, **changes)
-        (folder / name / "3.json").write_text('{"betas": [0.001, 0.05, 0.6]}')
-        configs[name] = folder / name / "config.json"
+        configs[name] = write_run(folder / name, **changes)
     for n in (1, 2):
         statuses, said = run_processes(record_training, folder, configs, n_processes=n)
         assert statuses == [0] * n, said
@@ -128,10 +126,10 @@ def test_what_one_machine_lacks(tmp_path, what):
     elif what == "list":
         (machines[1] / "train.txt").write_text("train_0.wav\n")
     elif what == "configuration":
-        write_run(machines[1], training__batch_size=6)
+        write_run(machines[1], batch_size=6)
     else:
         for machine in machines:
-            write_run(machine, training__batch_size=1)
+            write_run(machine, batch_size=1)
         said = "error: training.batch_size: expected 2 or more, one per process, got 1"
     assert run_processes(train_where, machines, n_processes=2, timeout=60) == ([2, 2], f"{said}\n")
 
@@ -156,9 +154,9 @@ def test_one_process_out_of_memory(tmp_path):
 
 def test_same_command_with_another_number_of_processes(tmp_path):
     """A run can move to a machine with more or fewer devices; equal up to rounding."""
-    constant = {"training__learning_rate": 1e-3, "training__final_learning_rate": 1e-3, "training__warmup_steps": 0}
-    train_to_end(write_run(tmp_path, training__n_steps=5, **constant), tmp_path / "moved")
-    config = write_run(tmp_path, training__n_steps=10, **constant)
+    constant = {"learning_rate": 1e-3, "final_learning_rate": 1e-3, "warmup_steps": 0}
+    train_to_end(write_run(tmp_path, n_steps=5, **constant), tmp_path / "moved")
+    config = write_run(tmp_path, n_steps=10, **constant)
     train_to_end(config, tmp_path / "moved", n_processes=2)
     train_to_end(config, tmp_path / "stayed")
     moved, stayed = (torch.load(tmp_path / name / "checkpoint-00000010.pt") for name in ("moved", "stayed"))

@@ -16,8 +16,8 @@ from training import launch
 
 def test_run_script_trains_and_goes_on(tmp_path):
     """The real command goes on with the run of another process."""
-    train_to_end(write_run(tmp_path, training__n_steps=5), tmp_path / "log")
-    config = write_run(tmp_path, training__n_steps=10)
+    train_to_end(write_run(tmp_path, n_steps=5), tmp_path / "log")
+    config = write_run(tmp_path, n_steps=10)
     result = run_to_end(*TRAINING, "-c", config, "-l", tmp_path / "log", "--nproc", 1)
     assert (result.returncode, result.stderr) == (0, "")
     assert "going on from" in result.stdout and "training.n_steps was 5, is 10" in result.stdout
@@ -29,7 +29,7 @@ def endless(tmp_path):
     """endless(): a run of two processes that has made five steps, and the process ids by rank."""
 
     def begin():
-        config = write_run(tmp_path, training__n_steps=100_000, training__save_every=50_000)
+        config = write_run(tmp_path, n_steps=100_000, save_every=50_000)
         process = start(*TRAINING, "-c", config, "-l", tmp_path / "log", "--nproc", 2)
         next(line for line in process.stdout if "step 5 " in line)
         return process, {rank_of(pid): pid for pid in children(process.pid)}
@@ -48,7 +48,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path, endless):
     output, errors = process.communicate(timeout=300)
     assert (process.returncode, errors) == (0, "")
     stopped_at = int(re.search(r"stopped by SIGTERM at step (\d+)", output).group(1))
-    said = train_to_end(write_run(tmp_path, training__n_steps=stopped_at + 2), tmp_path / "log", n_processes=2)
+    said = train_to_end(write_run(tmp_path, n_steps=stopped_at + 2), tmp_path / "log", n_processes=2)
     assert f"going on from {tmp_path}/log/checkpoint-{stopped_at:08d}.pt" in said
 
 
@@ -119,7 +119,7 @@ def test_launcher_names_its_own_options(arguments, status, capsys):
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_do_what_one_does(tmp_path):
-    config = write_run(tmp_path, training__n_steps=5)
+    config = write_run(tmp_path, n_steps=5)
     weights = []
     for devices in ("0", "0,1"):
         result = run_to_end(*TRAINING, "-c", config, "-l", tmp_path / devices, env=os.environ | {"CUDA_VISIBLE_DEVICES": devices})

@@ -27,7 +27,7 @@ from training.trainer import Trainer
 def trained(tmp_path_factory):
     """A finished run of twenty steps, in `log` beside its configuration, with previews; and what it said."""
     folder = tmp_path_factory.mktemp("trained")
-    changes = {"training__n_previews": 2, "training__validate_every": 7, "training__keep_checkpoints": 2, "training__milestone_every": 6}
+    changes = {"n_previews": 2, "validate_every": 7, "keep_checkpoints": 2, "milestone_every": 6}
     config = write_run(folder, **changes)
     return config, folder / "log", train_to_end(config, folder / "log")
 
@@ -101,8 +101,7 @@ def run_breaking(tmp_path, monkeypatch):
 def test_explosion_goes_back_with_a_lower_learning_rate(run_breaking):
     """Fails if the run goes on with ruined weights, repeats the examples that ruined them, or keeps the learning rate."""
     stages = [{"n_steps": 60}, {"n_steps": 90}]
-    changes = {"n_steps": 150, "stages": stages, "save_every": 20, "log_every": 50, "keep_checkpoints": 5}
-    status, state, said = run_breaking([90], **{f"training__{key}": value for key, value in changes.items()})
+    status, state, said = run_breaking([90], n_steps=150, stages=stages, save_every=20, log_every=50, keep_checkpoints=5)
     assert status == 0 and "remaining in stage 1 " in said and "stage 2 of 2: steps 61 to 150\n" in said
     assert "times its lowest value" in said and "(1 of 3)" in said
     assert re.search(r"back to \S*checkpoint-000000[0-8]0\.pt", said)  # before step 90
@@ -112,7 +111,7 @@ def test_explosion_goes_back_with_a_lower_learning_rate(run_breaking):
     assert state["stability"]["calm"] and state["stability"]["lowest"] < 3
 
 
-RUINED = {"training__n_steps": 16, "training__skip_limit": 3}  # by NaN in the seventh batch, so that the run goes back
+RUINED = {"n_steps": 16, "skip_limit": 3}  # by NaN in the seventh batch, so that the run goes back
 
 
 def test_failed_saves_leave_the_first_checkpoint_to_go_back_to(run_breaking, monkeypatch):
@@ -126,7 +125,7 @@ def test_failed_saves_leave_the_first_checkpoint_to_go_back_to(run_breaking, mon
 
     monkeypatch.setattr(RunFolder, "save", save_first_and_last)
     monkeypatch.setattr(Trainer, "evaluate", lambda self: (next(losses), {}))
-    status, state, said = run_breaking([6], math.nan, **RUINED, training__save_every=4, training__validate_every=4)
+    status, state, said = run_breaking([6], math.nan, **RUINED, save_every=4, validate_every=4)
     assert (status, state["step"], state["n_rollbacks"]) == (0, 16, 1)
     assert "warning: checkpoint: cannot save: No space left on device; training goes on" in said
     assert re.search(r"back to \S*checkpoint-00000000\.pt", said)
@@ -144,14 +143,14 @@ def test_best_is_what_was_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(RunFolder, "save_best", refuse_one)
     monkeypatch.setattr(Trainer, "evaluate", lambda self: (next(losses), {}))
-    train_to_end(write_run(tmp_path, training__n_steps=10, training__validate_every=2), tmp_path / "log")
+    train_to_end(write_run(tmp_path, n_steps=10, validate_every=2), tmp_path / "log")
     best = read_state(tmp_path / "log" / "best.pt")
     assert (best["step"], best["best_validation_loss"]) == (8, 0.2)
 
 
 def test_lasting_divergence_gives_up(tmp_path, monkeypatch):
     """Fails if the run loops for ever, or ends as if it had succeeded."""
-    config = write_run(tmp_path, training__skip_limit=4, training__max_rollbacks=2, training__save_every=10)
+    config = write_run(tmp_path, skip_limit=4, max_rollbacks=2, save_every=10)
     diffusion = DiffusionObjective.diffusion
     monkeypatch.setattr(DiffusionObjective, "diffusion", lambda *arguments: diffusion(*arguments) * math.nan)
     status, said = train_here(config, tmp_path / "log")
@@ -170,9 +169,9 @@ def limited_train_command(limit, *arguments):
 def test_disk_full(trained, tmp_path, on_failed_save, last_logged):
     """Fails if a failed save damages the checkpoint before it, passes in silence, or does not do as configured."""
     logdir = tmp_path / "log"
-    train_to_end(write_run(tmp_path, training__n_steps=5), logdir)
+    train_to_end(write_run(tmp_path, n_steps=5), logdir)
     good = (logdir / "checkpoint-00000005.pt").read_bytes()
-    config = write_run(tmp_path, training__on_failed_save=on_failed_save)
+    config = write_run(tmp_path, on_failed_save=on_failed_save)
     statuses, said = run_processes(limited_train_command, len(good) // 2, config, logdir)
     assert statuses == [2] and f"step {last_logged} " in said and f"step {last_logged + 5} " not in said
     assert said.splitlines()[-1].startswith("error: ") and "cannot save: File too large" in said and "Traceback" not in said
@@ -201,14 +200,14 @@ def train_command_without_reader(*arguments):
 
 def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path):
     """Fails if a line of the log ends a run, or counts as a save that failed."""
-    logdir, config = tmp_path / "log", write_run(tmp_path, training__n_steps=5, training__validate_every=5)
+    logdir, config = tmp_path / "log", write_run(tmp_path, n_steps=5, validate_every=5)
     assert run_processes(train_command_without_reader, config, logdir) == ([128 + signal.SIGPIPE], "")
     assert read_state(logdir / "checkpoint-00000005.pt")["step"] == 5 and (logdir / "best.pt").exists()
 
 
 def start_endless(tmp_path, target=train_command, n_workers=2):
     """Starts an endless run; returns its process and its log once it has saved, and the ids of its data workers."""
-    config = write_run(tmp_path, training__n_steps=100_000, data__n_workers=n_workers)
+    config = write_run(tmp_path, n_steps=100_000, data__n_workers=n_workers)
     log, logdir = tmp_path / "output", tmp_path / "log"
     processes = start_processes(target, config, logdir, log=log)
     wait_for((logdir / "checkpoint-00000005.pt").exists)
@@ -244,9 +243,8 @@ def test_recording_that_vanishes_mid_run(tmp_path, n_workers):
 
 def test_dry_run(tmp_path, command):
     """Says what a run would be like, of each stage and kind of step, and leaves nothing behind."""
-    (tmp_path / "3.json").write_text('{"betas": [0.001, 0.05, 0.6]}')
     stages = [{"n_steps": 15}, {"n_steps": 5, "segment_frames": 30, "infer_grad": {"noise_schedule": "3.json", "every": 2}}]
-    config = write_run(tmp_path, training__micro_batch_size=2, training__stages=stages)
+    config = write_run(tmp_path, micro_batch_size=2, stages=stages)
     status, output, errors = command("-c", config, "-l", tmp_path / "log", "--dry-run")
     assert (status, errors) == (0, "")
     words = [
