@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model.config import load_config
 from tests.processes import finish, kill, start_processes, wait_for
@@ -45,6 +46,8 @@ def test_killed_run_ends_with_the_same_state(tmp_path, n_processes, precision, w
     for name in (f"checkpoint-{N_STEPS:08d}.pt", "best.pt"):
         whole, killed = weights_of(tmp_path / "whole" / name), weights_of(tmp_path / "killed" / name)
         assert [key for key in whole if not same(whole[key], killed[key])] == [] and "adversary" in whole
+    logged = [event.step for event in EventAccumulator(str(tmp_path / "killed")).Reload().Scalars("validation/loss")]
+    assert logged == sorted(set(logged))  # a step that came again is shown once
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
