@@ -51,7 +51,7 @@ def test_recordings_of_another_form_are_trained_on_on_request(tmp_path):
     """Fails if `data.resample` or `data.mix_to_mono` does not reach the recordings."""
     config = write_run(tmp_path, data__resample=True, data__mix_to_mono=True)
     write_stereo(tmp_path)
-    assert len(new_trainer(config).data.training[0]) == 0.6 * SAMPLE_RATE
+    assert len(new_trainer(config).data.training[0]) == 0.3 * SAMPLE_RATE
 
 
 @pytest.mark.parametrize("change, n_frames", [(lambda mel: torch.cat([mel, mel[:, :1]], 1), 60), (lambda mel: mel[:, 1:], 59)])
