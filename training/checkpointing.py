@@ -227,7 +227,7 @@ def changes(state, config, path):
 def differences(old, new):
     """List of (key, old value, new value) of what differs between two nested dictionaries; None stands for what one of them lacks."""
     old, new = _flat(old), _flat(new)
-    return [(key, old.get(key), new.get(key)) for key in old | new if old.get(key) != new.get(key)]
+    return [(key, old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)]
 
 
 def _flat(section, prefix=""):
