@@ -144,7 +144,7 @@ class Recordings(Dataset):
         self.mel_config = mel_config
         self.conversions = conversions
         checked = [check_audio(path, mel_config.sample_rate, conversions) for path in self.paths]
-        self.n_samples = [n_samples for n_samples, _ in checked]
+        self.n_samples, self.peaks = map(list, zip(*checked))
         shortest = mel_config.n_fft // 2 + mel_config.hop_length
         for path, n_samples in zip(self.paths, self.n_samples):
             if n_samples < shortest:
@@ -153,7 +153,6 @@ class Recordings(Dataset):
         self.mel_paths = read_mel_paths(filelist)
         for index in range(len(self.paths)) if self.mel_paths else ():
             self._check_mel(index)
-        self.peaks = [peak for _, peak in checked]
 
     def warnings(self) -> list[str]:
         """Lines on samples beyond [-1, 1], and, of some recordings spread over the list, on offsets and channels in opposite phase."""

@@ -1,10 +1,10 @@
 """Vocodes mel files, or resynthesises audio files: `python inference.py -ch CHECKPOINT -ns SCHEDULE -m FILELIST`."""
 
-import argparse
 import contextlib
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.audio import AUDIO_SUFFIXES, NO_CONVERSIONS, Conversions, is_own_wav, read_audio, unusual, wav_writer
-from common.device import DTYPES, exact_float32, pick_device
+from common.device import DTYPES, exact_float32
 from common.errors import CommandParser, InputError, describe, naming, non_negative_int, one_line, positive_int, run_command, seed_int
-from common.jobs import device_of_job, end_with_parent, run_jobs, torchrun_place
+from common.jobs import end_with_parent, run_jobs, torchrun_place
 from common.output_paths import check_output, distinct, entry, identities, output_paths
 from datasets import read_filelist
-from extensions.registry import build_network, read_checkpoint
 from model.config import load_config
 from model.mel import MEL_SUFFIXES, read_mel
-from model.noise_schedule import FORMS, find_schedule
+from model.noise_schedule import FORMS
 from model.samplers import DEFAULT_SAMPLER, SAMPLERS
 from vocoder import Vocoder, WaveformCheck
 
@@ -173,31 +172,21 @@ def parse_arguments(argv):
     changes = parser.add_mutually_exclusive_group()
     changes.add_argument("--steps", type=positive_int, metavar="N", help="follow the curve of the schedule in N steps; not with --repeat")
     changes.add_argument("--repeat", type=positive_int, metavar="K", help="take each beta of the schedule K times; not with --steps")
-    parser.add_argument(
-        "-m",
-        "--mel_filelist",
-        required=True,
-        help=f"list or folder of mels ({names(MEL_SUFFIXES)}) or recordings ({names(AUDIO_SUFFIXES)}), or one of these",
-    )
+    inputs = f"list or folder of mels ({names(MEL_SUFFIXES)}) or recordings ({names(AUDIO_SUFFIXES)}), or one of these"
+    parser.add_argument("-m", "--mel_filelist", required=True, help=inputs)
     parser.add_argument("-v", "--verbose", choices=["yes", "no"], default="yes", help="show progress and speed")
     parser.add_argument("-o", "--output_dir", default="outputs", help="folder for the wav files (default: outputs)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--seed", type=seed_int, default=0, help="seed of the noise")
     parser.add_argument("--batch_size", type=positive_int, default=1, help="files that are vocoded together")
     parser.add_argument("--sampler", help=f"one of {', '.join(SAMPLERS)} (default: what the schedule was made for, or {DEFAULT_SAMPLER})")
-    parser.add_argument(
-        "--gla_grad",
-        type=non_negative_int,
-        default=0,
-        metavar="N",
-        help="iterations that bring the result closer to its mel (GLA-Grad; default: 0)",
-    )
+    correction = "iterations that bring the result closer to its mel (GLA-Grad; default: 0)"
+    parser.add_argument("--gla_grad", type=non_negative_int, default=0, metavar="N", help=correction)
     parser.add_argument("--mix_to_mono", action="store_true", help="average the channels of recordings that have several")
     parser.add_argument("--resample", action="store_true", help="convert recordings of another sample rate (band-limited)")
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="precision (default: the device's fastest)")
     parser.add_argument("--chunk_frames", type=positive_int, default=400, help="mel frames at once; bounds the memory")
     parser.add_argument("--jobs", type=positive_int, default=1, help="processes that share the files and the cores (default: 1)")
-    parser.add_argument("--job", type=non_negative_int, help=argparse.SUPPRESS)  # which of the jobs this process is
     parser.add_argument("--compile", action="store_true", help="torch.compile: a minute or two, then faster; for many files")
     return parser.parse_args(argv)
 
@@ -206,34 +195,19 @@ def main(argv=None) -> int:
     arguments = parse_arguments(argv)
     config = load_config(arguments.config) if arguments.config else None
     inputs = read_inputs(arguments.mel_filelist, arguments.output_dir)
-    schedule = find_schedule(arguments.noise_schedule, arguments.steps, arguments.repeat)
-    checkpoint = read_checkpoint(arguments.checkpoint, config)
-    network = build_network(checkpoint, arguments.checkpoint)
     exact_float32()
-    n_jobs = min(arguments.jobs, len(inputs))
+    end_with_parent()
     rank, _, world_size = torchrun_place()
-    if arguments.job is not None:
-        end_with_parent()
-        rank, world_size = arguments.job, n_jobs
-        arguments.device = device_of_job(arguments.device, arguments.job)
-    vocoder = Vocoder(
-        network,
-        checkpoint.config,
-        schedule,
-        pick_device(arguments.device),
-        DTYPES.get(arguments.dtype),
-        arguments.chunk_frames,
-        arguments.sampler,
-        arguments.gla_grad,
-        checkpoint.mel_statistics,
-        arguments.compile,
-        checkpoint.starts,
-    )
-    for line in vocoder.warnings if rank == 0 and arguments.job is None else ():
-        warn(line)
+    options = {name: getattr(arguments, name) for name in ("steps", "repeat", "device", "chunk_frames", "sampler", "gla_grad", "compile")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said below, once
+        vocoder = Vocoder.load(arguments.checkpoint, arguments.noise_schedule, config=config, dtype=DTYPES.get(arguments.dtype), **options)
+    n_jobs = min(arguments.jobs, len(inputs))
     if n_jobs > 1 and world_size == 1:  # only now: an error in the command is printed once
-        del vocoder, network, checkpoint
+        del vocoder
         return run_jobs([sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)], n_jobs)
+    for line in vocoder.warnings if rank == 0 else ():
+        warn(line)
 
     verbose = arguments.verbose == "yes"
     outputs = output_paths(inputs, arguments.output_dir)
@@ -248,7 +222,7 @@ def main(argv=None) -> int:
         process = f"process {rank + 1} of {world_size}: " if world_size > 1 else ""
         print(
             f"{process}{len(inputs) - n_failures} files in {arguments.output_dir}; real-time factor {np.mean(factors):.3f}{spread} "
-            f"({len(schedule)} steps, {vocoder.device})"
+            f"({len(vocoder.schedule)} steps, {vocoder.device})"
         )
     if n_failures and n_failures == len(inputs):
         return 2

@@ -31,15 +31,12 @@ def train(config, config_folder, logdir, init_from=None, **init_options):
         exit status.
     """
     with StopSignal() as stop_signal, contextlib.closing(RunFolder(logdir, config.training.keep_checkpoints)) as folder:
-        trainer = Trainer(config, config_folder)
-        lines = trainer.data.warnings()
-        if init_from and not distributed.on_first(folder.checkpoints):
-            lines += begin(trainer, init_from, **init_options)
-        checkpoint, state, said = distributed.on_first(lambda: _open(folder, config))
-        lines += said
+        is_new = not distributed.on_first(folder.checkpoints)
+        trainer, lines = make_trainer(config, config_folder, init_from if is_new else None, **init_options)
+        warnings, (checkpoint, state, damaged) = distributed.on_first(lambda: (folder.open(), folder.newest()))
+        lines += warnings + damaged
         if state is not None:
-            distributed.agree(lambda: trainer.load_state_dict(state, checkpoint))
-            lines += [*changed_schedules(state, trainer), f"going on from {checkpoint}"]
+            lines += distributed.agree(lambda: go_on(trainer, state, checkpoint))
         with contextlib.closing(Monitor(logdir, trainer, enabled=trainer.rank == 0)) as monitor:
             for line in lines:
                 monitor.say(line)
@@ -48,46 +45,37 @@ def train(config, config_folder, logdir, init_from=None, **init_options):
             return Loop(trainer, folder, monitor, stop_signal).run(is_new=state is None)
 
 
-def _open(folder, config):
-    """Opens the run's folder.
-
-    Returns:
-        newest checkpoint and its state, or None and None; and lines to say.
-    """
-    folder.open()
-    checkpoint, state, lines = folder.newest()
-    lines = [*folder.warnings, *lines]
-    if state is not None:
-        for key, old, new in changes(state, config, checkpoint):
-            lines.append(f"changed since {checkpoint.name}: {key} was {old}, is {new}")
-    return checkpoint, state, lines
+def make_trainer(config, config_folder, init_from=None, **init_options):
+    """A new `Trainer`, with the weights of a file that the first process reads, if one is given; and lines to say."""
+    trainer = Trainer(config, config_folder)
+    lines = trainer.data.warnings()
+    if init_from:
+        weights = distributed.on_first(lambda: read_checkpoint(init_from))
+        lines += distributed.agree(lambda: begin_with(trainer, weights, init_from, **init_options))
+    return trainer, lines
 
 
-def begin(trainer, path, **options):
-    """Puts the weights of a file, which the first process reads, into a new trainer; returns lines to say."""
-    checkpoint = distributed.on_first(lambda: read_checkpoint(path))
-    return distributed.agree(lambda: begin_with(trainer, checkpoint, path, **options))
+def go_on(trainer, state, checkpoint):
+    """Brings a new trainer to the state of a checkpoint; returns lines to say."""
+    lines = changes(state, trainer.config, checkpoint)
+    trainer.load_state_dict(state, checkpoint)
+    return [*lines, *changed_schedules(state, trainer), f"going on from {checkpoint}"]
 
 
 def main():
     arguments = train_parser().parse_args()
     distributed.start()
     config = distributed.agree(lambda: load_config(arguments.config))
-    config_folder = Path(arguments.config).parent
-    init_options = {"matching_only": arguments.init_from_matching, "step": arguments.init_step}
+    config_folder, status = Path(arguments.config).parent, 0
+    init = {"init_from": arguments.init_from, "matching_only": arguments.init_from_matching, "step": arguments.init_step}
     with explained_out_of_memory(config.training):
         if arguments.dry_run:
-            trainer = Trainer(config, config_folder)
-            lines = trainer.data.warnings()
-            if arguments.init_from:
-                lines += begin(trainer, arguments.init_from, **init_options)
+            trainer, lines = make_trainer(config, config_folder, **init)
             lines += dry_run(trainer)
             if trainer.rank == 0:
                 print("\n".join(lines))
-            status = 0
         else:
-            logdir = arguments.logdir or Path("logs") / Path(arguments.config).stem
-            status = train(config, config_folder, logdir, arguments.init_from, **init_options)
+            status = train(config, config_folder, arguments.logdir or Path("logs") / Path(arguments.config).stem, **init)
     distributed.end()
     return status
 

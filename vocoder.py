@@ -184,22 +184,25 @@ class Vocoder:
 
     @classmethod
     @own_defaults()
-    def load(cls, checkpoint, schedule, steps: Optional[int] = None, **options) -> "Vocoder":
+    def load(
+        cls, checkpoint, schedule, steps: Optional[int] = None, repeat: Optional[int] = None, config: Optional[Config] = None, **options
+    ) -> "Vocoder":
         """A vocoder from files.
 
         Args:
             checkpoint: path of the weights.
             schedule: path or text of the noise schedule; see `model.noise_schedule.find_schedule`.
             steps: number of denoising steps, along the curve of the schedule; None is its own.
+            repeat: how often each beta of the schedule is taken; not with `steps`.
+            config: a `Config` that the checkpoint must agree with.
             options: as in the constructor.
 
         Raises:
             OSError, InputError: a file or the schedule cannot be used.
         """
-        content = read_checkpoint(checkpoint)
-        network, schedule = build_network(content, checkpoint), find_schedule(schedule, steps)
-        statistics, starts = content.mel_statistics, content.starts
-        vocoder = cls(network, content.config, schedule, mel_statistics=statistics, starts=starts, **options)
+        schedule, content = find_schedule(schedule, steps, repeat), read_checkpoint(checkpoint, config)
+        network, known = build_network(content, checkpoint), {"mel_statistics": content.mel_statistics, "starts": content.starts}
+        vocoder = cls(network, content.config, schedule, **known, **options)
         for line in vocoder.warnings:
             warnings.warn(line, stacklevel=3)
         return vocoder

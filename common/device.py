@@ -82,15 +82,12 @@ def pick_device(name=None):
     Raises:
         InputError: there is no such device, or PyTorch cannot use it.
     """
-    problem = unusable_gpus()
     if name is None:
-        if problem:
-            raise InputError(problem)
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.device_count() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?|mps", name):
         raise InputError(f"--device: '{shortened(name)}' (expected: cpu, cuda, cuda:N or mps)")
-    if name.startswith("cuda") and problem:
-        raise InputError(f"--device {name}: {problem}")
+    if name.startswith("cuda") and (problem := unusable_gpus()):
+        raise InputError(problem)
     try:
         device = torch.device(device_of_job(name, torchrun_place()[1]))
         torch.zeros(1, device=device)  # runs on it: PyTorch may not be built for the architecture of the card

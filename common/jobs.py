@@ -1,5 +1,6 @@
 """Several processes that share the work of one command: what each of them computes with, and that none outlives the command."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,8 @@ import threading
 
 import joblib
 import torch
+
+JOBS = "jobs"  # the run id that `run_jobs` gives its processes, in place of torchrun's
 
 
 def usable_cores():
@@ -34,7 +37,7 @@ def device_of_job(name, k):
 
 
 def under_torchrun():
-    """Whether torchrun started this process. The variables RANK and WORLD_SIZE alone may be left over from something else."""
+    """Whether torchrun or `run_jobs` started this process. RANK and WORLD_SIZE alone may be left over from something else."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -46,23 +49,26 @@ def torchrun_place():
 
 
 def run_jobs(command, n_jobs):
-    """Runs `command --job K` for each K below `n_jobs`, each with its share of the cores, and of the GPUs where there are any.
+    """Runs a command in several processes, each with its share of the cores, and of the GPUs where there are any.
 
-    None of them outlives this process, however it ends.
+    They know their place by `torchrun_place`. None of them outlives this process, however it ends: see `end_with_parent`.
 
     Returns:
         an exit status: that of all, or 1 where they differ; a job that was killed is said, and counts as 2.
     """
     print(f"note: {n_jobs} processes begin, each of which loads PyTorch and the weights", file=sys.stderr)
-    environment = os.environ | {"OMP_NUM_THREADS": str(cores_each(n_jobs))}
-    jobs = [subprocess.Popen([*command, "--job", str(k)], env=environment, stdin=subprocess.PIPE) for k in range(n_jobs)]
+    shared = os.environ | {"OMP_NUM_THREADS": str(cores_each(n_jobs)), "TORCHELASTIC_RUN_ID": JOBS, "WORLD_SIZE": str(n_jobs)}
+    places = [shared | {"RANK": str(k), "LOCAL_RANK": str(k)} for k in range(n_jobs)]
+    jobs = [subprocess.Popen(command, env=place, stdin=subprocess.PIPE) for place in places]
     try:
         statuses = [job.wait() for job in jobs]
     except BaseException:
         for job in jobs:
             job.terminate()
         for job in jobs:
-            _end(job)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                job.wait(10)
+            job.kill()
         raise
     for k, status in enumerate(statuses):
         if status < 0 or status > 128:  # at once, or after it has removed its temporary files
@@ -72,18 +78,12 @@ def run_jobs(command, n_jobs):
     return statuses.pop() if len(statuses) == 1 else 1
 
 
-def _end(job, seconds=10):
-    try:
-        job.wait(seconds)
-    except subprocess.TimeoutExpired:
-        job.kill()
-
-
 def end_with_parent():
-    """In a process that `run_jobs` started: ends it, as SIGTERM does, when the one that started it has ended."""
+    """Ends a process that `run_jobs` started, as SIGTERM does, when the one that started it has ended; does nothing in any other."""
 
     def watch():
         os.read(sys.stdin.fileno(), 1)  # nothing is written to it, so this returns when the other end is closed
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, daemon=True).start()
+    if os.environ.get("TORCHELASTIC_RUN_ID") == JOBS:
+        threading.Thread(target=watch, daemon=True).start()

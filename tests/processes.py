@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -66,14 +67,6 @@ def wait_for(condition, timeout=300):
         time.sleep(0.01)
 
 
-def wait_for_line(process, text):
-    """Reads the output of a process from `start` until a line has `text` in it."""
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(f"ended without '{text}': {process.stderr.read()}")
-
-
 def end_all():
     """Kills what `start` and `start_processes` have started and is still there, with its children: a test has failed."""
     for process in _started:
@@ -113,6 +106,12 @@ def finish(processes, timeout=300):
         process.join(timeout)
         assert process.exitcode is not None, "a process hangs"
     return [process.exitcode for process in processes]
+
+
+def run_processes(target, *arguments, n_processes=1, timeout=300):
+    """Runs `target(*arguments)` in processes to their end; returns their exit statuses and what they said."""
+    with tempfile.NamedTemporaryFile("r") as log:
+        return finish(start_processes(target, *arguments, n_processes=n_processes, log=log.name), timeout), log.read()
 
 
 def kill(processes):

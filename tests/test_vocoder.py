@@ -1,12 +1,14 @@
 """The vocoder as a Python object: what a caller may hand to it, and waveforms that cannot be speech."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 
 from common.errors import InputError
 from model.checkpoint import save_weights
-from model.noise_schedule import interpolate, linear
+from model.noise_schedule import linear
 from vocoder import Vocoder, WaveformCheck
 
 MEL = torch.rand(20, 9, generator=torch.Generator().manual_seed(0)) * 4 - 6
@@ -45,11 +47,6 @@ def test_other_defaults_of_the_program_change_nothing(tmp_path, tiny_network, ti
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_integers_of_numpy_are_whole_numbers(vocoder):
-    assert torch.equal(vocoder(MEL, seed=np.int64(3)), vocoder(MEL, seed=3))
-    assert len(vocoder.resynthesize(np.zeros(8000, "f4"), np.int32(16000))) == 4000
-
-
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -70,63 +67,53 @@ def test_what_is_no_option_is_one_clear_error(tiny_network, tiny_config, options
         Vocoder(tiny_network, tiny_config, linear(3, 1e-3, 0.6), **options)
 
 
-def test_no_device_is_the_one_that_there_is(tiny_network, tiny_config, gpus):
-    gpus(0, usable=False)
-    assert Vocoder(tiny_network, tiny_config, linear(3, 1e-3, 0.6), device=None).device.type == "cpu"
-
-
-@pytest.mark.parametrize("mel", [MEL.to("meta"), torch.nested.nested_tensor([MEL, MEL[:, :4]]), torch.empty(20, 9, dtype=torch.quint4x2)])
-def test_tensors_without_values_are_one_clear_error(vocoder, mel):
-    with pytest.raises(InputError, match="mel"):
-        vocoder(mel)
-
-
 def test_mels_of_any_kind_give_the_same(vocoder):
     [expected] = vocoder.synthesize([MEL])
-    for mels in (MEL, MEL[None], MEL.numpy(), [MEL.numpy()], [MEL[None].numpy()], MEL.double(), MEL[None].numpy().astype(">f8")):
-        [found] = vocoder.synthesize(mels)
-        assert torch.equal(found, expected)
+    lists = [[MEL], [MEL.numpy()], [MEL[None].numpy()]]
+    for mels in (*lists, MEL, MEL[None], MEL.numpy(), MEL.double(), MEL[None].numpy().astype(">f8"), MEL.numpy()[:, ::-1].copy()[:, ::-1]):
+        assert torch.equal(vocoder.synthesize(mels, np.int64(0))[0], expected)
+    assert torch.equal(vocoder(MEL), expected) and torch.equal(vocoder(MEL.numpy()), expected)
     assert len(vocoder.synthesize([MEL.half()])[0]) == len(vocoder.synthesize(torch.stack([MEL, MEL]).bfloat16())[1]) == 360
-    assert vocoder.synthesize([]) == []
+    assert vocoder.synthesize([]) == [] and vocoder(torch.stack([MEL, MEL])).shape == (2, 360)
 
 
 @pytest.mark.parametrize(
     "mel, words",
     [
-        (MEL.T, r"mels\[1\]: mel has shape \[9, 20\] .*frames along the first axis"),
-        (MEL[:7], r"mels\[1\]: mel has shape \[7, 9\]"),
-        (MEL * torch.nan, r"mels\[1\]: mel holds NaN"),
-        (MEL.tolist(), r"mels\[1\]: mel is a list"),
+        (MEL.T, r"mel has shape \[9, 20\] .*frames along the first axis"),
+        (MEL[:7], r"mel has shape \[7, 9\]"),
+        (MEL * torch.nan, "mel holds NaN"),
+        (MEL.tolist(), "mel is a list"),
+        (np.ma.masked_greater(MEL.numpy(), 0), "mel is a MaskedArray"),
+        (MEL.to("meta"), "mel"),
+        (torch.empty(20, 9, dtype=torch.quint4x2), "mel"),
+        (torch.nested.nested_tensor([MEL, MEL[:, :4]]), "mel"),
+        (MEL[0], "mel"),
+        (torch.empty(0, 20, 9), "mel"),
+        (None, "mel is a NoneType"),
     ],
 )
 def test_what_is_no_mel_is_one_clear_error(vocoder, mel, words):
     for use in (vocoder.synthesize, lambda mels: list(vocoder.stream(mels))):
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=rf"mels\[1\]: {words}"):
             use([MEL, mel])
-    with pytest.raises(InputError, match=words.partition(": ")[2]):
-        vocoder.diagnose(mel)
-
-
-def test_loads_a_schedule_in_another_number_of_steps(tiny_checkpoint, tmp_path):
-    linear(3, 1e-3, 0.6).save(tmp_path / "s.json")
-    expected = interpolate(linear(3, 1e-3, 0.6), 5).betas
-    for schedule, options in [(tmp_path / "s.json", {"steps": 5}), (f"{tmp_path}/s.json:5", {}), ("linear:3:1e-3:0.6", {"steps": 5})]:
-        assert np.array_equal(Vocoder.load(tiny_checkpoint, schedule, **options).schedule.betas, expected)
-    with pytest.raises(InputError, match="s.json: number of steps is 2.5"):
-        Vocoder.load(tiny_checkpoint, tmp_path / "s.json", steps=2.5)
+    for use in (vocoder,) if getattr(mel, "is_meta", False) else (vocoder, vocoder.diagnose, vocoder.open_stream().push):
+        with pytest.raises(InputError, match="mel"):
+            use(mel)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 0.5, None])
 def test_seeds_that_cannot_be_are_one_clear_error(vocoder, seed):
-    with pytest.raises(InputError, match="seed is "):
-        vocoder.synthesize([MEL], seed)
+    for use in (vocoder.open_stream, lambda seed: vocoder.synthesize([MEL], seed)):
+        with pytest.raises(InputError, match="seed is "):
+            use(seed)
 
 
-def test_arrays_that_lie_backwards_in_memory(vocoder):
-    [expected] = vocoder.synthesize([MEL.flip(1)])
-    assert torch.equal(vocoder.synthesize([MEL.numpy()[:, ::-1]])[0], expected)
-    with pytest.raises(InputError, match=r"mels\[0\]: mel is a MaskedArray"):
-        vocoder.synthesize([np.ma.masked_greater(MEL.numpy(), 0)])
+def test_it_says_what_it_takes_and_gives(tiny_checkpoint):
+    described = "Vocoder: mel [20, frames] or [B, 20, frames] -> waveform [frames * 40] at 8,000 Hz; 5 steps, "
+    assert repr(Vocoder.load(tiny_checkpoint, "linear:3:1e-3:0.6", steps=5)).startswith(described)
+    with pytest.raises(InputError, match="linear:3:1e-3:0.6: number of steps is 2.5"):
+        Vocoder.load(tiny_checkpoint, "linear:3:1e-3:0.6", steps=2.5)
 
 
 def test_the_diagnosis_is_that_of_the_command_line(vocoder):
@@ -147,28 +134,13 @@ def test_weights_with_nan_give_an_error(vocoder):
 
 def test_a_waveform_at_full_scale_is_an_error_where_its_mel_is_on_no_scale():
     loud = torch.tensor([1.0] * 30 + [0.5] * 70)
-    for misfit, is_refused in [("values from 3 to 90 cannot be", True), (None, False)]:
+    refusal = pytest.raises(InputError, match="a.npy: 30% of the waveform is at full scale, .*values from 3 to 90")
+    for misfit, outcome in [("values from 3 to 90 cannot be", refusal), (None, contextlib.nullcontext())]:
         check = WaveformCheck("a.npy", misfit)
         check.add(loud)
         assert check.n_clipped == 30
-        if is_refused:
-            with pytest.raises(InputError, match="a.npy: 30% of the waveform is at full scale, .*values from 3 to 90"):
-                check.finish()
-        else:
+        with outcome:
             check.finish()
-
-
-def test_a_call_gives_tensors(vocoder):
-    [expected] = vocoder.synthesize([MEL])
-    assert torch.equal(vocoder(MEL), expected) and torch.equal(vocoder(MEL.numpy()), expected)
-    assert vocoder(torch.stack([MEL, MEL])).shape == (2, 360)
-    for mel in (MEL[0], MEL.tolist(), [MEL], torch.empty(0, 20, 9), None):
-        with pytest.raises(InputError, match=r"mel is .*expected: a tensor or array \[20, frames\] or \[B, 20, frames\]"):
-            vocoder(mel)
-
-
-def test_it_says_what_it_takes_and_gives(vocoder):
-    assert repr(vocoder).startswith("Vocoder: mel [20, frames] or [B, 20, frames] -> waveform [frames * 40] at 8,000 Hz; 3 steps, ")
 
 
 def test_resynthesis_is_that_of_the_recordings_mel(vocoder):
@@ -178,7 +150,7 @@ def test_resynthesis_is_that_of_the_recordings_mel(vocoder):
     assert torch.equal(vocoder.resynthesize(recording, 8000), expected)
     assert torch.equal(vocoder.resynthesize(recording[None].double().numpy(), 8000), expected)
     assert torch.equal(vocoder.resynthesize(recording.numpy().astype(">f4"), 8000), expected)
-    assert len(vocoder.resynthesize(recording, 16000)) == len(expected) // 2
+    assert len(vocoder.resynthesize(recording, np.int32(16000))) == len(expected) // 2
     for sample_rate in (None, "8000", 0, -1, True, 8000.0, 10**9):
         with pytest.raises(InputError, match="sample_rate is .* .expected: a whole number, 1000 to"):
             vocoder.resynthesize(recording, sample_rate)
@@ -219,10 +191,3 @@ def test_a_stream_computes_in_the_vocoders_precision(tiny_network, tiny_config):
     whole, other = (Vocoder(tiny_network, tiny_config, schedule, dtype=dtype)(MEL) for dtype in (torch.bfloat16, torch.float32))
     stream = Vocoder(tiny_network, tiny_config, schedule, dtype=torch.bfloat16).open_stream()
     assert torch.equal(stream.push(MEL, last=True), whole) and not torch.equal(whole, other)
-
-
-def test_a_stream_refuses_what_synthesis_refuses(vocoder):
-    with pytest.raises(InputError, match="seed is "):
-        vocoder.open_stream(-1)
-    with pytest.raises(InputError, match="frames along the first axis"):
-        vocoder.open_stream().push(MEL.T)

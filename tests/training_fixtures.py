@@ -17,7 +17,7 @@ from datasets import read_filelist
 from model.config import load_config
 from model.mel import LogMelSpectrogram
 from tests.conftest import tiny_config_values
-from tests.processes import finish, start_processes
+from tests.processes import run_processes
 from tests.synthetic_speech import synthetic_speech
 from training.trainer import Trainer
 
@@ -40,7 +40,7 @@ def write_corpus(folder, recordings, name="train"):
 
 
 def write_run(folder, **changes):
-    """Writes a corpus and a configuration; `changes` are keys with two underscores for the dot, as training__seed=1.
+    """Writes a corpus, a schedule `3.json` and a configuration; `changes` are keys of `training`, or of others as data__n_workers=1.
 
     Returns:
         path of the configuration.
@@ -50,8 +50,9 @@ def write_run(folder, **changes):
         write_corpus(folder, {f"validation_{i}": speech(0.6, 10 + i) for i in range(2)}, "validation")
     config = tiny_config_values()
     for key, value in changes.items():
-        section, name = key.split("__")
-        config.setdefault(section, {})[name] = value
+        section, _, name = key.rpartition("__")
+        config.setdefault(section or "training", {})[name] = value
+    (folder / "3.json").write_text('{"betas": [0.001, 0.05, 0.6]}')
     path = folder / "config.json"
     path.write_text(json.dumps(config))
     return path
@@ -128,10 +129,9 @@ def train_to_end(config, logdir, n_processes=1):
         status, said = train_here(config, logdir)
         assert status == 0, said
         return said
-    log = Path(f"{logdir}.log")
-    statuses = finish(start_processes(train_command, config, logdir, n_processes=n_processes, log=log))
-    assert statuses == [0] * n_processes, log.read_text()
-    return log.read_text()
+    statuses, said = run_processes(train_command, config, logdir, n_processes=n_processes)
+    assert statuses == [0] * n_processes, said
+    return said
 
 
 def train_command(config, logdir, *options):

@@ -46,10 +46,12 @@ class RunFolder:
         self.path = Path(path)
         self.keep = keep
         self._lock = None
-        self.warnings = []  # lines on what `open` found
 
     def open(self):
         """Makes the folder, or takes over that of an earlier part of the same run; one process alone can hold it.
+
+        Returns:
+            list of lines on what is not as it should be.
 
         Raises:
             OSError: the folder cannot be made, or not be written.
@@ -62,7 +64,7 @@ class RunFolder:
                 f"{self.path}: expected checkpoint-*.pt to go on from, or no weights, got '{weights[0]}', which a new run might overwrite; "
                 "move the file, or choose another -l"
             )
-        self._lock = open(self.path / LOCK, "a")
+        self._lock, warnings = open(self.path / LOCK, "a"), []
         try:
             # A lock of the process, not of the file: data workers do not inherit it, and it ends with the process.
             if fcntl is not None:
@@ -72,10 +74,11 @@ class RunFolder:
         except OSError as error:
             if error.errno not in NOT_SUPPORTED:
                 raise
-            self.warnings = [f"warning: {self.path}: this drive has no locks, so nothing stops a second run from writing there"]
+            warnings = [f"warning: {self.path}: this drive has no locks, so nothing stops a second run from writing there"]
         for path in self.path.iterdir():
             if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
                 path.unlink()
+        return warnings
 
     def close(self):
         """Lets go of the folder."""
@@ -206,29 +209,34 @@ def changes(state, config, path):
         path: the checkpoint, for messages.
 
     Returns:
-        list of (key, old value, new value) that differ and may.
+        lines on what differs and may.
 
     Raises:
         InputError: a key differs that makes it another run; names it with both values.
     """
     found = parse_config(state["config"], f"{path} (configuration in the checkpoint)")
     check_same(found, config, path)
-    old, new = flat(found.model_dump()), flat(config.model_dump())
-    keys = old | new  # sections that were left out in one of them
-    differing = [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
-    for key, old_value, new_value in differing:
+    changed = differences(found.model_dump(), config.model_dump())
+    for key, old, new in changed:
         if key.startswith(NO_LONGER_THE_SAME_RUN):
-            raise InputError(f"{path}: {key}: expected {old_value}, as in the checkpoint, got {new_value}; another run needs another -l")
-    return [change for change in differing if not change[0].startswith(("network.", "mel."))]
+            raise InputError(f"{path}: {key}: expected {old}, as in the checkpoint, got {new}; another run needs another -l")
+    may = [change for change in changed if not change[0].startswith(("network.", "mel."))]
+    return [f"changed since {Path(path).name}: {key} was {old}, is {new}" for key, old, new in may]
 
 
-def flat(section, prefix=""):
+def differences(old, new):
+    """List of (key, old value, new value) of what differs between two nested dictionaries; None stands for what one of them lacks."""
+    old, new = _flat(old), _flat(new)
+    return [(key, old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)]
+
+
+def _flat(section, prefix=""):
     """Nested dictionaries, and lists of them, as one dictionary, with keys such as 'training.seed' and 'training.stages.1.n_steps'."""
     values = {}
     for key, value in section.items():
         if isinstance(value, (list, tuple)) and value and all(isinstance(item, dict) for item in value):
             value = {str(number): item for number, item in enumerate(value, 1)}
-        values.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+        values.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return values
 
 
@@ -237,8 +245,7 @@ def changed_schedules(state, trainer):
     before = state.get("schedules") or {}  # missing in states from before there were any
     now = {path: schedule.content for path, schedule in trainer.objective.schedules(trainer.step).items()}
     return [
-        f"noise schedule {path} changed: {key} was {shortened(before[path].get(key))}, is {shortened(now[path].get(key))}"
+        f"noise schedule {path} changed: {key} was {shortened(old)}, is {shortened(new)}"
         for path in now.keys() & before.keys()
-        for key in sorted(now[path] | before[path])
-        if before[path].get(key) != now[path].get(key)
+        for key, old, new in differences(before[path], now[path])
     ]

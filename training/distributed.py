@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from common.device import unusable_gpus
+from common.device import pick_device
 from common.errors import InputError, describe
 from common.jobs import torchrun_place, under_torchrun
 
@@ -29,14 +29,11 @@ def start():
 
 
 def _take_gpu():
-    problem = unusable_gpus()
-    if problem is not None:
-        raise InputError(problem)
-    if under_torchrun() and torch.cuda.is_available():
-        local_rank, n_gpus = torchrun_place()[1], torch.cuda.device_count()
+    gpu, local_rank, n_gpus = pick_device(), torchrun_place()[1], torch.cuda.device_count()
+    if gpu.type == "cuda":
         if local_rank >= n_gpus:
             raise InputError(f"expected at most {n_gpus} processes on this machine, one for each GPU, got process {local_rank}")
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(gpu)
 
 
 def end():

@@ -89,8 +89,8 @@ class DiffusionExamples(Dataset):
             return error
 
 
-class BatchNumbers:
-    """The example numbers of one process's share of each batch.
+def batch_numbers(position, n_batches, batch_size, rank=0, world_size=1):
+    """Yields the example numbers of one process's share of each batch.
 
     Args:
         position: number of the first batch's first example.
@@ -99,19 +99,9 @@ class BatchNumbers:
         rank, world_size: which of how many processes.
     """
 
-    def __init__(self, position, n_batches, batch_size, rank=0, world_size=1):
-        self.position = position
-        self.n_batches = n_batches
-        self.batch_size = batch_size
-        self.share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-
-    def __len__(self):
-        return self.n_batches
-
-    def __iter__(self):
-        for batch in range(self.n_batches):
-            start = self.position + batch * self.batch_size
-            yield range(start, start + self.batch_size)[self.share]
+    share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+    for start in range(position, position + n_batches * batch_size, batch_size):
+        yield range(start, start + batch_size)[share]
 
 
 def batches(examples, numbers, n_workers=0, pin_memory=False):
@@ -119,7 +109,7 @@ def batches(examples, numbers, n_workers=0, pin_memory=False):
 
     Args:
         examples: a `DiffusionExamples`.
-        numbers: a `BatchNumbers`.
+        numbers: from `batch_numbers`.
         n_workers: processes that prepare batches ahead, as far as there are cores; 0 prepares them here.
 
     Raises:

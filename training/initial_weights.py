@@ -2,7 +2,7 @@
 
 from common.errors import InputError
 from model.checkpoint import listed, weight_differences
-from training.checkpointing import flat
+from training.checkpointing import differences
 
 
 def begin_with(trainer, checkpoint, path, matching_only=False, step=0):
@@ -22,26 +22,26 @@ def begin_with(trainer, checkpoint, path, matching_only=False, step=0):
     """
     if step >= trainer.config.training.n_steps:
         raise InputError(f"--init_step: expected less than training.n_steps, {trainer.config.training.n_steps}, got {step}")
-    differences = weight_differences(trainer.network, checkpoint.weights)
-    if differences and not matching_only:
-        raise InputError(f"{path}: {listed(differences.values())}; expected the network of the configuration, or --init_from_matching")
-    matching = {name: tensor for name, tensor in checkpoint.weights.items() if name not in differences}
+    misfits = weight_differences(trainer.network, checkpoint.weights)
+    if misfits and not matching_only:
+        raise InputError(f"{path}: {listed(misfits.values())}; expected the network of the configuration, or --init_from_matching")
+    matching = {name: tensor for name, tensor in checkpoint.weights.items() if name not in misfits}
     if not matching:
         raise InputError(f"{path}: expected weights for the network of the configuration, got none that fit")
     for network in (trainer.network, trainer.ema.module):
         network.load_state_dict(matching, strict=False)
     lines = [f"beginning with {len(matching)} of {len(trainer.network.state_dict())} weights from {path}" + f" at step {step}" * (step > 0)]
     trainer.begin_at(step)
-    if differences:
-        lines.append(f"warning: left as they are: {listed(differences.values())}")
-    if others := _differences(checkpoint.config, trainer.config, ("mel", "prior")):
+    if misfits:
+        lines.append(f"warning: left as they are: {listed(misfits.values())}")
+    if others := _other_keys(checkpoint.config, trainer.config, {"mel", "prior"}):
         lines.append(f"warning: the weights were trained for other mels: {listed(others)}")
-    if (others := _differences(checkpoint.config, trainer.config, ("network",))) and not differences:
+    if (others := _other_keys(checkpoint.config, trainer.config, {"network"})) and not misfits:
         lines.append(f"warning: the weights fit, but were trained in another network: {listed(others)}")
     return lines
 
 
-def _differences(config, own_config, sections):
+def _other_keys(config, own_config, sections):
     """What is different in these sections of two configurations, in words."""
-    theirs, own = (flat(one.model_dump(include=set(sections))) for one in (config, own_config))
-    return [f"{key} is {theirs.get(key)} (here: {own.get(key)})" for key in own | theirs if theirs.get(key) != own.get(key)]
+    found = differences(config.model_dump(include=sections), own_config.model_dump(include=sections))
+    return [f"{key} is {theirs} (here: {ours})" for key, theirs, ours in found]

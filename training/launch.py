@@ -24,36 +24,24 @@ def train_parser(**options):
     parser.add_argument("-l", "--logdir", help="checkpoints and TensorBoard files (default: logs/ and the name of CONFIG)")
     parser.add_argument("--init_from", metavar="WEIGHTS", help="begin a new run with the weights of a checkpoint of any kind (fine-tuning)")
     parser.add_argument("--init_from_matching", action="store_true", help="leave out weights that do not fit instead of refusing them")
-    parser.add_argument(
-        "--init_step",
-        type=non_negative_int,
-        default=0,
-        metavar="N",
-        help="the step of this configuration that the weights of --init_from "
-        "were saved at: go on from there with a new optimiser (default: 0)",
-    )
+    at_step = "the step of this configuration that the weights were saved at: go on from there with a new optimiser (default: 0)"
+    parser.add_argument("--init_step", type=non_negative_int, default=0, metavar="N", help=at_step)
     parser.add_argument("--dry-run", action="store_true", help="check configuration, data and memory, and measure a step")
     return parser
 
 
 def parse_arguments(arguments):
     """Splits a command line into the number of processes on the CPU, torchrun's options and those of `train.py`."""
-    own, torchrun_options = arguments, []
-    if "--" in arguments:
-        own, torchrun_options = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    end = [*arguments, "--"].index("--")
     launcher = CommandParser(add_help=False, allow_abbrev=False)
     launcher.add_argument("--nproc", type=positive_int, metavar="N", help="train on the CPU, with N processes that share its cores")
-    parser = train_parser(
-        parents=[launcher],
-        usage="sh runs/train.sh -c CONFIG [-l LOGDIR] [--init_from WEIGHTS [--init_from_matching] [--init_step N]] [--dry-run] "
-        "[--nproc N] [-- TORCHRUN_OPTIONS]",
-        epilog="TORCHRUN_OPTIONS, for several machines: `-- --nnodes 2 --node_rank 0 --master_addr 10.0.0.1 --master_port 29400`. "
-        "One process is started for each visible GPU, or one on the CPU: CUDA_VISIBLE_DEVICES=0,1 leaves GPUs 0 and 1 visible, "
-        "CUDA_VISIBLE_DEVICES= none.",
+    explanation = (
+        "One process is started for each visible GPU, or one on the CPU: CUDA_VISIBLE_DEVICES=0,1 leaves GPUs 0 and 1 visible, an empty "
+        "one none. For several machines: `-- --nnodes 2 --node_rank 0 --master_addr 10.0.0.1 --master_port 29400` (torchrun)."
     )
-    parser.parse_args(own)
-    options, train_options = launcher.parse_known_args(own)
-    return options.nproc, torchrun_options, train_options
+    train_parser(prog="sh runs/train.sh", parents=[launcher], epilog=explanation).parse_args(arguments[:end])
+    options, train_options = launcher.parse_known_args(arguments[:end])
+    return options.nproc, arguments[end + 1 :], train_options
 
 
 def torchrun(arguments):
@@ -86,8 +74,7 @@ def main():
     from common.device import unusable_gpus
     from common.jobs import cores_each
 
-    problem = unusable_gpus()
-    if problem is not None:
+    if problem := unusable_gpus():
         print(f"error: {problem}", file=sys.stderr)
         return 2
     n_processes = nproc or max(torch.cuda.device_count(), 1)

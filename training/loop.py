@@ -55,23 +55,22 @@ class Loop:
         if self.trainer.step == stage.first and n_stages > 1:
             self.monitor.say(f"stage {stage.number} of {n_stages}: steps {stage.first + 1} to {stage.end}")
             self.trainer.best_validation_loss = None  # losses of another stage are others
-        self.monitor.begin_stage(self.trainer)
         with contextlib.closing(self.trainer.batches()) as batches:
-            return self._steps(batches)
+            return self._steps(stage, batches)
 
-    def _steps(self, batches):
+    def _steps(self, stage, batches):
         trainer, training = self.trainer, self.trainer.config.training
         interval = Interval(trainer.position)
         for batch in batches:
             result = trainer.train_step(batch)
             interval.add(result)
-            problem = trainer.guard.observe(result.loss, result.updated)
+            problem = trainer.guard.observe(result.figures.get("loss"), result.updated)
             self.monitor.advance(trainer.step)
             if problem is not None:
                 return problem
             last = trainer.step == training.n_steps
             if trainer.step % training.log_every == 0 or last:
-                self.monitor.log_interval(trainer.step, interval.scalars(trainer))
+                self.monitor.log_interval(trainer, stage, interval.scalars(trainer))
                 interval = Interval(trainer.position)
             if trainer.step % training.validate_every == 0 or last:
                 self._validate()
@@ -135,13 +134,11 @@ class Loop:
         if trainer.n_rollbacks >= training.max_rollbacks:
             self.monitor.say(f"{trouble}; giving up after {trainer.n_rollbacks} returns to an earlier checkpoint")
             return False
-        n_rollbacks, n_skipped, position = trainer.n_rollbacks, trainer.guard.n_skipped, trainer.position
-        best = trainer.best_validation_loss  # best.pt stays, too
         path, state = self._last_good()
+        state["stability"]["n_skipped"] = trainer.guard.n_skipped
+        state |= {"n_rollbacks": trainer.n_rollbacks + 1, "position": trainer.position}
+        state["best_validation_loss"] = trainer.best_validation_loss  # best.pt stays, too
         trainer.load_state_dict(state, path)
-        trainer.n_rollbacks, trainer.guard.n_skipped, trainer.position = n_rollbacks, n_skipped, position
-        trainer.best_validation_loss = best
-        trainer.lower_learning_rate()
         self.monitor.say(
             f"{trouble}; back to {path}, with the learning rate at "
             f"{trainer.optimizer.param_groups[0]['lr']:.2e} ({trainer.n_rollbacks} of {training.max_rollbacks})"

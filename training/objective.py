@@ -31,13 +31,12 @@ class Losses(NamedTuple):
 
     Keys:
         objective: what is minimised, `[B]`, with a gradient.
-        diffusion: the diffusion loss of each example, `[B]`, for the log and against divergence; NaN where it is not part of the objective.
-        others: figures by name, `[B]` each, for the log.
+        figures: figures by name, `[B]` each, for the log. `loss` is the diffusion loss, by which a divergence is seen; it is left out
+            where it is not part of the objective.
     """
 
     objective: Tensor
-    diffusion: Tensor
-    others: dict
+    figures: dict
 
 
 class DiffusionObjective:
@@ -57,7 +56,7 @@ class DiffusionObjective:
     def losses(self, network, batch: PreparedBatch, step: int) -> Losses:
         """`Losses` of a batch at an optimiser step, from 0 on; the network has its gradients averaged over the processes."""
         losses = self.diffusion(network, batch)
-        return Losses(losses, losses.detach(), {})
+        return Losses(losses, {"loss": losses.detach()})
 
     def diffusion(self, network, batch: PreparedBatch) -> Tensor:
         """Diffusion loss of each example, `[B]`."""

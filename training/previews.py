@@ -1,6 +1,5 @@
 """Validation recordings resynthesised by the network as it is now, heard, seen and measured."""
 
-import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +54,8 @@ def make_previews(trainer, pipelines, count):
     """
     recordings = trainer.data.validation
     mine = range(trainer.rank, min(count, len(recordings)), trainer.world_size)
-    with _convolutions_of_any_length():
+    # No search for the fastest convolutions, which training makes once: here each length would have its own.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False):
         previews = [_preview(trainer, pipelines, index) for index in mine]
     parts = distributed.collect(previews)
     return sorted((preview for part in parts for preview in part), key=lambda preview: preview.index)
@@ -84,14 +84,3 @@ def _preview(trainer, pipelines, index):
         "real_time_factor": seconds * sample_rate / len(recording),
     }
     return Preview(index, trainer.data.validation.paths[index].stem, recording, results, mel, result_mel, figures)
-
-
-@contextlib.contextmanager
-def _convolutions_of_any_length():
-    """No search for the fastest convolutions, which training makes once: here each length would have its own."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before

@@ -45,7 +45,7 @@ class StabilityGuard:
         """Takes in one step.
 
         Args:
-            loss: the diffusion loss of the step, over all processes; NaN where it is not part of the objective.
+            loss: the diffusion loss of the step, over all processes; None where it is not part of the objective.
             updated: whether the update was made, not skipped.
 
         Returns:
@@ -58,7 +58,7 @@ class StabilityGuard:
                 return f"loss or gradient was not finite {self.skipped_in_a_row} times in a row"
             return None
         self.skipped_in_a_row = 0
-        if math.isnan(loss):
+        if loss is None:
             return None
         self.recent.append(loss)
         if self.lowest is None:

@@ -26,7 +26,7 @@ class Interval:
     """
 
     def __init__(self, position):
-        self.position, self.seconds, self.results = position, 0.0, []
+        self.position, self.seconds, self.figures = position, 0.0, []
         self.resume_clock()
 
     def resume_clock(self):
@@ -39,17 +39,13 @@ class Interval:
         self.seconds += now - self.mark
         self.mark = now
         if result.updated:
-            self.results.append(result)
+            self.figures.append(result.figures)
 
     def scalars(self, trainer):
         """Dictionary of figures, named as TensorBoard shows them; to be called on all processes."""
-        steps = [{"loss": result.loss, "gradient_norm": result.gradient_norm, **result.others} for result in self.results]
-        figures = {
-            "train/learning_rate": trainer.optimizer.param_groups[0]["lr"],
-            "train/skipped_updates": trainer.guard.n_skipped,
-            "speed/samples_per_second": (trainer.position - self.position) / self.seconds,
-            **{f"train/{name}": value for name, value in (means_by_name(steps) | trainer.objective.figures()).items()},
-        }
+        figures = means_by_name(self.figures) | trainer.objective.figures()
+        figures |= {"learning_rate": trainer.optimizer.param_groups[0]["lr"], "skipped_updates": trainer.guard.n_skipped}
         if trainer.scaler.is_enabled():
-            figures["train/loss_scale"] = trainer.scaler.get_scale()
-        return figures
+            figures["loss_scale"] = trainer.scaler.get_scale()
+        speed = (trainer.position - self.position) / self.seconds
+        return {"speed/samples_per_second": speed, **{f"train/{name}": value for name, value in figures.items()}}

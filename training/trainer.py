@@ -20,7 +20,7 @@ from model.mel import LogMelSpectrogram
 from model.noise_schedule import BUILDERS
 from training import distributed
 from training.data import TrainingData
-from training.examples import BatchNumbers, batches
+from training.examples import batch_numbers, batches
 from training.objective import PreparedBatch
 from training.optimization import checkpoint_activations, ema_update, learning_rate
 from training.safety import StabilityGuard
@@ -32,21 +32,16 @@ LEARNING_RATE_CUT = 0.5  # at each return to an earlier checkpoint
 AUTOCAST_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def versions():
-    """What the last digits of a result depend on."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__)}
-
-
 class StepResult(NamedTuple):
-    """What one step did, the same on every process: means over the batch, and `updated`, whether it was not skipped.
+    """What one step did, the same on every process.
 
-    `others` are the objective's other figures by name.
+    Keys:
+        updated: whether the update was made, not skipped.
+        figures: means over the batch of the objective's figures by name, and `gradient_norm`.
     """
 
-    loss: float
-    gradient_norm: float
     updated: bool
-    others: dict
+    figures: dict
 
 
 class Trainer:
@@ -132,7 +127,7 @@ class Trainer:
     def batches(self):
         """This process's batches from here to the end of the stage."""
         n_batches, batch_size = self.stage.end - self.step, self.stage.config.training.batch_size
-        numbers = BatchNumbers(self.position, n_batches, batch_size, self.rank, self.world_size)
+        numbers = batch_numbers(self.position, n_batches, batch_size, self.rank, self.world_size)
         examples = self.data.examples(self.stage.config.data)
         return batches(examples, numbers, self.config.data.n_workers, self.device.type == "cuda")
 
@@ -141,16 +136,14 @@ class Trainer:
         training = self.stage.config.training
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses, others = self._backward(batch)
+        figures = self._backward(batch)
         self.scaler.unscale_(self.optimizer)
         gradient_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), training.gradient_clip)
 
-        totals = distributed.total(torch.stack([losses.sum(), *(values.sum() for values in others.values())]))
-        gradient_norm, *totals = torch.cat([gradient_norm[None], totals]).tolist()  # the one wait for the device in a step
-        loss, *means = (total / training.batch_size for total in totals)
-
-        # Loss and averaged gradient are the same on all processes, and so is this decision.
-        updated = math.isfinite(gradient_norm) and not math.isinf(loss)
+        means = distributed.total(torch.stack([values.sum() for values in figures.values()])) / training.batch_size
+        # The one wait for the device in a step. The figures are the same on all processes, and so is the decision.
+        figures = dict(zip([*figures, "gradient_norm"], torch.cat([means, gradient_norm[None]]).tolist()))
+        updated = all(map(math.isfinite, figures.values()))
         if updated:
             self.scaler.step(self.optimizer)
             self.ema.update_parameters(self.network)
@@ -160,13 +153,13 @@ class Trainer:
         self.scaler.update()
         self.step += 1
         self.position += training.batch_size
-        return StepResult(loss, gradient_norm, updated, dict(zip(others, means)))
+        return StepResult(updated, figures)
 
     def _backward(self, batch):
         """Gradient of the mean objective of the whole batch, in portions that fit into memory.
 
         Returns:
-            the diffusion losses `[B]`, and the other figures of the objective, `[B]` by name.
+            the figures of the objective, `[B]` by name.
         """
         training, parts = self.stage.config.training, []
         portions = batch.split(training.micro_batch_size or training.batch_size)
@@ -177,9 +170,8 @@ class Trainer:
                 # DistributedDataParallel takes the mean over processes, whose shares may differ by one example.
                 self.scaler.scale(losses.objective.sum() * (self.world_size / training.batch_size)).backward()
             self.objective.backward(1 / training.batch_size)
-            parts.append(losses)
-        others = {name: torch.cat([part.others[name] for part in parts]) for name in parts[0].others}
-        return torch.cat([part.diffusion for part in parts]), others
+            parts.append(losses.figures)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def prepare(self, batch):
         """The `PreparedBatch` of a `training.examples.Batch`."""
@@ -234,11 +226,6 @@ class Trainer:
         self.ema.n_averaged.fill_(step)
         self._set_learning_rate()
 
-    def lower_learning_rate(self):
-        """Multiplies the learning rate, now and for the rest of the run, by LEARNING_RATE_CUT."""
-        self.n_rollbacks += 1
-        self._set_learning_rate()
-
     def _set_learning_rate(self):
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.stages, self.n_updates) * LEARNING_RATE_CUT**self.n_rollbacks
@@ -264,7 +251,7 @@ class Trainer:
             "mel_statistics": self.data.mel_statistics(),
             "schedules": {path: schedule.content for path, schedule in schedules.items()},
             "starts": starts_of(schedules.values()),
-            "versions": versions(),
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         }
 
     def load_state_dict(self, state, origin="the training state"):

@@ -1,9 +1,5 @@
 """InferGrad's objective, with discriminators where the configuration has them; `training.infer_grad`, off by default."""
 
-import math
-
-import torch
-
 from extensions.infer_grad.adversarial import Adversary
 from extensions.infer_grad.loss import InferGradLoss
 from training.objective import DiffusionObjective, Losses
@@ -41,15 +37,16 @@ class InferGradObjective(DiffusionObjective):
         with self.trainer.autocast():
             results = loss.results(network, schedule, batch.mel, noises)
         distances = loss(batch.y_0, results)
-        objective, diffusion = loss.config.weight * distances, torch.full_like(distances, math.nan)
+        objective, figures = loss.config.weight * distances, {"infer_grad_loss": distances.detach()}
         if loss.config.diffusion_counts_at(step):
             diffusion = self.diffusion(network, batch)
             objective = objective + diffusion
+            figures["loss"] = diffusion.detach()
         if loss.config.adversarial:
             with self.trainer.autocast():
                 objective = objective + loss.config.weight * self.adversary.losses(batch.y_0, results[-1], loss.config.adversarial)
             self._judged = loss.config.adversarial, batch.y_0, results[-1].detach()
-        return Losses(objective, diffusion.detach(), {"infer_grad_loss": distances.detach()})
+        return Losses(objective, figures)
 
     def backward(self, share):
         if self._judged:

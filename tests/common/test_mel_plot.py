@@ -30,7 +30,4 @@ def test_a_result_has_the_colours_of_its_recording(mel, tiny_config):
     """Fails if a result that is too quiet looks as loud as its recording."""
     figure = mel_pair(mel, mel - 2, tiny_config.mel)
     assert [axes.images[0].get_clim() for axes in figure.axes[:2]] == [(-5, 1), (-5, 1)]
-
-
-def test_silence_is_drawn(tiny_config):
-    mel_pair(torch.zeros(20, 50), torch.full((20, 50), torch.nan), tiny_config.mel).canvas.draw()
+    mel_pair(torch.zeros(20, 50), mel * torch.nan, tiny_config.mel).canvas.draw()  # silence, and nothing at all

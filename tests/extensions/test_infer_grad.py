@@ -164,17 +164,20 @@ def test_gradients_pass_through_all_steps(tmp_path):
 
 def test_counts_from_its_step_on_with_its_weight(tmp_path):
     """The gradient is that of the diffusion loss, and later that of the weighted sum; every other step has the one or the other."""
-    gradients, others = {}, {}
+    gradients, figures = {}, {}
     for name, step, infer_grad in [("before", 2, {}), ("after", 3, {}), ("alone", 4, {"diffusion_every": 2})]:
         trainer = infer_grad_trainer(tmp_path, infer_grad)
         torch.manual_seed(0)
         torch.nn.init.normal_(trainer.network.output_conv.weight)
         trainer.step = step
-        _, others[name] = trainer._backward(first_batch(trainer))
+        figures[name] = trainer._backward(first_batch(trainer))
         gradients[name] = flat_gradient(trainer)
-    assert others["before"] == {} and list(others["after"]) == ["infer_grad_loss"] and others["after"]["infer_grad_loss"].shape == (4,)
+    names = {"before": {"loss"}, "after": {"loss", "infer_grad_loss"}, "alone": {"infer_grad_loss"}}
+    assert {name: set(of_step) for name, of_step in figures.items()} == names and figures["after"]["infer_grad_loss"].shape == (4,)
     assert gradients["alone"].norm() > 1e-3  # with the weight
     torch.testing.assert_close(gradients["after"], gradients["before"] + gradients["alone"], atol=1e-5, rtol=1e-3)
+    trainer = infer_grad_trainer(tmp_path, {"from_step": 1, "every": 2})
+    assert ["infer_grad_loss" in result.figures for result in train_steps(trainer, 6)] == [False, True] * 3
 
 
 def test_loudness_is_added_with_its_weight(tmp_path):
@@ -215,5 +218,5 @@ def test_learns(tmp_path):
     changes = {"training__n_steps": 40, "training__learning_rate": 3e-3, "training__warmup_steps": 0}
     trainer = new_trainer(write_infer_grad_run(tmp_path, {"from_step": 0, "weight": 10.0}, **changes))
     batch = first_batch(trainer)
-    distances = [trainer.train_step(batch).others["infer_grad_loss"] for _ in range(30)]
+    distances = [trainer.train_step(batch).figures["infer_grad_loss"] for _ in range(30)]
     assert distances[-1] < 0.9 * distances[0]

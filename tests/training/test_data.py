@@ -1,6 +1,7 @@
 """The recordings of a run: bad ones are one line, pairs with mel files train on these, speakers count evenly."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -15,35 +16,49 @@ from tests.training_fixtures import SAMPLE_RATE, first_batch, new_trainer, speec
 from training.previews import make_previews, preview_pipelines
 from training.trainer import Trainer
 
-SPOILS = [
-    (lambda folder: (folder / "train_1.wav").unlink(), "train_1.wav: No such file"),
-    (lambda folder: (folder / "train.txt").unlink(), "train.txt: No such filelist; `sh runs/make_filelists.sh FOLDER`"),
-]
+
+def write_stereo(folder):
+    soundfile.write(folder / "train_0.wav", np.repeat(speech(0.6, 0)[:, None], 2, 1), 2 * SAMPLE_RATE)
 
 
-@pytest.mark.parametrize("spoil, words", SPOILS)
-def test_bad_data(tmp_path, spoil, words):
+def lengthened(mel):
+    return torch.cat([mel, mel[:, :3]], 1)
+
+
+@pytest.mark.parametrize(
+    "spoil, changes, words",
+    [
+        (lambda folder: (folder / "train_1.wav").unlink(), {}, "train_1.wav: No such file"),
+        (lambda folder: (folder / "train.txt").unlink(), {}, "train.txt: No such filelist; `sh runs/make_filelists.sh FOLDER`"),
+        (write_stereo, {}, "train_0.wav: sample rate is 16000 Hz .*data.resample"),
+        (write_stereo, {"data__resample": True}, "train_0.wav: 2 channels .*data.mix_to_mono"),
+        (write_pairs, {"data__low_pass_share": 0.5}, "data.low_pass_share: expected 0 where mels are read from files, got 0.5"),
+        (lambda folder: write_pairs(folder, change=lengthened), {}, "train_0.npy: 63 frames of 40 samples, .*has 2400 .*within 2 frames"),
+        (lambda folder: write_pairs(folder, change=lambda mel: mel[:, 3:]), {}, "train_0.npy: 57 frames of 40 samples"),
+        (lambda folder: None, {"precision": "fp16"}, "training.precision: expected fp32 or bf16 on a CPU, got fp16"),
+    ],
+)
+def test_what_cannot_be_trained_on(tmp_path, spoil, changes, words):
     """Found before the first step, and named."""
-    config = write_run(tmp_path)
+    config = write_run(tmp_path, **changes)
     spoil(tmp_path)
     with pytest.raises((InputError, OSError)) as error:
         new_trainer(config)
-    assert words in describe(error.value) and str(tmp_path) in describe(error.value)
+    assert re.search(words, describe(error.value))
 
 
-def test_recordings_of_another_form_are_trained_on_only_on_request(tmp_path):
+def test_recordings_of_another_form_are_trained_on_on_request(tmp_path):
     """Fails if `data.resample` or `data.mix_to_mono` does not reach the recordings."""
+    config = write_run(tmp_path, data__resample=True, data__mix_to_mono=True)
+    write_stereo(tmp_path)
+    assert len(new_trainer(config).data.training[0]) == 0.3 * SAMPLE_RATE
+
+
+@pytest.mark.parametrize("change, n_frames", [(lambda mel: torch.cat([mel, mel[:, :1]], 1), 60), (lambda mel: mel[:, 1:], 59)])
+def test_a_mel_of_a_frame_more_or_less_is_cut(tmp_path, change, n_frames):
     write_run(tmp_path)
-    stereo = np.repeat(speech(0.6, 0)[:, None], 2, 1)
-    soundfile.write(tmp_path / "train_0.wav", stereo, 2 * SAMPLE_RATE)
-    for changes, said in [
-        ({}, "train_0.wav: sample rate is 16000 Hz .*data.resample"),
-        ({"data__resample": True}, "train_0.wav: 2 channels .*data.mix_to_mono"),
-    ]:
-        with pytest.raises(InputError, match=said):
-            new_trainer(write_run(tmp_path, **changes))
-    trainer = new_trainer(write_run(tmp_path, data__resample=True, data__mix_to_mono=True))
-    assert len(trainer.data.training[0]) == len(stereo) // 2
+    config = write_pairs(tmp_path, change=change)
+    assert Recordings(tmp_path / "train.txt", config.mel).n_samples == [40 * n_frames] * 6
 
 
 def test_validation_recordings_that_train_are_said(tmp_path):
@@ -81,39 +96,12 @@ def test_the_network_is_given_the_mel_of_the_file(tmp_path):
     np.testing.assert_allclose(np.array(json.loads(trainer.data.mel_statistics())["mean"]) - 1, plain["mean"], atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "change, n_frames",
-    [
-        (lambda mel: torch.cat([mel, mel[:, :1]], 1), 60),
-        (lambda mel: mel[:, 1:], 59),
-        (lambda mel: torch.cat([mel, mel[:, :3]], 1), "63 frames"),
-        (lambda mel: mel[:, 3:], "57 frames"),
-    ],
-)
-def test_a_mel_of_another_length(tmp_path, change, n_frames):
-    """A frame more or less is cut; more are refused."""
-    write_run(tmp_path)
-    config = write_pairs(tmp_path, change=change)
-    if isinstance(n_frames, int):
-        assert Recordings(tmp_path / "train.txt", config.mel).n_samples == [40 * n_frames] * 6
-        return
-    with pytest.raises(InputError, match=f"train_0.npy: {n_frames} of 40 samples, but .*train_0.wav has 2400 samples .*within 2 frames"):
-        Trainer(config, tmp_path)
-
-
 def test_mels_of_another_definition_are_said(tmp_path):
     """Fails if a run trains on mels in decibels without a word."""
     write_run(tmp_path)
     assert Trainer(write_pairs(tmp_path), tmp_path).data.warnings() == []
     [warning] = Trainer(write_pairs(tmp_path, change=lambda mel: mel * 20 / np.log(10)), tmp_path).data.warnings()
     assert warning.startswith("warning: 6 of 6 mel files: ") and "train_0.npy" in warning
-
-
-def test_mels_that_are_read_from_files_cannot_be_filtered(tmp_path):
-    write_run(tmp_path, data__low_pass_share=0.5)
-    config = write_pairs(tmp_path)
-    with pytest.raises(InputError, match=r"data.low_pass_share: expected 0 where mels are read from files, got 0.5"):
-        Trainer(config, tmp_path)
 
 
 def test_all_lines_of_a_list_are_pairs_or_none(tmp_path):
@@ -129,7 +117,7 @@ def test_all_lines_of_a_list_are_pairs_or_none(tmp_path):
 
 def test_speakers_are_drawn_evenly_and_have_figures_of_their_own(tmp_path):
     """Fails if `data.even_over_speakers` is not heeded, or a speaker's loss is not in TensorBoard."""
-    config = write_run(tmp_path, data__even_over_speakers=True, training__n_steps=2)
+    config = write_run(tmp_path, data__even_over_speakers=True, n_steps=2)
     for name in ("train", "validation"):
         lists = []
         for k, (speaker, n_recordings) in enumerate({"anna": 5, "bert": 1}.items()):

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from tests.processes import finish, start_processes
+from tests.processes import run_processes
 from tests.training_fixtures import new_trainer, train_command, train_to_end, write_run
 from training import distributed
 from training.trainer import Trainer
@@ -27,7 +27,7 @@ def record_training(folder, config_paths):
             record["noise_levels"].append(batch.noise_level)
             record["segments"].append(batch.segment)
             record["updated"].append(result.updated)
-            record.setdefault("loss", result.loss)
+            record.setdefault("loss", result.figures["loss"])
             record.setdefault("gradients", {n: p.grad.clone() for n, p in trainer.network.named_parameters()})
             record.setdefault("state", trainer.state_dict()["adversary"] if "adversarial" in name else None)
         record |= {"weights": trainer.network.state_dict(), "ema": trainer.ema.module.state_dict(), "validation": trainer.evaluate()}
@@ -36,14 +36,14 @@ def record_training(folder, config_paths):
 
 
 ADVERSARIAL = {"noise_schedule": "3.json", "adversarial": {"windows": [64, 32], "periods": [2, 3], "channels": 4}}
-WHOLE = {"training__batch_size": 5, "training__n_steps": N_STEPS}  # the batch does not divide evenly
-WITH_ADVERSARY = {"data__segment_frames": 30, "training__n_steps": 1, "training__infer_grad": ADVERSARIAL}
+WHOLE = {"batch_size": 5, "n_steps": N_STEPS}  # the batch does not divide evenly
+WITH_ADVERSARY = {"data__segment_frames": 30, "n_steps": 1, "infer_grad": ADVERSARIAL}
 RUNS = {
     "whole": WHOLE,
-    "whole in portions": WHOLE | {"training__micro_batch_size": 2},
+    "whole in portions": WHOLE | {"micro_batch_size": 2},
     "adversarial": WITH_ADVERSARY,
-    "adversarial in portions": WITH_ADVERSARY | {"training__micro_batch_size": 1},
-    "poisoned": {"training__n_steps": 2},
+    "adversarial in portions": WITH_ADVERSARY | {"micro_batch_size": 1},
+    "poisoned": {"n_steps": 2},
 }
 
 
@@ -52,12 +52,10 @@ def records(tmp_path_factory):
     """Number of processes -> of each process, by the names of RUNS, the record of the same steps."""
     folder, configs = tmp_path_factory.mktemp("distributed"), {}
     for name, changes in RUNS.items():
-        write_run(folder / name, **changes)
-        (folder / name / "3.json").write_text('{"betas": [0.001, 0.05, 0.6]}')
-        configs[name] = folder / name / "config.json"
+        configs[name] = write_run(folder / name, **changes)
     for n in (1, 2):
-        log = folder / f"{n}.log"
-        assert finish(start_processes(record_training, folder, configs, n_processes=n, log=log)) == [0] * n, log.read_text()
+        statuses, said = run_processes(record_training, folder, configs, n_processes=n)
+        assert statuses == [0] * n, said
     return {n: [torch.load(folder / f"{rank}-of-{n}.pt") for rank in range(n)] for n in (1, 2)}
 
 
@@ -115,15 +113,7 @@ def train_where(folders):
     train_command(folder / "config.json", folder / "log")
 
 
-def what_two_say(tmp_path, target, *arguments):
-    """Runs two processes that are to fail within seconds; returns statuses and lines."""
-    log = tmp_path / "output"
-    statuses = finish(start_processes(target, *arguments, n_processes=2, log=log), timeout=60)
-    assert "Traceback" not in log.read_text()
-    return statuses, log.read_text().splitlines()
-
-
-@pytest.mark.parametrize("what", ["recording", "list", "configuration"])
+@pytest.mark.parametrize("what", ["recording", "list", "configuration", "batch"])
 def test_what_one_machine_lacks(tmp_path, what):
     """Fails if the other process waits for this one in DDP's exchange, or if they train with different things."""
     machines = tmp_path / "first", tmp_path / "second"
@@ -135,15 +125,13 @@ def test_what_one_machine_lacks(tmp_path, what):
         said = f"error: {machines[1]}/train_3.wav: No such file or directory"
     elif what == "list":
         (machines[1] / "train.txt").write_text("train_0.wav\n")
+    elif what == "configuration":
+        write_run(machines[1], batch_size=6)
     else:
-        write_run(machines[1], training__batch_size=6)
-    assert what_two_say(tmp_path, train_where, machines) == ([2, 2], [said])
-
-
-def test_batch_of_fewer_than_one_each(tmp_path):
-    said = ["error: training.batch_size: expected 2 or more, one per process, got 1"]
-    config = write_run(tmp_path, training__batch_size=1)
-    assert what_two_say(tmp_path, train_command, config, tmp_path / "log") == ([2, 2], said)
+        for machine in machines:
+            write_run(machine, batch_size=1)
+        said = "error: training.batch_size: expected 2 or more, one per process, got 1"
+    assert run_processes(train_where, machines, n_processes=2, timeout=60) == ([2, 2], f"{said}\n")
 
 
 def train_with_little_memory(config, logdir):
@@ -159,28 +147,16 @@ def train_with_little_memory(config, logdir):
 
 def test_one_process_out_of_memory(tmp_path):
     """Fails if its line is never said, because it waits for the others and they for it."""
-    log = tmp_path / "output"
-    processes = start_processes(train_with_little_memory, write_run(tmp_path), tmp_path / "log", n_processes=2, log=log)
-    statuses = finish(processes, timeout=60)
+    statuses, said = run_processes(train_with_little_memory, write_run(tmp_path), tmp_path / "log", n_processes=2, timeout=60)
     assert statuses[1] == 2 and statuses[0] != 0  # the other has lost a connection
-    assert "error: process 1: out of memory: expected a smaller training.micro_batch_size, " in log.read_text()
-
-
-def test_left_over_variables_are_no_torchrun(tmp_path, monkeypatch):
-    """Fails if a process waits for others that nobody started."""
-    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "9"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    distributed.start()
-    assert (distributed.rank(), distributed.world_size()) == (0, 1)
-    assert new_trainer(write_run(tmp_path)).world_size == 1
+    assert "error: process 1: out of memory: expected a smaller training.micro_batch_size, " in said
 
 
 def test_same_command_with_another_number_of_processes(tmp_path):
     """A run can move to a machine with more or fewer devices; equal up to rounding."""
-    constant = {"training__learning_rate": 1e-3, "training__final_learning_rate": 1e-3, "training__warmup_steps": 0}
-    train_to_end(write_run(tmp_path, training__n_steps=5, **constant), tmp_path / "moved")
-    config = write_run(tmp_path, training__n_steps=10, **constant)
+    constant = {"learning_rate": 1e-3, "final_learning_rate": 1e-3, "warmup_steps": 0}
+    train_to_end(write_run(tmp_path, n_steps=5, **constant), tmp_path / "moved")
+    config = write_run(tmp_path, n_steps=10, **constant)
     train_to_end(config, tmp_path / "moved", n_processes=2)
     train_to_end(config, tmp_path / "stayed")
     moved, stayed = (torch.load(tmp_path / name / "checkpoint-00000010.pt") for name in ("moved", "stayed"))

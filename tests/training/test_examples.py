@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.training_fixtures import new_trainer, write_run
-from training.examples import BatchNumbers, EpochShuffle, EvenOverSpeakers, low_pass, random_low_pass
+from training.examples import EpochShuffle, EvenOverSpeakers, batch_numbers, low_pass, random_low_pass
 
 SPEAKERS = ["anna"] * 12 + ["bert"] + ["carla"] * 3
 
@@ -34,7 +34,7 @@ def test_each_speaker_comes_once_in_each_round():
 @pytest.mark.parametrize("batch_size, world_size", [(4, 2), (5, 2), (7, 3), (256, 10)])
 def test_shares_make_up_the_batch(batch_size, world_size):
     """Fails if an example is drawn twice or never."""
-    shares = [BatchNumbers(100, 3, batch_size, rank, world_size) for rank in range(world_size)]
+    shares = [batch_numbers(100, 3, batch_size, rank, world_size) for rank in range(world_size)]
     for batch, parts in enumerate(zip(*shares)):
         numbers = [number for part in parts for number in part]
         assert numbers == list(range(100 + batch * batch_size, 100 + (batch + 1) * batch_size))

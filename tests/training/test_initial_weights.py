@@ -9,12 +9,12 @@ from common.errors import InputError
 from extensions.registry import make_network, read_checkpoint
 from model.checkpoint import save_weights
 from model.config import load_config
-from tests.processes import finish, start_processes
+from tests.processes import run_processes
 from tests.training_fixtures import first_batch, new_trainer, train_command, train_here, train_to_end, weights_of, write_run
 from training.initial_weights import begin_with
 from training.optimization import learning_rate
 
-CONSTANT = {"training__learning_rate": 1e-9, "training__final_learning_rate": 1e-9}
+CONSTANT = {"learning_rate": 1e-9, "final_learning_rate": 1e-9}
 
 
 def write_weights(config):
@@ -42,7 +42,7 @@ def changed(config, section, **changes):
 def test_a_run_goes_on_where_its_weights_were_saved(tmp_path):
     """Fails if stage, learning rate, examples or average are not those of the step, or if there is nothing to go back to."""
     stages = [{"n_steps": 3, "batch_size": 2, "learning_rate": 1e-2}, {"n_steps": 5, "learning_rate": 1e-4, "final_learning_rate": 1e-5}]
-    config = write_run(tmp_path, training__n_steps=8, training__stages=stages, training__warmup_steps=0)
+    config = write_run(tmp_path, n_steps=8, stages=stages, warmup_steps=0)
     train_to_end(config, tmp_path / "log")
     path = tmp_path / "log" / "checkpoint-00000005.pt"
     state = torch.load(path, weights_only=True)
@@ -86,12 +86,12 @@ def test_weights_of_another_training_that_fit_are_told(tmp_path, section, change
 
 def test_a_training_checkpoint_is_fine_tuned_from_the_command_line(tmp_path):
     """Fails if the run goes on instead of beginning, if processes begin with other weights, or if the same command does not resume."""
-    train_to_end(write_run(tmp_path, training__n_steps=4), tmp_path / "first")
-    start, logdir, log = tmp_path / "first" / "checkpoint-00000004.pt", tmp_path / "second", tmp_path / "output"
-    arguments = (write_run(tmp_path, training__n_steps=3, **CONSTANT), logdir, "--init_from", str(start))
-    assert finish(start_processes(train_command, *arguments, n_processes=2, log=log)) == [0, 0], log.read_text()
-    assert f"weights from {start}" in log.read_text()
-    status, said = train_here(write_run(tmp_path, training__n_steps=5, **CONSTANT), logdir, init_from=start)
+    train_to_end(write_run(tmp_path, n_steps=4), tmp_path / "first")
+    start, logdir = tmp_path / "first" / "checkpoint-00000004.pt", tmp_path / "second"
+    arguments = (write_run(tmp_path, n_steps=3, **CONSTANT), logdir, "--init_from", str(start))
+    statuses, said = run_processes(train_command, *arguments, n_processes=2)
+    assert statuses == [0, 0] and f"weights from {start}" in said, said
+    status, said = train_here(write_run(tmp_path, n_steps=5, **CONSTANT), logdir, init_from=start)
     assert status == 0 and "going on from" in said and "weights from" not in said
     found, given = weights_of(logdir / "checkpoint-00000005.pt"), weights_of(start)
     assert found["step"] == 5
@@ -102,6 +102,6 @@ def test_a_training_checkpoint_is_fine_tuned_from_the_command_line(tmp_path):
 def test_weights_that_are_not_there_are_one_line(tmp_path):
     """Also where only the first of two processes reads them."""
     arguments = (write_run(tmp_path), tmp_path / "log", "--init_from", str(tmp_path / "none.pt"))
-    assert finish(start_processes(train_command, *arguments, n_processes=2, log=tmp_path / "said")) == [2, 2]
-    assert (tmp_path / "said").read_text() == f"error: {tmp_path / 'none.pt'}: No such file or directory\n"
+    said = f"error: {tmp_path / 'none.pt'}: No such file or directory\n"
+    assert run_processes(train_command, *arguments, n_processes=2) == ([2, 2], said)
     assert not (tmp_path / "log").exists()

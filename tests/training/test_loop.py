@@ -5,7 +5,6 @@ import math
 import os
 import re
 import resource
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -14,8 +13,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.processes import children, finish, start_processes, wait_for
-from tests.training_fixtures import SAMPLE_RATE, same, train_command, train_here, train_to_end, weights_of, write_run
+from tests.processes import children, finish, run_processes, start_processes, wait_for
+from tests.training_fixtures import SAMPLE_RATE, train_command, train_here, train_to_end, write_run
 from training import examples
 from training.checkpointing import RunFolder, read_state
 from training.objective import DiffusionObjective
@@ -27,7 +26,7 @@ from training.trainer import Trainer
 def trained(tmp_path_factory):
     """A finished run of twenty steps, in `log` beside its configuration, with previews; and what it said."""
     folder = tmp_path_factory.mktemp("trained")
-    changes = {"training__n_previews": 2, "training__validate_every": 7, "training__keep_checkpoints": 2, "training__milestone_every": 6}
+    changes = {"n_previews": 2, "validate_every": 7, "keep_checkpoints": 2, "milestone_every": 6}
     config = write_run(folder, **changes)
     return config, folder / "log", train_to_end(config, folder / "log")
 
@@ -67,16 +66,6 @@ def test_finished_run_is_left_alone(trained):
     assert before == {path: path.read_bytes() for path in trained[1].glob("*.pt")}
 
 
-def test_damaged_checkpoint_in_a_real_run(trained, tmp_path):
-    """The run says which file is damaged, ends as it would have, and shows each step once."""
-    logdir = shutil.copytree(trained[1], tmp_path / "log")
-    newest = logdir / "checkpoint-00000020.pt"
-    newest.write_bytes(newest.read_bytes()[:1000])
-    assert f"warning: {newest}: not a checkpoint, or a damaged one" in train_to_end(trained[0], logdir)
-    assert same(weights_of(newest), weights_of(trained[1] / newest.name))
-    assert [event.step for event in EventAccumulator(str(logdir)).Reload().Scalars("train/loss")] == [5, 10, 15, 20]
-
-
 @pytest.fixture
 def run_breaking(tmp_path, monkeypatch):
     """run_breaking(broken_at, factor, changes): a run whose weights are ruined at certain batches; status, last state and output."""
@@ -100,9 +89,9 @@ def run_breaking(tmp_path, monkeypatch):
 
 def test_explosion_goes_back_with_a_lower_learning_rate(run_breaking):
     """Fails if the run goes on with ruined weights, repeats the examples that ruined them, or keeps the learning rate."""
-    changes = {"n_steps": 150, "save_every": 20, "log_every": 50, "keep_checkpoints": 5}
-    status, state, said = run_breaking([90], **{f"training__{key}": value for key, value in changes.items()})
-    assert status == 0
+    stages = [{"n_steps": 60}, {"n_steps": 90}]
+    status, state, said = run_breaking([90], n_steps=150, stages=stages, save_every=20, log_every=50, keep_checkpoints=5)
+    assert status == 0 and "remaining in stage 1 " in said and "stage 2 of 2: steps 61 to 150\n" in said
     assert "times its lowest value" in said and "(1 of 3)" in said
     assert re.search(r"back to \S*checkpoint-000000[0-8]0\.pt", said)  # before step 90
     assert (state["step"], state["n_rollbacks"]) == (150, 1)
@@ -111,7 +100,7 @@ def test_explosion_goes_back_with_a_lower_learning_rate(run_breaking):
     assert state["stability"]["calm"] and state["stability"]["lowest"] < 3
 
 
-RUINED = {"training__n_steps": 16, "training__skip_limit": 3}  # by NaN in the seventh batch, so that the run goes back
+RUINED = {"n_steps": 16, "skip_limit": 3}  # by NaN in the seventh batch, so that the run goes back
 
 
 def test_failed_saves_leave_the_first_checkpoint_to_go_back_to(run_breaking, monkeypatch):
@@ -125,18 +114,11 @@ def test_failed_saves_leave_the_first_checkpoint_to_go_back_to(run_breaking, mon
 
     monkeypatch.setattr(RunFolder, "save", save_first_and_last)
     monkeypatch.setattr(Trainer, "evaluate", lambda self: (next(losses), {}))
-    status, state, said = run_breaking([6], math.nan, **RUINED, training__save_every=4, training__validate_every=4)
+    status, state, said = run_breaking([6], math.nan, **RUINED, save_every=4, validate_every=4)
     assert (status, state["step"], state["n_rollbacks"]) == (0, 16, 1)
     assert "warning: checkpoint: cannot save: No space left on device; training goes on" in said
     assert re.search(r"back to \S*checkpoint-00000000\.pt", said)
     assert "validation loss 0.7" in said and state["best_validation_loss"] == 0.3
-
-
-def test_after_a_return_to_an_earlier_stage_the_remaining_time_is_of_that_stage(run_breaking):
-    stages = {"training__stages": [{"n_steps": 5}, {"n_steps": 11}]}
-    *_, said = run_breaking([6], math.nan, **RUINED, **stages, training__save_every=2, training__log_every=1)
-    assert re.search(r"back to \S*checkpoint-00000004\.pt.*\nstep 5 .* remaining in stage 1 0:00:00\n", said), said
-    assert "stage 1 of 2: steps 1 to 5\n" in said and "stage 2 of 2: steps 6 to 16\n" in said
 
 
 def test_best_is_what_was_written(tmp_path, monkeypatch):
@@ -150,14 +132,14 @@ def test_best_is_what_was_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(RunFolder, "save_best", refuse_one)
     monkeypatch.setattr(Trainer, "evaluate", lambda self: (next(losses), {}))
-    train_to_end(write_run(tmp_path, training__n_steps=10, training__validate_every=2), tmp_path / "log")
+    train_to_end(write_run(tmp_path, n_steps=10, validate_every=2), tmp_path / "log")
     best = read_state(tmp_path / "log" / "best.pt")
     assert (best["step"], best["best_validation_loss"]) == (8, 0.2)
 
 
 def test_lasting_divergence_gives_up(tmp_path, monkeypatch):
     """Fails if the run loops for ever, or ends as if it had succeeded."""
-    config = write_run(tmp_path, training__skip_limit=4, training__max_rollbacks=2, training__save_every=10)
+    config = write_run(tmp_path, skip_limit=4, max_rollbacks=2, save_every=10)
     diffusion = DiffusionObjective.diffusion
     monkeypatch.setattr(DiffusionObjective, "diffusion", lambda *arguments: diffusion(*arguments) * math.nan)
     status, said = train_here(config, tmp_path / "log")
@@ -175,14 +157,12 @@ def limited_train_command(limit, *arguments):
 @pytest.mark.parametrize("on_failed_save, last_logged", [("stop", 10), ("continue", 20)])
 def test_disk_full(trained, tmp_path, on_failed_save, last_logged):
     """Fails if a failed save damages the checkpoint before it, passes in silence, or does not do as configured."""
-    logdir, log = tmp_path / "log", tmp_path / "output"
-    config = write_run(tmp_path, training__n_steps=5)
-    train_to_end(config, logdir)
+    logdir = tmp_path / "log"
+    train_to_end(write_run(tmp_path, n_steps=5), logdir)
     good = (logdir / "checkpoint-00000005.pt").read_bytes()
-    config = write_run(tmp_path, training__on_failed_save=on_failed_save)
-    assert finish(start_processes(limited_train_command, len(good) // 2, config, logdir, log=log)) == [2]
-    said = log.read_text()
-    assert f"step {last_logged} " in said and f"step {last_logged + 5} " not in said
+    config = write_run(tmp_path, on_failed_save=on_failed_save)
+    statuses, said = run_processes(limited_train_command, len(good) // 2, config, logdir)
+    assert statuses == [2] and f"step {last_logged} " in said and f"step {last_logged + 5} " not in said
     assert said.splitlines()[-1].startswith("error: ") and "cannot save: File too large" in said and "Traceback" not in said
     assert (logdir / "checkpoint-00000005.pt").read_bytes() == good
     assert not list(logdir.glob(".*.tmp"))
@@ -192,10 +172,9 @@ def test_disk_full(trained, tmp_path, on_failed_save, last_logged):
 
 def test_first_checkpoint_must_be_written(tmp_path):
     """Fails if a run trains with nothing to go back to."""
-    logdir, log = tmp_path / "log", tmp_path / "output"
-    assert finish(start_processes(limited_train_command, 10_000, write_run(tmp_path), logdir, log=log)) == [2]
-    *lines, last = log.read_text().splitlines()
-    assert last == f"error: {logdir / 'checkpoint-00000000.pt'}: cannot save: File too large"
+    statuses, said = run_processes(limited_train_command, 10_000, write_run(tmp_path), tmp_path / "log")
+    *lines, last = said.splitlines()
+    assert statuses == [2] and last == f"error: {tmp_path / 'log' / 'checkpoint-00000000.pt'}: cannot save: File too large"
     assert not lines or (len(lines) == 1 and "TensorBoard's files cannot be written any more" in lines[0])
 
 
@@ -210,29 +189,18 @@ def train_command_without_reader(*arguments):
 
 def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path):
     """Fails if a line of the log ends a run, or counts as a save that failed."""
-    logdir, log = tmp_path / "log", tmp_path / "output"
-    config = write_run(tmp_path, training__n_steps=5, training__validate_every=5)
-    assert finish(start_processes(train_command_without_reader, config, logdir, log=log)) == [128 + signal.SIGPIPE]
-    assert log.read_text() == ""
+    logdir, config = tmp_path / "log", write_run(tmp_path, n_steps=5, validate_every=5)
+    assert run_processes(train_command_without_reader, config, logdir) == ([128 + signal.SIGPIPE], "")
     assert read_state(logdir / "checkpoint-00000005.pt")["step"] == 5 and (logdir / "best.pt").exists()
 
 
 def start_endless(tmp_path, target=train_command, n_workers=2):
     """Starts an endless run; returns its process and its log once it has saved, and the ids of its data workers."""
-    config = write_run(tmp_path, training__n_steps=100_000, data__n_workers=n_workers)
+    config = write_run(tmp_path, n_steps=100_000, data__n_workers=n_workers)
     log, logdir = tmp_path / "output", tmp_path / "log"
     processes = start_processes(target, config, logdir, log=log)
     wait_for((logdir / "checkpoint-00000005.pt").exists)
     return processes, log, children(processes[0].pid)
-
-
-def test_killed_data_worker_ends_the_run(tmp_path):
-    """Fails if the process waits for its workers for ever."""
-    processes, log, workers = start_endless(tmp_path)
-    os.kill(workers[0], signal.SIGKILL)
-    assert finish(processes, timeout=60) != [0]
-    assert "DataLoader worker" in log.read_text()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
 def hasty_train_command(*arguments):
@@ -240,13 +208,15 @@ def hasty_train_command(*arguments):
     train_command(*arguments)
 
 
-def test_data_worker_that_hangs_is_killed(tmp_path):
-    """Fails if the end of a run waits for a worker that will not end: they ignore SIGTERM."""
+@pytest.mark.parametrize("to_worker, to_run, words", [("SIGKILL", None, "DataLoader worker"), ("SIGSTOP", "SIGTERM", "stopped by SIGTERM")])
+def test_data_worker_that_is_dead_or_hangs_ends_with_the_run(tmp_path, to_worker, to_run, words):
+    """Fails if the process waits for its workers for ever: they ignore SIGTERM."""
     processes, log, workers = start_endless(tmp_path, hasty_train_command)
-    os.kill(workers[0], signal.SIGSTOP)
-    os.kill(processes[0].pid, signal.SIGTERM)
-    assert finish(processes, timeout=60) == [0]
-    assert "stopped by SIGTERM" in log.read_text()
+    os.kill(workers[0], getattr(signal, to_worker))
+    if to_run:
+        os.kill(processes[0].pid, getattr(signal, to_run))
+    assert (finish(processes, timeout=60) == [0]) == bool(to_run)
+    assert words in log.read_text()
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
@@ -260,22 +230,15 @@ def test_recording_that_vanishes_mid_run(tmp_path, n_workers):
     assert "Traceback" not in log.read_text()
 
 
-def test_bad_configuration(tmp_path, command):
-    status, output, errors = command("-c", write_run(tmp_path, training__precision="fp16"), "-l", tmp_path / "log")
-    assert (status, output, errors) == (2, "", "error: training.precision: expected fp32 or bf16 on a CPU, got fp16\n")
-    assert not (tmp_path / "log").exists()
-
-
 def test_dry_run(tmp_path, command):
     """Says what a run would be like, of each stage and kind of step, and leaves nothing behind."""
-    (tmp_path / "3.json").write_text('{"betas": [0.001, 0.05, 0.6]}')
     stages = [{"n_steps": 15}, {"n_steps": 5, "segment_frames": 30, "infer_grad": {"noise_schedule": "3.json", "every": 2}}]
-    config = write_run(tmp_path, training__micro_batch_size=2, training__stages=stages)
+    config = write_run(tmp_path, micro_batch_size=2, stages=stages)
     status, output, errors = command("-c", config, "-l", tmp_path / "log", "--dry-run")
     assert (status, errors) == (0, "")
     words = [
         *("5,829 parameters, fp32, 1 processes on cpu", "6 recordings, 0.00 hours"),
-        *("stage 1 of 2:", "batch of 4 segments of 0.040 s, 2 at once", "1.5 steps per epoch", "15 steps are 10.0 epochs"),
+        *("stage 1 of 2: 15 steps, 10.0 epochs", "4 segments of 0.040 s in a step, 2 at once"),
         *("measured step: ", "stage 2 of 2:", "segments of 0.150 s", "measured step", "measured step with inference: "),
         *("measured validation: ", "forecast: ", "for 20 steps", "peak memory of a process: "),
     ]

@@ -22,7 +22,7 @@ class LoudnessObjective(DiffusionObjective):
     def losses(self, network, batch, step):
         diffusion = self.diffusion(network, batch)
         loudness = network(batch.z_0, batch.mel, batch.noise_level).square().mean(1)
-        return Losses(diffusion + self.weight * loudness, diffusion.detach(), {"loudness_loss": loudness.detach()})
+        return Losses(diffusion + self.weight * loudness, {"loss": diffusion.detach(), "loudness_loss": loudness.detach()})
 
     def update(self, updated):
         self.n_updates += updated
@@ -38,7 +38,7 @@ def test_a_line_of_registration_trains_another_objective(tmp_path, monkeypatch):
     """Fails if its loss, its log, its options or its state need anything beside a class and this line."""
     monkeypatch.setitem(OBJECTIVES, "loudness", f"{__name__}.LoudnessObjective")
     options = {"name": "loudness", "options": {"weight": 2.0}}
-    config = write_run(tmp_path, training__n_steps=10, training__objective=options)
+    config = write_run(tmp_path, n_steps=10, objective=options)
     said = train_to_end(config, tmp_path / "log")
     assert "  loudness loss " in said
     state = weights_of(tmp_path / "log" / "checkpoint-00000010.pt")
@@ -46,14 +46,14 @@ def test_a_line_of_registration_trains_another_objective(tmp_path, monkeypatch):
     trainer = new_trainer(config)
     trainer.load_state_dict(state)
     assert trainer.objective.n_updates == 10 and trainer.objective.weight == 2.0
-    train_to_end(write_run(tmp_path, training__n_steps=10), tmp_path / "plain")
+    train_to_end(write_run(tmp_path, n_steps=10), tmp_path / "plain")
     plain = weights_of(tmp_path / "plain" / "checkpoint-00000010.pt")
     assert any(not torch.equal(plain["network"][name], tensor) for name, tensor in state["network"].items())
 
 
 def test_an_unknown_objective_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"training.objective.name: expected one of diffusion, infer_grad, got 'guess'"):
-        new_trainer(write_run(tmp_path, training__objective={"name": "guess"}))
+        new_trainer(write_run(tmp_path, objective={"name": "guess"}))
 
 
 @pytest.mark.parametrize("name", ["trainer.py", "loop.py"])

@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model.config import load_config
 from tests.processes import finish, kill, start_processes, wait_for
@@ -38,21 +39,21 @@ def train_with_kills(config, logdir, n_processes, kills, seed):
 @pytest.mark.parametrize("n_processes, precision, workers", [(1, "fp32", (0, 2)), (2, "bf16", (1, 0))])
 def test_killed_run_ends_with_the_same_state(tmp_path, n_processes, precision, workers):
     """Through stages, InferGrad and discriminators. Fails if any part of the state is not saved, or if the data depends on the workers."""
-    (tmp_path / "3.json").write_text('{"betas": [0.001, 0.05, 0.6]}')
     changes = {"n_steps": N_STEPS, "stages": STAGES, "precision": precision, "validate_every": 4, "save_every": 1}
-    changes = {f"training__{key}": value for key, value in changes.items()}
     train_to_end(write_run(tmp_path, **changes, data__n_workers=workers[0]), tmp_path / "whole", n_processes)
     config = write_run(tmp_path, **changes, data__n_workers=workers[1])
     train_with_kills(config, tmp_path / "killed", n_processes, N_KILLS, seed=n_processes)
     for name in (f"checkpoint-{N_STEPS:08d}.pt", "best.pt"):
         whole, killed = weights_of(tmp_path / "whole" / name), weights_of(tmp_path / "killed" / name)
         assert [key for key in whole if not same(whole[key], killed[key])] == [] and "adversary" in whole
+    logged = [event.step for event in EventAccumulator(str(tmp_path / "killed")).Reload().Scalars("validation/loss")]
+    assert logged == sorted(set(logged))  # a step that came again is shown once
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_signal_saves_and_exits_cleanly(tmp_path, number):
     """Fails if a signal loses steps, leaves a traceback, or if the run cannot go on from where it stopped. SIGTERM: test_launch.py."""
-    config = write_run(tmp_path, training__n_steps=100_000, training__save_every=50_000)
+    config = write_run(tmp_path, n_steps=100_000, save_every=50_000)
     logdir, log = tmp_path / "log", tmp_path / "output"
     [process] = start_processes(default_train_command, number, config, logdir, log=log)
     wait_for(lambda: log.exists() and "step 5 " in log.read_text())
@@ -60,7 +61,7 @@ def test_signal_saves_and_exits_cleanly(tmp_path, number):
     assert finish([process]) == [0]
     stopped_at = int(re.search(rf"stopped by {number.name} at step (\d+)", log.read_text()).group(1))
     assert last_step(logdir) == stopped_at >= 5 and "Traceback" not in log.read_text()
-    train_to_end(write_run(tmp_path, training__n_steps=stopped_at + 3), logdir)
+    train_to_end(write_run(tmp_path, n_steps=stopped_at + 3), logdir)
     assert last_step(logdir) == stopped_at + 3
 
 

@@ -18,13 +18,12 @@ STAGES = [
 
 
 def write_staged_run(folder, stages=STAGES, **changes):
-    (folder / "3.json").write_text('{"betas": [0.001, 0.05, 0.6]}')
     n_steps = sum(stage["n_steps"] for stage in stages)
-    return write_run(folder, **{"training__stages": stages, "training__n_steps": n_steps, "training__warmup_steps": 2} | changes)
+    return write_run(folder, **{"stages": stages, "n_steps": n_steps, "warmup_steps": 2} | changes)
 
 
 def test_a_stage_is_the_section_with_its_changes(tmp_path):
-    config = load_config(write_staged_run(tmp_path, training__infer_grad={"noise_schedule": "3.json", "every": 2}))
+    config = load_config(write_staged_run(tmp_path, infer_grad={"noise_schedule": "3.json", "every": 2}))
     stages = stages_of(config)
     assert [(stage.number, stage.first, stage.end) for stage in stages] == [(1, 0, 4), (2, 4, 8), (3, 8, 10)]
     assert [stage_at(stages, step).number for step in (0, 3, 4, 7, 8, 9, 10)] == [1, 1, 2, 2, 3, 3, 3]
@@ -33,7 +32,7 @@ def test_a_stage_is_the_section_with_its_changes(tmp_path):
     assert [stage.config.training.infer_grad and stage.config.training.infer_grad.every for stage in stages] == [2, 1, None]
     assert [stage.config.training.seed for stage in stages] == [0, 0, 0]
     with pytest.raises(InputError, match="training: n_steps is 11, but the stages have 10"):
-        load_config(write_staged_run(tmp_path, training__n_steps=11))
+        load_config(write_staged_run(tmp_path, n_steps=11))
 
 
 def test_the_learning_rate_of_a_stage_starts_anew(tmp_path):
@@ -46,7 +45,7 @@ def test_the_learning_rate_of_a_stage_starts_anew(tmp_path):
 
 
 def test_one_stage_is_the_run_without_stages(tmp_path):
-    plain = new_trainer(write_run(tmp_path, training__n_steps=4, training__warmup_steps=2))
+    plain = new_trainer(write_run(tmp_path, n_steps=4, warmup_steps=2))
     staged = new_trainer(write_staged_run(tmp_path, [{"n_steps": 4}]))
     for trainer in (plain, staged):
         train_steps(trainer, 4)
@@ -61,7 +60,7 @@ def test_each_stage_trains_as_it_says(tmp_path):
         for batch in trainer.batches():
             result = trainer.train_step(batch)
             shapes.append(tuple(batch.noise.shape))
-            has_inference.append("infer_grad_loss" in result.others)
+            has_inference.append("infer_grad_loss" in result.figures)
     assert shapes == [(4, 320)] * 4 + [(2, 1200)] * 4 + [(4, 320)] * 2
     assert has_inference == [False] * 4 + [True] * 4 + [False] * 2
     assert trainer.position == 4 * 4 + 4 * 2 + 2 * 4

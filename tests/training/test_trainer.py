@@ -1,5 +1,6 @@
 """One step: what it updates, what it skips, in which precision; and validation."""
 
+import copy
 import math
 
 import numpy as np
@@ -24,9 +25,9 @@ def test_difficult_recordings_train(tmp_path, precision):
     """Fails if a logarithm of nothing, or a recording padded with nothing, ends in NaN."""
     for name in ("train", "validation"):
         write_corpus(tmp_path, {f"{name}_{stem}": audio for stem, audio in DIFFICULT.items()}, name)
-    trainer = new_trainer(write_run(tmp_path, training__precision=precision, training__batch_size=5))
+    trainer = new_trainer(write_run(tmp_path, precision=precision, batch_size=5))
     for result in train_steps(trainer, 5):
-        assert result.updated and math.isfinite(result.loss) and math.isfinite(result.gradient_norm)
+        assert result.updated and all(map(math.isfinite, result.figures.values()))
     assert math.isfinite(trainer.evaluate()[0])
     previews = make_previews(trainer, preview_pipelines(trainer), 5)
     assert len(previews) == 5
@@ -40,30 +41,21 @@ def test_non_finite_batch_changes_nothing(tmp_path, value):
     trainer = new_trainer(write_run(tmp_path))
     batches = trainer.batches()
     trainer.train_step(next(batches))
-    before = {key: copied(trainer.state_dict()[key]) for key in ("network", "ema", "optimizer", "n_updates")}
+    before = {key: copy.deepcopy(trainer.state_dict()[key]) for key in ("network", "ema", "optimizer", "n_updates")}
     batch = next(batches)
     batch.segment[2, 30] = value
     result = trainer.train_step(batch)
     assert not result.updated
     assert [key for key, state in before.items() if not same(state, trainer.state_dict()[key])] == []
-    trainer.guard.observe(result.loss, result.updated)
+    trainer.guard.observe(result.figures["loss"], result.updated)
     assert trainer.guard.n_skipped == 1
     assert trainer.train_step(next(batches)).updated
-
-
-def copied(state):
-    if isinstance(state, torch.Tensor):
-        return state.clone()
-    if isinstance(state, dict):
-        return {key: copied(value) for key, value in state.items()}
-    return [copied(value) for value in state] if isinstance(state, list) else state
 
 
 @pytest.mark.parametrize("changes", [{"micro_batch_size": 1}, {"infer_grad": {"noise_schedule": "3.json"}}], ids=str)
 def test_a_step_waits_for_the_device_once(tmp_path, monkeypatch, changes):
     """Fails if a number is fetched apart from the others: on a GPU, each time nothing runs until it is there."""
-    (tmp_path / "3.json").write_text('{"betas": [0.01, 0.1, 0.5]}')
-    trainer = new_trainer(write_run(tmp_path, **{f"training__{key}": value for key, value in changes.items()}, data__segment_frames=64))
+    trainer = new_trainer(write_run(tmp_path, **changes, data__segment_frames=64))
     batches = trainer.batches()
     trainer.train_step(next(batches))
     waits, batch = [], next(batches)
@@ -94,48 +86,48 @@ def without_counting(function, counted):
 
 def test_gradient_is_clipped(tmp_path):
     """Fails if the norm is only reported."""
-    trainer = new_trainer(write_run(tmp_path, training__gradient_clip=0.5))
-    assert trainer.train_step(first_batch(trainer)).gradient_norm > 0.5
+    trainer = new_trainer(write_run(tmp_path, gradient_clip=0.5))
+    assert trainer.train_step(first_batch(trainer)).figures["gradient_norm"] > 0.5
     clipped = torch.stack([p.grad.norm() for p in trainer.network.parameters()]).norm().item()
     assert clipped == pytest.approx(0.5, rel=1e-4)
 
 
 def test_learning_rate_follows_the_updates(tmp_path):
     """Fails if the rate freezes, skips the warm-up, restarts on resuming, or if a checkpoint's wins over the configuration's."""
-    changes = {"training__n_steps": 20, "training__warmup_steps": 6}
+    changes = {"n_steps": 20, "warmup_steps": 6}
     trainer, resumed = (new_trainer(write_run(tmp_path, **changes)) for _ in range(2))
     rates = []
     for batch in trainer.batches():
         rates.append(trainer.optimizer.param_groups[0]["lr"])
         if len(rates) == 13:
-            resumed.load_state_dict(copied(trainer.state_dict()))
+            resumed.load_state_dict(copy.deepcopy(trainer.state_dict()))
         trainer.train_step(batch)
     assert rates[:6] == pytest.approx([2e-3 * (i + 1) / 6 for i in range(6)])
     assert rates[6] == 2e-3 and all(a > b for a, b in zip(rates[6:], rates[7:]))
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
 
-    state = copied(resumed.state_dict())
+    state = copy.deepcopy(resumed.state_dict())
     assert resumed.optimizer.param_groups[0]["lr"] == rates[12]
     resumed.train_step(first_batch(resumed))
     assert resumed.optimizer.param_groups[0]["lr"] == rates[13]
-    changed = new_trainer(write_run(tmp_path, **changes, training__learning_rate=2e-4, training__final_learning_rate=1e-5))
+    changed = new_trainer(write_run(tmp_path, **changes, learning_rate=2e-4, final_learning_rate=1e-5))
     changed.load_state_dict(state)
     assert changed.optimizer.param_groups[0]["lr"] == pytest.approx(rates[12] / 10)
 
 
 def test_validation_measures_what_training_does(tmp_path):
     """Fails if validation draws anew each time or with another schedule. On the same recordings and seed it is the training loss."""
-    trainer = new_trainer(write_run(tmp_path, data__validation_filelist="train.txt", training__batch_size=128))
+    trainer = new_trainer(write_run(tmp_path, data__validation_filelist="train.txt", batch_size=128))
     loss, groups = trainer.evaluate()
     assert (loss, groups) == trainer.evaluate()
     levels = torch.stack([trainer.data.validation_examples[i].noise_level for i in range(128)])
     assert levels.min() < 0.3 and levels.max() > 0.9
-    assert trainer.train_step(first_batch(trainer)).loss == pytest.approx(loss, rel=1e-5)
+    assert trainer.train_step(first_batch(trainer)).figures["loss"] == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_activation_checkpointing_changes_nothing_but_memory(tmp_path, precision):
-    changes = {"training__precision": precision, "training__activation_checkpointing": True}
+    changes = {"precision": precision, "activation_checkpointing": True}
     sparing, plain = (new_trainer(write_run(tmp_path, **{key: changes[key] for key in list(changes)[:n]})) for n in (2, 1))
     for trainer in (plain, sparing):
         train_steps(trainer, 2)
@@ -154,8 +146,8 @@ def saved_bytes(trainer):
 
 def test_weights_loss_and_average_stay_in_float32(tmp_path):
     """Fails if mixed precision reaches what it must not."""
-    trainer = new_trainer(write_run(tmp_path, training__precision="bf16"))
-    assert trainer._backward(first_batch(trainer))[0].dtype == torch.float32
+    trainer = new_trainer(write_run(tmp_path, precision="bf16"))
+    assert trainer._backward(first_batch(trainer))["loss"].dtype == torch.float32
     assert {p.dtype for network in (trainer.network, trainer.ema.module) for p in network.parameters()} == {torch.float32}
     seen = []
     trainer.network.dblocks[0].convs[0].register_forward_hook(lambda module, given, output: seen.append(output.dtype))
@@ -166,7 +158,7 @@ def test_weights_loss_and_average_stay_in_float32(tmp_path):
 @pytest.mark.gpu
 def test_fp16_trains_on_a_gpu(tmp_path):
     """The first steps may be skipped, until the scaler has found its scale."""
-    trainer = new_trainer(write_run(tmp_path, training__precision="fp16", training__n_steps=60))
+    trainer = new_trainer(write_run(tmp_path, precision="fp16", n_steps=60))
     updated = [trainer.train_step(batch).updated for batch in trainer.batches()]
     assert all(updated[-20:])
     assert trainer.state_dict()["scaler"]["scale"] > 0
