@@ -179,7 +179,10 @@ def parse_arguments(argv):
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--seed", type=seed_int, default=0, help="seed of the noise")
     parser.add_argument("--batch_size", type=positive_int, default=1, help="files that are vocoded together")
-    parser.add_argument("--sampler", help=f"one of {', '.join(SAMPLERS)} (default: what the schedule was made for, or {DEFAULT_SAMPLER})")
+    parser.add_argument(
+        "--sampler",
+        help=f"one of {', '.join(SAMPLERS)}, ddim:ETA, dpm-solver:ETA (default: what the schedule was made for, or {DEFAULT_SAMPLER})",
+    )
     correction = "iterations that bring the result closer to its mel (GLA-Grad; default: 0)"
     parser.add_argument("--gla_grad", type=non_negative_int, default=0, metavar="N", help=correction)
     parser.add_argument("--mix_to_mono", action="store_true", help="average the channels of recordings that have several")

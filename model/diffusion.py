@@ -1,4 +1,4 @@
-"""The diffusion of WaveGrad (section 2), as the paper prints it: algorithm 1 (training) and algorithm 2 (sampling).
+"""The diffusion of WaveGrad (section 2): algorithm 1 (training) and algorithm 2 (sampling), with each prediction of y_0 kept within limits.
 
 y_0 is the clean waveform, y_N noise. abar_n is the product of the alphas up to step n; abar_0 is 1. Under a prior (`model.pipeline`) all
 waveforms here are whitened.
@@ -19,7 +19,8 @@ Limit = Union[float, Tensor]
 Step = Callable[[NoiseSchedule, int, Tensor, Tensor, Optional[Tensor], Callable[[], Tensor]], Tensor]
 
 
-# Algorithm 1. A training step draws y_0, a noise level and epsilon, and follows the gradient of `diffusion_loss`.
+# Algorithm 1. A training step draws y_0, a noise level and epsilon (`training.examples`), and follows the gradient of `diffusion_loss`
+# (`training.objective`, `training.trainer`).
 
 
 def sample_noise_level(schedule: NoiseSchedule, batch: int, generator: Optional[torch.Generator] = None) -> Tensor:
@@ -73,7 +74,7 @@ def diffusion_loss(network: Callable, y_0: Tensor, mel: Tensor, noise_level: Ten
 
 @np.errstate(divide="ignore", invalid="ignore")  # a beta that vanishes beside 1 gives NaN, which the waveform's check finds
 def ancestral(schedule: NoiseSchedule, n: int, y_n: Tensor, y_0: Tensor, last_y_0: Optional[Tensor], draw: Callable) -> Tensor:
-    """Lines 3 and 4, the paper's sampler; arguments and result as of every `Step`.
+    """The update of y_n in algorithm 2, the paper's sampler; arguments and result as of every `Step`.
 
     Args:
         schedule, n: the noise schedule and the step, N to 1.
@@ -86,7 +87,7 @@ def ancestral(schedule: NoiseSchedule, n: int, y_n: Tensor, y_0: Tensor, last_y_
         y_{n-1}.
     """
     if n == 1:
-        return y_0  # line 4 without z, as alpha_1 is abar_1
+        return y_0  # the update without z, as alpha_1 is abar_1
     beta_n, abar_n, abar_next = schedule.beta(n), schedule.abar(n), schedule.abar(n - 1)
     epsilon = predicted_noise(schedule, n, y_n, y_0)
     # y_{n-1} = (y_n - (1 - alpha_n) / sqrt(1 - abar_n) epsilon) / sqrt(alpha_n) + sigma_n z
@@ -112,7 +113,7 @@ def sample(
         schedule: the noise schedule, of N steps.
         y: y_N, `[B, frames * hop_length]`: noise, or an estimate at that noise level.
         noises: standard normal `[B, frames * hop_length]`, one for each step that adds noise.
-        step: line 4; one of `model.samplers.SAMPLERS`.
+        step: the update of y; one of `model.samplers.SAMPLERS`.
         limit: see `predict_y_0`.
         callback: called as `callback(n, y_n)` with each state, from n = N to 0.
 

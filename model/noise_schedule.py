@@ -236,7 +236,7 @@ def from_log_snr(log_snr, name: str = "unnamed", source: str = "") -> NoiseSched
     log_snr = np.asarray(log_snr, dtype=np.float64)
     if not (np.diff(log_snr) < 0).all():
         raise InputError("a log-SNR must fall from step to step")
-    from scipy.special import expit  # likewise
+    from scipy.special import expit  # slow to import
 
     # 1 - alpha_bar by the logistic function itself: a difference from 1 would lose the digits of a beta near 1e-6.
     variances = np.concatenate([[0.0], expit(-log_snr)])

@@ -1,4 +1,4 @@
-"""Other solvers for line 4 of algorithm 2, and the names of all. A new one is a function like `ancestral`, and a line in `SAMPLERS`."""
+"""Other updates of y_n for algorithm 2, and the names of all. A new one is a function like `ancestral`, and a line in `SAMPLERS`."""
 
 import math
 from collections.abc import Callable

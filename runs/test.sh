@@ -1,6 +1,6 @@
 #!/bin/sh
 # Checks the sources with ruff and runs the tests; installs what they need first. Arguments go to pytest.
-# Usage: sh runs/test.sh [pytest arguments, such as tests/test_network.py; all tests without a path]
+# Usage: sh runs/test.sh [pytest arguments, such as tests/model/test_network.py; all tests without a path]
 set -eu
 . "$(dirname "$0")/usage.sh"
 needs=requirements-dev.txt

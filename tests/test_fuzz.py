@@ -42,7 +42,7 @@ STRANGE_VALUES = [
 ]  # fmt: skip
 STRANGE_ARGUMENTS = [
     "", "-1", "0", "1", "2", "3", "1e9", "nan", "inf", "-inf", "9" * 5000, str(2**31), str(2**63), "0x10", "1.5", "cpu", "cuda", "cuda:0",
-    "cuda:-1", "cuda:99999999999", "meta", "mps", "xla", "ddim", "ddim:2", "ddim:", "ancestral:1", "dpm-solver:nan", "euler", "auto",
+    "cuda:-1", "cuda:99999999999", "meta", "mps", "xla", "ddim", "ddim:2", "ddim:", "ancestral:1", "dpm-solver:nan", "unknown", "auto",
     "float32", "bfloat16", "float16", "int8", "yes", "no", "--", "\udcff", "a\nb", "../", "/", "/dev/null", "/dev/zero", ".", "~",
 ]  # fmt: skip
 

@@ -54,7 +54,7 @@ def test_training_imports_no_slow_package():
     assert (result.returncode, result.stdout) == (0, "[]\n"), result.stderr
 
 
-@pytest.mark.parametrize("name", sorted(BEST))
+@pytest.mark.parametrize("name", sorted(METRICS.keys() - {"dnsmos", "distillmos"}))  # predictions have no best value that is reached
 def test_identical_signals_have_the_best_value(name, speech):
     speech = shortened(name, speech, 0.2)
     assert METRICS[name].measure(speech, speech, MEL) == pytest.approx(BEST[name], abs=1e-4)

@@ -107,10 +107,10 @@ def test_results_stay_within_a_waveforms_range(name):
 @pytest.mark.parametrize(
     "name, said",
     [
-        ("euler", "'euler': expected one of ancestral"),
+        ("unknown", "'unknown': expected one of ancestral"),
         ("ddim:2", "expected an eta from 0 to 1, got '2'"),
         ("ddim:x", "got 'x'"),
-        ("heun", "expected one of"),
+        ("unknown:1", "expected one of"),
         ("sde-dpm-solver:1", "or ddim:ETA"),
     ],
 )
