@@ -1,4 +1,5 @@
-"""Shallow diffusion (DiffSinger, Liu et al., 2022): sampling starts at an estimate of the waveform, not at noise. Off by default.
+"""Shallow diffusion (DiffSinger, Liu et al., 2022): sampling starts at an estimate of the waveform, not at noise;
+`griffin_lim` in a noise schedule, off by default.
 
 A noise schedule with `griffin_lim` starts so. The first steps, which would find the coarse shape, are left out. DiffSinger does so with
 mels; here the estimate is a waveform, of which there are two kinds. One grows frame by frame (`real_time`). The other is noise in the shape

@@ -1,6 +1,5 @@
-"""GLA-Grad (Liu et al., 2024): Griffin-Lim that starts from the phase of a generated waveform, towards the given mel.
-
-Off by default; option `--gla_grad`.
+"""GLA-Grad (Liu et al., 2024): Griffin-Lim that starts from the phase of a generated waveform, towards the given mel;
+`--gla_grad`, off by default.
 
 The mel of a generated waveform differs a little from the mel that was given. As in GLA-Grad++ (2025), Griffin-Lim is applied once, here
 to the result. Both papers take the magnitudes from a pseudo-inverse of the mel, which is smooth within each band. Here they are those of

@@ -1,4 +1,5 @@
-"""Adversarial training of a few denoising steps (WaveFit, Koizumi et al., 2022; PeriodWave-Turbo, Lee et al., 2024).
+"""Adversarial training of a few denoising steps (WaveFit, Koizumi et al., 2022; PeriodWave-Turbo, Lee et al., 2024);
+`training.infer_grad.adversarial` in the configuration, off by default.
 
 InferGrad's steps are unrolled, and discriminators judge their result. The network is trained to make them take it for a recording, and
 they are trained to tell the two apart, in turn within each step.

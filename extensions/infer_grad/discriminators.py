@@ -1,4 +1,4 @@
-"""Discriminators of waveforms for adversarial training: small ones, which a CPU can bear.
+"""Discriminators of waveforms for `training.infer_grad.adversarial`: small ones, which a CPU can bear.
 
 - Multi-scale complex STFT (EnCodec, Défossez et al., 2022, section 3.4): two-dimensional convolutions over a spectrum's real and
   imaginary parts; the first convolution has a stride too, which saves two fifths of their time.

@@ -1,4 +1,5 @@
-"""How loud the errors of generated speech sound, as an objective: the disturbances of PESQ, in the manner of PMSQE.
+"""How loud the errors of generated speech sound, as an objective: the disturbances of PESQ, in the manner of PMSQE;
+`training.infer_grad.pmsqe_weight` in the configuration, off by default.
 
 PESQ: ITU-T P.862 and P.862.2; PMSQE: Martín-Doñas et al., 2018. What PESQ does because of telephone lines is left out here, the
 alignment of delay, level and frequency response: a vocoder has to keep all three.
