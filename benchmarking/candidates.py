@@ -72,7 +72,7 @@ def rounded(schedule):
 
 
 def default_ladder(n_steps):
-    """Powers of ten from 1e-6 to 0.1, as many as there are steps; six of them are the paper's, one is 0.1."""
+    """`n_steps` values from 1e-6 to 0.1 at equal ratios; six are the paper's powers of ten, a single one is 0.1."""
     return np.geomspace(0.1, 1e-6, n_steps)[::-1].tolist()
 
 

@@ -87,7 +87,7 @@ def pick_device(name=None):
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?|mps", name):
         raise InputError(f"--device: '{shortened(name)}' (expected: cpu, cuda, cuda:N or mps)")
     if name.startswith("cuda") and (problem := unusable_gpus()):
-        raise InputError(problem)
+        raise InputError(f"--device {name}: {problem}")
     try:
         device = torch.device(device_of_job(name, torchrun_place()[1]))
         torch.zeros(1, device=device)  # runs on it: PyTorch may not be built for the architecture of the card

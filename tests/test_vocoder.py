@@ -97,9 +97,17 @@ def test_what_is_no_mel_is_one_clear_error(vocoder, mel, words):
     for use in (vocoder.synthesize, lambda mels: list(vocoder.stream(mels))):
         with pytest.raises(InputError, match=rf"mels\[1\]: {words}"):
             use([MEL, mel])
-    for use in (vocoder,) if getattr(mel, "is_meta", False) else (vocoder, vocoder.diagnose, vocoder.open_stream().push):
-        with pytest.raises(InputError, match="mel"):
+    with pytest.raises(InputError, match="mel"):
+        vocoder(mel)
+    for use in () if getattr(mel, "is_meta", False) else (vocoder.diagnose, vocoder.open_stream().push):
+        with pytest.raises(InputError, match=words):
             use(mel)
+
+
+@pytest.mark.parametrize("mel", [MEL[0], MEL.tolist(), [MEL], torch.empty(0, 20, 9), None])
+def test_a_call_takes_one_mel_or_a_batch(vocoder, mel):
+    with pytest.raises(InputError, match=r"mel is .*expected: a tensor or array \[20, frames\] or \[B, 20, frames\]"):
+        vocoder(mel)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 0.5, None])

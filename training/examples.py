@@ -98,7 +98,6 @@ def batch_numbers(position, n_batches, batch_size, rank=0, world_size=1):
         batch_size: examples of a batch, over all processes.
         rank, world_size: which of how many processes.
     """
-
     share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
     for start in range(position, position + n_batches * batch_size, batch_size):
         yield range(start, start + batch_size)[share]

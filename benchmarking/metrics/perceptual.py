@@ -56,7 +56,9 @@ def _visqol_model():
     import numba
     from visqol import VisqolApi
 
-    numba.set_num_threads(1)
+    n_threads = torch.get_num_threads()
+    numba.set_num_threads(1)  # it starts its threads here, one a core, and with OpenMP this thread's PyTorch would have as many
+    torch.set_num_threads(n_threads)
     logging.getLogger("visqol").setLevel(logging.ERROR)  # it warns of parts that its alignment leaves out
     model = VisqolApi()
     model.create("speech", use_lattice_model=False)

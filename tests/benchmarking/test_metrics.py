@@ -19,6 +19,7 @@ from tests.conftest import ROOT
 from tests.processes import PYTHON, run_to_end
 from tests.synthetic_speech import synthetic_speech
 
+N_THREADS = torch.get_num_threads()  # before any metric has run
 SAMPLE_RATE = 16000
 MEL = LogMelSpectrogram(
     MelConfig(sample_rate=SAMPLE_RATE, n_fft=512, win_length=512, hop_length=128, n_mels=40, f_min=20, f_max=8000, log="ln")
@@ -233,6 +234,12 @@ def test_frames_below_60_db_have_no_periodicity(noise):
     for decibels, is_silent in ((-1.5, True), (1.5, False)):
         periodicity = _periodicity(10 ** ((limit + decibels) / 20) * noise[:1600], SAMPLE_RATE)
         assert (periodicity == 0).all() if is_silent else (periodicity > 0).all()
+
+
+def test_visqol_leaves_the_number_of_threads(speech):
+    """Fails if what PyTorch computes after it is divided among all cores, and differs in the last digits."""
+    visqol(speech, speech, SAMPLE_RATE)
+    assert torch.get_num_threads() == N_THREADS
 
 
 def test_visqol_and_distillmos_say_nothing(speech, capfd, caplog, recwarn):

@@ -8,7 +8,8 @@ from common.errors import InputError
 from common.jobs import torchrun_place
 
 NO_NAMES = ["nonsense", "", "cuda:-1", "cuda:99999999999999999999", "meta", "xla", "CPU", "cpu:0\n", "cuda:0:0"]
-WORDS = dict.fromkeys(NO_NAMES, "--device.*expected: cpu, cuda, cuda:N or mps") | dict.fromkeys(["cuda:7", "mps"], "not available")
+WORDS = dict.fromkeys(NO_NAMES, "--device.*expected: cpu, cuda, cuda:N or mps")
+WORDS |= {name: f"--device {name}: not available" for name in ("cuda:7", "mps")}
 
 
 @pytest.mark.parametrize("name, words", WORDS.items())

@@ -31,6 +31,20 @@ def test_guard_sees_an_explosion(before):
     assert not guard.calm
 
 
+def test_guard_sees_a_run_of_skipped_updates():
+    _, said = guard_after([0.5, math.nan, math.nan, 0.5, *[math.nan] * 5])
+    assert [line is not None for line in said] == [False] * 8 + [True]
+
+
+def test_guard_resumes():
+    """A resumed guard judges as one that was never interrupted."""
+    guard, _ = guard_after(np.linspace(1, 0.1, 70))
+    other = StabilityGuard(5, 3.0)
+    other.load_state_dict(guard.state_dict())
+    for loss in [math.nan, *np.linspace(0.1, 2, 80)]:
+        assert guard.observe(loss, math.isfinite(loss)) == other.observe(loss, math.isfinite(loss))
+
+
 def test_ignored_signal_stays_ignored():
     """Fails if a run under nohup ends with the terminal."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
